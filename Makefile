@@ -1,0 +1,50 @@
+# The two commands of the README are `make demo` and `make test`. Each installs what it needs (scripts/install-deps.sh)
+# and runs alone on a bare Debian 12 with Rust.
+.PHONY: demo test bench build check fuzz-cpu boots stress lab clean
+
+SHELL := /bin/bash
+GUEST := debian-6.1-cloud-amd64
+VIREO := target/release/vireo
+
+build:
+	cargo build --release --quiet -p vireo-cli
+
+# Boots an unmodified Debian kernel to a shell; without a terminal, a scripted visit that ends by itself.
+demo:
+	scripts/install-deps.sh demo
+	$(MAKE) --no-print-directory build
+	guests/build.sh $(GUEST)
+	scripts/demo.sh $(VIREO) guests/cache/$(GUEST)
+
+# Everything that has to pass.
+test:
+	scripts/test.sh
+
+# Side by side with QEMU TCG; prints ratios.
+bench:
+	scripts/install-deps.sh bench
+	$(MAKE) --no-print-directory build
+	guests/build.sh $(GUEST)
+	cargo run --release --quiet -p vireo-bench -- --vireo $(VIREO) --guest guests/cache/$(GUEST)
+
+# Long runs, not part of `make test`.
+# Random instructions on the real CPU and on the software engine, compared bit for bit: CASES per seed.
+CASES := 10000000
+fuzz-cpu:
+	cargo run --release --quiet -p vireo-testkit --bin fuzz-cpu -- --cases $(CASES)
+
+# N boots in a row of each kernel.
+BOOTS := 100
+boots: build
+	scripts/boots.sh $(VIREO) $(BOOTS)
+
+# stress-ng --verify in the guest, 2 minutes on 4 vCPUs.
+stress: build
+	scripts/stress.sh $(VIREO)
+
+# The KVM engine in a lab host with a genuine /dev/kvm.
+lab: build
+	scripts/lab.sh $(VIREO)
+
+clean:
+	cargo clean

@@ -1,0 +1,140 @@
+//! What counts as a difference between the real CPU and an engine.
+//!
+//! Everything is compared bit for bit, undefined flags included: the engines execute the same host instruction
+//! where flags are undefined, so they leave them as the host does. The exceptions are listed here.
+
+use crate::case::{Case, Change, CpuImage, End, FxImage, Outcome};
+use iced_x86::{Code, Decoder, Mnemonic};
+use std::fmt;
+use std::ops::Range;
+use vireo_isa::{Fp, decoder_options, describe};
+
+/// One field in which two outcomes differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The field's name.
+    pub field: String,
+    /// What the real CPU did.
+    pub native: String,
+    /// What the subject did.
+    pub subject: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: the CPU has {}, the engine {}", self.field, self.native, self.subject)
+    }
+}
+
+/// Bytes of the FXSAVE image that are not compared.
+///
+/// FOP, FIP and FDP (6-23) would show addresses of the code that executed the instruction, which is not the
+/// guest's in an engine that uses the host's x87 unit; and processors differ in when they record them
+/// (SDM vol. 1, 8.1.8; AMD stores them only with a pending exception). MXCSR_MASK (28-31) is a constant of the
+/// host. Of each x87 slot the 10 bytes of the register are compared; the rest, and all behind XMM15, is reserved.
+const IGNORED: [Range<usize>; 2] = [6..24, 28..32];
+/// The code the case decodes to with everything known enabled.
+#[must_use]
+pub fn code_of(case: &Case) -> Code {
+    let options = decoder_options(crate::model());
+    Decoder::with_ip(case.mode.bitness(), &case.bytes, case.cpu.rip, options).decode().code()
+}
+
+/// A faulting instruction of this form may have stored part of its data: it stores more than one item, or an
+/// item so large that the manuals allow it (SDM vol. 3, 6.5 and the pages of the instructions).
+fn may_store_partially(code: Code) -> bool {
+    use Mnemonic as M;
+    let many = matches!(code.mnemonic(), M::Pusha | M::Pushad | M::Enter | M::Fnsave | M::Fnstenv);
+    let image = matches!(describe(code).fp, Fp::Fxsave | Fp::Xsave);
+    many || image || matches!(code, Code::Fstp_m80fp | Code::Fbstp_m80bcd)
+}
+
+/// The CPU may name any byte of the faulting page: the operand is accessed in several pieces, in any order.
+fn page_only(code: Code) -> bool {
+    let pieces = matches!(code.mnemonic(), Mnemonic::Frstor | Mnemonic::Fldenv | Mnemonic::Fbld);
+    may_store_partially(code) || pieces || code == Code::Fld_m80fp
+}
+
+/// The fields in which the engine's outcome differs from the CPU's. A lost native run says nothing, so nothing
+/// differs from it; a lost run of the subject always differs.
+#[must_use]
+pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Vec<Difference> {
+    let mut found = Vec::new();
+    if native.end == End::Lost {
+        return found;
+    }
+    let code = code_of(case);
+    compare_ends(code, native.end, subject.end, &mut found);
+    compare_registers(case, &native.cpu, &subject.cpu, &mut found);
+    compare_fx(case.mode.registers(), &native.cpu.fx, &subject.cpu.fx, &mut found);
+    let faulted = matches!(native.end, End::Fault { .. });
+    if native.memory != subject.memory && !(faulted && may_store_partially(code)) {
+        compare_memory(&native.memory, &subject.memory, &mut found);
+    }
+    found
+}
+
+fn differ(found: &mut Vec<Difference>, field: impl Into<String>, native: String, subject: String) {
+    if native != subject {
+        found.push(Difference { field: field.into(), native, subject });
+    }
+}
+
+fn compare_ends(code: Code, native: End, subject: End, found: &mut Vec<Difference>) {
+    let coarse = |end| match end {
+        End::Fault { vector, error, address } if page_only(code) => {
+            End::Fault { vector, error, address: address.map(|a| a & !0xfff) }
+        }
+        other => other,
+    };
+    differ(found, "end", format!("{:x?}", coarse(native)), format!("{:x?}", coarse(subject)));
+}
+
+const NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
+
+fn compare_registers(case: &Case, native: &CpuImage, subject: &CpuImage, found: &mut Vec<Difference>) {
+    // In 32-bit code the upper halves cannot be seen, and mode switches may change them (SDM vol. 1, 3.4.1.1).
+    let mask = if case.mode == crate::Mode::Long { u64::MAX } else { 0xffff_ffff };
+    for (i, name) in NAMES.iter().enumerate().take(case.mode.registers()) {
+        let (n, s) = (native.gpr[i] & mask, subject.gpr[i] & mask);
+        differ(found, *name, format!("{n:x}"), format!("{s:x}"));
+    }
+    differ(found, "rip", format!("{:x}", native.rip & mask), format!("{:x}", subject.rip & mask));
+    differ(found, "rflags", format!("{:x}", native.rflags), format!("{:x}", subject.rflags));
+}
+
+fn compare_fx(registers: usize, native: &FxImage, subject: &FxImage, found: &mut Vec<Difference>) {
+    let header = (0..32).filter(|at| !IGNORED.iter().any(|r| r.contains(at)));
+    if header.clone().any(|at| native.0[at] != subject.0[at]) {
+        let text =
+            |fx: &FxImage| format!("{:04x} {:04x} {:02x} {:08x}", fx.u16(0), fx.u16(2), fx.0[4], fx.mxcsr());
+        differ(found, "FCW FSW FTW MXCSR", text(native), text(subject));
+    }
+    for i in 0..8 {
+        if native.st(i) != subject.st(i) {
+            let text = |fx: &FxImage| fx.st(i).iter().rev().map(|b| format!("{b:02x}")).collect::<String>();
+            differ(found, format!("st{i}"), text(native), text(subject));
+        }
+    }
+    for i in 0..registers {
+        if native.xmm(i) != subject.xmm(i) {
+            let text = |fx: &FxImage| format!("{:032x}", fx.xmm(i));
+            differ(found, format!("xmm{i}"), text(native), text(subject));
+        }
+    }
+}
+
+fn compare_memory(native: &[Change], subject: &[Change], found: &mut Vec<Difference>) {
+    let text = |value: Option<u64>| value.map_or("no change".to_owned(), |v| format!("{v:016x}"));
+    let at = |list: &[Change], address| list.iter().find(|c| c.address == address).map(|c| c.value);
+    let mut addresses: Vec<u64> = native.iter().chain(subject).map(|c| c.address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    for address in addresses {
+        let (n, s) = (at(native, address), at(subject, address));
+        differ(found, format!("[{address:x}]"), text(n), text(s));
+    }
+}

@@ -1,0 +1,183 @@
+//! Decoding guest bytes into blocks.
+
+use iced_x86::{Decoder, DecoderError, Instruction, OpKind, Register};
+
+use super::{Block, Key};
+use crate::cpu::mode::Mode;
+use crate::cpu::{Cpu, Exec, regs, seg};
+use crate::exec::{self, Address, Uop};
+use crate::mmu::watch::granule_mask;
+
+/// Most instructions of a block.
+const MAX_INSTRUCTIONS: usize = 48;
+/// Longest instruction (SDM vol. 2, 2.3.11).
+const MAX_BYTES: usize = 15;
+
+/// What decoding gave.
+struct Decoded {
+    uops: Vec<Uop>,
+    len: u16,
+    /// The bytes ended in the middle of the first instruction.
+    truncated: bool,
+}
+
+impl Cpu {
+    /// Builds and keeps the block at RIP, whose first byte is at `key.gpa`.
+    pub(super) fn build(&mut self, key: Key) -> Exec<*const Block> {
+        loop {
+            let offset = (key.gpa & 0xfff) as usize;
+            let mut bytes = [0u8; MAX_INSTRUCTIONS * MAX_BYTES];
+            let available = (4096 - offset).min(bytes.len());
+            self.read_code(key.gpa, &mut bytes[..available]);
+            let mut d = self.decode(key.mode, &bytes[..available]);
+            let mut second = None;
+            if d.truncated {
+                // Its own rules: the second page is checked, and can change, on its own.
+                let next = self.rip.wrapping_add(available as u64);
+                let gpa = self.fetch_address(self.mode.mask_ip(next))?;
+                self.read_code(gpa, &mut bytes[available..MAX_BYTES]);
+                d = self.decode(key.mode, &bytes[..MAX_BYTES]);
+                d.uops.truncate(1);
+                d.len = d.uops.first().map_or(0, |u| u.next);
+                second = Some((gpa, available));
+            }
+            let first_len = usize::from(d.len).min(available);
+            let mut pages =
+                [Some(((key.gpa >> 12) as u32, granule_mask(offset as u32, first_len as u32))), None];
+            if let Some((gpa, at)) = second.filter(|(_, at)| usize::from(d.len) > *at) {
+                pages[1] = Some(((gpa >> 12) as u32, granule_mask(0, u32::from(d.len) - at as u32)));
+            }
+            for (page, granules) in pages.iter().flatten() {
+                self.mmu.watch.before_decode(*page, *granules);
+            }
+            // Announced now: if the bytes are still the same, any later change will be reported.
+            let mut again = [0u8; MAX_INSTRUCTIONS * MAX_BYTES];
+            self.read_code(key.gpa, &mut again[..first_len]);
+            if let Some((gpa, at)) = second {
+                self.read_code(gpa, &mut again[at..usize::from(d.len).max(at)]);
+            }
+            let len = usize::from(d.len);
+            if bytes[..len] == again[..len] {
+                let block = Block { uops: d.uops.into_boxed_slice(), len: d.len, key, pages };
+                return Ok(self.code.insert(Box::new(block)));
+            }
+        }
+    }
+
+    /// Copies code bytes within a page, from RAM or from the bus.
+    fn read_code(&mut self, gpa: u64, to: &mut [u8]) {
+        use crate::mmu::Value;
+        let Some(page) = self.mmu.ram.page(gpa) else {
+            for (i, chunk) in to.chunks_mut(8).enumerate() {
+                self.bus().mmio_read(self.index, gpa + 8 * i as u64, chunk);
+            }
+            return;
+        };
+        let from = page.host.wrapping_add((gpa & 0xfff) as usize);
+        for (i, b) in to.iter_mut().enumerate() {
+            // SAFETY: callers ask for no byte beyond the page's end, and the page is mapped RAM.
+            *b = unsafe { u8::load(from.wrapping_add(i)) };
+        }
+    }
+
+    fn decode(&self, mode: Mode, bytes: &[u8]) -> Decoded {
+        // The instruction pointer counts from the block's start: see `Uop::imm` and `regs::BLOCK_RIP`.
+        let mut decoder = Decoder::with_ip(mode.bits(), bytes, 0, self.shared.decoder_options);
+        let mut d = Decoded { uops: Vec::with_capacity(8), len: 0, truncated: false };
+        let mut i = Instruction::default();
+        while d.uops.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
+            decoder.decode_out(&mut i);
+            if decoder.last_error() == DecoderError::NoMoreBytes
+                && bytes.len() - usize::from(d.len) < MAX_BYTES
+            {
+                d.truncated = d.uops.is_empty();
+                return d;
+            }
+            let next = d.len + i.len().max(1) as u16;
+            let mut u = Uop::new(exec::undefined, i.len().max(1) as u8, next);
+            let ends = self.decode_one(mode, &i, &mut u);
+            d.uops.push(u);
+            d.len = next;
+            if ends {
+                break;
+            }
+        }
+        d
+    }
+
+    /// Chooses the handler of one instruction; whether the block ends with it.
+    fn decode_one(&self, mode: Mode, i: &Instruction, u: &mut Uop) -> bool {
+        let desc = vireo_isa::describe(i.code());
+        if i.is_invalid() || !desc.known || !self.model.has(desc.feature) {
+            return true;
+        }
+        memory_operand(mode, i, u);
+        if exec::select(i, u).is_some() {
+            return desc.ends_block && !i.is_jcc_short_or_near();
+        }
+        if let Some(ends) = crate::system::decode(i, u) {
+            return ends || desc.ends_block;
+        }
+        if crate::host::decode(i, desc, mode.bits(), &self.shared.stubs, u).is_some() {
+            return desc.ends_block;
+        }
+        true
+    }
+}
+
+/// Fills the address fields of a micro-operation from the instruction's memory operand, if it has one.
+fn memory_operand(mode: Mode, i: &Instruction, u: &mut Uop) {
+    let mut size = None;
+    for op in 0..i.op_count() {
+        size = match i.op_kind(op) {
+            OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(0),
+            OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(1),
+            OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(2),
+            OpKind::Memory => Some(explicit_operand(i, u)),
+            _ => size,
+        };
+    }
+    let Some(size) = size else { return };
+    let segment = match i.memory_segment() {
+        Register::ES => seg::ES,
+        Register::CS => seg::CS,
+        Register::SS => seg::SS,
+        Register::FS => seg::FS,
+        Register::GS => seg::GS,
+        _ => seg::DS,
+    };
+    u.seg = segment | size << 4;
+    u.address = match (mode.is64(), size) {
+        _ if segment >= seg::FS => Address::General,
+        (true, 2) => Address::Flat64,
+        (false, 1) if mode.flat() => Address::Flat32,
+        _ => Address::General,
+    };
+}
+
+/// Base, index, scale and displacement; gives the address size (0 = 16, 1 = 32, 2 = 64 bits).
+fn explicit_operand(i: &Instruction, u: &mut Uop) -> u8 {
+    let number = |r: Register| match r {
+        Register::None => regs::ZERO,
+        Register::RIP | Register::EIP => regs::BLOCK_RIP,
+        r => r.number() as u8,
+    };
+    u.base = number(i.memory_base());
+    u.index = number(i.memory_index());
+    u.scale = i.memory_index_scale().trailing_zeros() as u8;
+    u.disp = i.memory_displacement64() as i32;
+    let by = |r: Register| match r.size() {
+        2 => 0,
+        4 => 1,
+        _ => 2,
+    };
+    match (i.memory_base(), i.memory_index()) {
+        (Register::None, Register::None) => match i.memory_displ_size() {
+            2 => 0,
+            4 => 1,
+            _ => 2,
+        },
+        (Register::None, index) => by(index),
+        (base, _) => by(base),
+    }
+}

@@ -1,0 +1,278 @@
+//! Blocks of decoded instructions: found by virtual address, kept by guest-physical address, dropped when their bytes
+//! change.
+//!
+//! Each vCPU has blocks of its own, so nothing here is shared or locked; what is shared is the announcement of which
+//! granules hold decoded code ([`crate::mmu::watch`]).
+
+mod build;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::cpu::mode::Mode;
+use crate::cpu::{Cpu, Exec, Stop};
+use crate::exec::Uop;
+use crate::mmu::Access;
+use crate::mmu::View;
+
+/// Where a block is from and what its bytes meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    gpa: u64,
+    mode: Mode,
+}
+
+/// Instructions that run one after the other unless a branch is taken.
+pub struct Block {
+    /// The instructions.
+    pub uops: Box<[Uop]>,
+    /// Bytes they take.
+    pub len: u16,
+    key: Key,
+    /// Page and granules of the bytes; a second page when the (only) instruction crosses a page border.
+    pages: [Option<(u32, u64)>; 2],
+}
+
+/// A recent lookup by virtual address.
+#[derive(Clone, Copy)]
+struct Recent {
+    rip: u64,
+    stamp: u64,
+    mode: u16,
+    block: *const Block,
+}
+
+const RECENT: usize = 4096;
+
+/// Bounds the memory of decoded code per vCPU: micro-operations of 32 bytes.
+const MAX_UOPS: usize = 640 * 1024;
+
+/// The multiplicative hash of integers; keys come from the guest, but a guest can only slow itself.
+#[derive(Default)]
+struct IntHasher(u64);
+impl Hasher for IntHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u64(u64::from(b));
+        }
+    }
+    fn write_u8(&mut self, v: u8) {
+        self.write_u64(u64::from(v));
+    }
+    fn write_u32(&mut self, v: u32) {
+        self.write_u64(u64::from(v));
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<IntHasher>>;
+
+/// The decoded code of one vCPU.
+pub struct CodeCache {
+    blocks: Map<Key, Box<Block>>,
+    by_page: Map<u32, Vec<Key>>,
+    recent: Box<[Recent; RECENT]>,
+    /// Grows when a block was dropped; part of the stamp of recent lookups.
+    generation: u64,
+    /// Dropped blocks that may still be running; freed between blocks.
+    dropped: Vec<Box<Block>>,
+    /// The block that runs now.
+    current: *const Block,
+    uops: usize,
+    /// Blocks built, for statistics.
+    pub built: u64,
+}
+
+// SAFETY: the raw pointers point into boxes that the cache itself owns, so they move between threads with it.
+unsafe impl Send for CodeCache {}
+
+impl CodeCache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        let empty = Recent { rip: 0, stamp: 0, mode: 0, block: std::ptr::null() };
+        let Ok(recent) = vec![empty; RECENT].into_boxed_slice().try_into() else {
+            unreachable!("the vector has RECENT entries")
+        };
+        Self {
+            blocks: Map::default(),
+            by_page: Map::default(),
+            recent,
+            generation: 1,
+            dropped: Vec::new(),
+            current: std::ptr::null(),
+            uops: 0,
+            built: 0,
+        }
+    }
+
+    /// Drops blocks decoded from these granules of a page. A running block among them ends after its current instruction.
+    pub fn invalidate(&mut self, page: u32, granules: u64) {
+        let Some(keys) = self.by_page.get(&page) else { return };
+        let hit = |b: &Block| b.pages.iter().flatten().any(|&(p, g)| p == page && g & granules != 0);
+        let stale: Vec<Key> =
+            keys.iter().filter(|k| self.blocks.get(k).is_some_and(|b| hit(b))).copied().collect();
+        for key in stale {
+            self.remove(key);
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.generation += 1;
+        for (_, b) in self.blocks.drain() {
+            retire(&mut self.dropped, self.current, b);
+        }
+        self.by_page.clear();
+        self.uops = 0;
+    }
+
+    fn remove(&mut self, key: Key) {
+        let Some(block) = self.blocks.remove(&key) else { return };
+        self.generation += 1;
+        self.uops -= block.uops.len();
+        for (page, _) in block.pages.iter().flatten() {
+            if let Some(keys) = self.by_page.get_mut(page) {
+                keys.retain(|k| *k != key);
+                if keys.is_empty() {
+                    self.by_page.remove(page);
+                }
+            }
+        }
+        retire(&mut self.dropped, self.current, block);
+    }
+
+    fn insert(&mut self, block: Box<Block>) -> *const Block {
+        if self.uops > MAX_UOPS {
+            self.clear();
+        }
+        self.built += 1;
+        self.uops += block.uops.len();
+        for (page, _) in block.pages.iter().flatten() {
+            self.by_page.entry(*page).or_default().push(block.key);
+        }
+        let at: *const Block = &*block;
+        if let Some(old) = self.blocks.insert(block.key, block) {
+            self.uops -= old.uops.len();
+            retire(&mut self.dropped, self.current, old);
+            self.generation += 1;
+        }
+        at
+    }
+}
+
+/// Keeps a dropped block until it is certain not to run, and cuts it short if it runs now.
+fn retire(dropped: &mut Vec<Box<Block>>, current: *const Block, block: Box<Block>) {
+    if std::ptr::eq(&*block, current) {
+        block.uops.iter().for_each(|u| u.run.set(stale));
+    }
+    dropped.push(block);
+}
+
+/// Stands in for every instruction of a block that was dropped while it ran: ends it before that instruction.
+fn stale(cpu: &mut Cpu, u: &Uop) -> Exec {
+    cpu.rip = cpu.instruction_rip(u);
+    // Not counted as an instruction of its own: the run loop adds one.
+    cpu.instructions = cpu.instructions.wrapping_sub(1);
+    Err(Stop::EndBlock)
+}
+
+impl Cpu {
+    /// The block at RIP.
+    #[inline(always)]
+    fn block(&mut self) -> Exec<*const Block> {
+        let stamp = self.mmu.exec_generation + self.code.generation;
+        let mode = u16::from(self.mode.0) | u16::from(self.cpl == 3) << 8;
+        let r = &self.code.recent[(self.rip ^ self.rip >> 12) as usize % RECENT];
+        if r.rip == self.rip && r.stamp == stamp && r.mode == mode {
+            return Ok(r.block);
+        }
+        self.block_slow(mode)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn block_slow(&mut self, mode: u16) -> Exec<*const Block> {
+        let rip = self.rip;
+        let limit = u64::from(self.seg[crate::cpu::seg::CS as usize].limit);
+        if if self.mode.is64() { !Self::canonical(rip) } else { rip > limit } {
+            return Err(self.gp(0));
+        }
+        let gpa = self.fetch_address(rip)?;
+        let key = Key { gpa, mode: self.mode };
+        let block = match self.code.blocks.get(&key) {
+            Some(b) if b.pages[1].is_none() => &**b as *const Block,
+            // A block over a page border is only good while the second page is where it was.
+            Some(b) => {
+                let (second, at) = (b.pages[1].map(|p| p.0), &**b as *const Block);
+                let page = self.fetch_address((rip | 0xfff).wrapping_add(1))? >> 12;
+                if second == Some(page as u32) { at } else { self.build(key)? }
+            }
+            None => self.build(key)?,
+        };
+        let stamp = self.mmu.exec_generation + self.code.generation;
+        // A block over a page border is looked up each time, because its second page may move alone.
+        // SAFETY: the cache owns the block, and blocks are freed only in `free_dropped`.
+        if unsafe { (*block).pages[1].is_none() } {
+            self.code.recent[(rip ^ rip >> 12) as usize % RECENT] = Recent { rip, stamp, mode, block };
+        }
+        Ok(block)
+    }
+
+    /// Guest-physical address of the code at a RIP, with fetch rights checked.
+    fn fetch_address(&mut self, rip: u64) -> Exec<u64> {
+        let base = if self.mode.is64() { 0 } else { self.seg[crate::cpu::seg::CS as usize].base };
+        let mut linear = base.wrapping_add(rip);
+        if !self.mode.is64() {
+            linear &= 0xffff_ffff;
+        }
+        let view = if self.cpl == 3 { View::User } else { View::Kernel };
+        let e = self.mmu.entry(view, linear);
+        if e.exec == linear & !0xfff {
+            return Ok(u64::from(e.page) << 12 | linear & 0xfff);
+        }
+        self.translate(view, linear, Access::Exec)
+    }
+
+    /// Runs one block (or with `single`, one instruction) from RIP. On return RIP is exact; `Ok` and `EndBlock` are both
+    /// given as `Ok`.
+    #[inline(always)]
+    pub fn run_block(&mut self, single: bool) -> Exec {
+        if !self.code.dropped.is_empty() {
+            self.code.dropped.clear();
+        }
+        self.regs.set(crate::cpu::regs::BLOCK_RIP, self.rip);
+        let block = self.block()?;
+        self.code.current = block;
+        // SAFETY: the cache owns the block; dropped blocks are kept until the next call of this function, and no other
+        // is running.
+        let block = unsafe { &*block };
+        let uops = if single { &block.uops[..1] } else { &block.uops[..] };
+        for (n, u) in uops.iter().enumerate() {
+            if let Err(stop) = (u.run.get())(self, u) {
+                self.instructions += n as u64 + 1;
+                return self.stopped(u, stop);
+            }
+        }
+        self.instructions += uops.len() as u64;
+        let done = uops.last().map_or(0, |u| u64::from(u.next));
+        self.rip = self.mode.mask_ip(self.regs.block_rip().wrapping_add(done));
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn stopped(&mut self, u: &Uop, stop: Stop) -> Exec {
+        match stop {
+            Stop::EndBlock => Ok(()),
+            Stop::Fault => {
+                self.instructions -= 1;
+                self.rip = self.instruction_rip(u);
+                Err(Stop::Fault)
+            }
+            other => Err(other),
+        }
+    }
+}

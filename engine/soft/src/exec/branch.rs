@@ -1,0 +1,122 @@
+//! Near branches.
+
+use super::Uop;
+use super::native::Int;
+use crate::cpu::regs::gpr;
+use crate::cpu::{Cpu, Exec, Stop, seg};
+
+impl Cpu {
+    /// Goes to `target` (already cut to the operand size) after the checks of a near branch.
+    #[inline(always)]
+    pub fn branch(&mut self, target: u64) -> Exec {
+        if self.mode.is64() {
+            if !Self::canonical(target) {
+                return Err(self.gp(0));
+            }
+        } else if target > u64::from(self.seg[seg::CS as usize].limit) {
+            return Err(self.gp(0));
+        }
+        self.rip = target;
+        Err(Stop::EndBlock)
+    }
+}
+
+/// Target of a relative branch: offset from the block's start in `imm`, cut to the operand size `T`.
+#[inline(always)]
+fn relative<T: Int>(cpu: &Cpu, u: &Uop) -> u64 {
+    T::from_u64(cpu.regs.block_rip().wrapping_add(u.imm)).to_u64()
+}
+
+/// `jmp rel`.
+pub fn jmp<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let t = relative::<T>(cpu, u);
+    cpu.branch(t)
+}
+/// `jcc rel`: not taken goes on in the block.
+pub fn jcc<T: Int, const CC: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    if cpu.flags.condition(CC) {
+        let t = relative::<T>(cpu, u);
+        return cpu.branch(t);
+    }
+    Ok(())
+}
+/// `jmp reg`.
+pub fn jmp_r<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let t = T::get(&cpu.regs, u.src).to_u64();
+    cpu.branch(t)
+}
+/// `jmp mem`.
+pub fn jmp_m<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let t = cpu.operand::<T>(u)?.to_u64();
+    cpu.branch(t)
+}
+
+/// Pushes the return address and branches; nothing changes unless all checks pass.
+#[inline(always)]
+fn call_to<T: Int>(cpu: &mut Cpu, u: &Uop, target: u64) -> Exec {
+    if cpu.mode.is64() && !Cpu::canonical(target) {
+        return Err(cpu.gp(0));
+    }
+    if !cpu.mode.is64() && target > u64::from(cpu.seg[seg::CS as usize].limit) {
+        return Err(cpu.gp(0));
+    }
+    let next = T::from_u64(cpu.next_rip(u));
+    cpu.push::<T>(next)?;
+    cpu.rip = target;
+    Err(Stop::EndBlock)
+}
+/// `call rel`.
+pub fn call<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let t = relative::<T>(cpu, u);
+    call_to::<T>(cpu, u, t)
+}
+/// `call reg`.
+pub fn call_r<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let t = T::get(&cpu.regs, u.src).to_u64();
+    call_to::<T>(cpu, u, t)
+}
+/// `call mem`.
+pub fn call_m<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let t = cpu.operand::<T>(u)?.to_u64();
+    call_to::<T>(cpu, u, t)
+}
+/// `ret` and `ret imm16`.
+pub fn ret<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let sp = cpu.stack_pointer();
+    let at = cpu.stack_linear(sp, T::SIZE, false)?;
+    let target = cpu.load::<T>(seg::SS, at)?.to_u64();
+    match cpu.branch(target) {
+        Err(Stop::EndBlock) => {
+            cpu.set_stack_pointer(sp.wrapping_add(u64::from(T::SIZE)).wrapping_add(u.imm));
+            Err(Stop::EndBlock)
+        }
+        other => other,
+    }
+}
+
+/// The counter of LOOP and JCXZ at the address size.
+fn counter(cpu: &Cpu, u: &Uop) -> u64 {
+    cpu.regs.get(gpr::RCX) & u.address_mask()
+}
+/// `jcxz`, `jecxz`, `jrcxz`.
+pub fn jcxz<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    if counter(cpu, u) == 0 {
+        let t = relative::<T>(cpu, u);
+        return cpu.branch(t);
+    }
+    Ok(())
+}
+/// `loop` (`aux` = 2), `loopne` (0), `loope` (1): counts down at the address size.
+pub fn loop_cc<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let n = counter(cpu, u).wrapping_sub(1) & u.address_mask();
+    let taken = n != 0 && (u.aux == 2 || cpu.flags.zf() == (u.aux == 1));
+    let t = relative::<T>(cpu, u);
+    let end = if taken { cpu.branch(t) } else { Ok(()) };
+    if end != Err(Stop::Fault) {
+        match u.seg >> 4 {
+            0 => cpu.regs.set16(gpr::RCX, n as u16),
+            _ => cpu.regs.set(gpr::RCX, n),
+        }
+    }
+    end
+}

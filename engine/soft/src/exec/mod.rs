@@ -1,0 +1,16 @@
+//! Micro-operations, and the handlers of integer data instructions, near branches, stack and strings.
+
+mod alu;
+mod bits;
+mod branch;
+mod data;
+mod multiply;
+pub mod native;
+mod select;
+mod stack;
+mod string;
+mod uop;
+
+pub use data::undefined;
+pub use select::{register, select};
+pub use uop::{Address, Handler, Uop};

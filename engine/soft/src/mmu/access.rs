@@ -1,0 +1,366 @@
+//! Loads and stores by linear address.
+//!
+//! Hits are single host instructions on guest memory (so that ordering between vCPUs is the host's, which
+//! is the guest's); everything else (miss, page crossing, MMIO, fault) is out of line.
+
+use super::tlb::View;
+use super::walk::Access;
+use crate::cpu::{Cpu, Exec, vector};
+
+/// An integer that memory can hold.
+pub trait Value: Copy + 'static {
+    /// Its size in bytes: 1, 2, 4 or 8.
+    const SIZE: u32;
+    /// Zero-extends.
+    fn to_u64(self) -> u64;
+    /// Truncates.
+    fn from_u64(v: u64) -> Self;
+    /// One host load.
+    ///
+    /// # Safety
+    /// `p` points to `SIZE` readable bytes of guest memory (any alignment).
+    unsafe fn load(p: *const u8) -> Self;
+    /// One host store.
+    ///
+    /// # Safety
+    /// `p` points to `SIZE` writable bytes of guest memory (any alignment).
+    unsafe fn store(p: *mut u8, v: Self);
+}
+
+macro_rules! value {
+    ($t:ty, $size:literal, $class:ident, $load:literal, $store:literal) => {
+        impl Value for $t {
+            const SIZE: u32 = $size;
+            #[inline(always)]
+            fn to_u64(self) -> u64 {
+                u64::from(self)
+            }
+            #[inline(always)]
+            fn from_u64(v: u64) -> Self {
+                v as $t
+            }
+            #[inline(always)]
+            unsafe fn load(p: *const u8) -> Self {
+                let v: $t;
+                // SAFETY: the caller vouches for the address. Guests race on it, so the access is one instruction, not a
+                // Rust memory access.
+                unsafe {
+                    std::arch::asm!($load, v = out($class) v, p = in(reg) p,
+                        options(nostack, readonly, preserves_flags));
+                }
+                v
+            }
+            #[inline(always)]
+            unsafe fn store(p: *mut u8, v: Self) {
+                // SAFETY: as for load.
+                unsafe {
+                    std::arch::asm!($store, v = in($class) v, p = in(reg) p, options(nostack, preserves_flags));
+                }
+            }
+        }
+    };
+}
+value!(u8, 1, reg_byte, "mov {v}, byte ptr [{p}]", "mov byte ptr [{p}], {v}");
+value!(u16, 2, reg, "mov {v:x}, word ptr [{p}]", "mov word ptr [{p}], {v:x}");
+value!(u32, 4, reg, "mov {v:e}, dword ptr [{p}]", "mov dword ptr [{p}], {v:e}");
+value!(u64, 8, reg, "mov {v}, qword ptr [{p}]", "mov qword ptr [{p}], {v}");
+
+/// One piece of an access: within one page.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// RAM: host address.
+    Ram(*mut u8),
+    /// Anything else: guest-physical address.
+    Bus(u64),
+}
+
+impl Cpu {
+    /// Reads `T` at a linear address as the current privilege; `seg` only chooses #SS or #GP for a non-canonical one.
+    #[inline(always)]
+    pub fn load<T: Value>(&mut self, seg: u8, linear: u64) -> Exec<T> {
+        let e = self.mmu.entry(self.mmu.view(), linear);
+        if e.read == linear & !0xfff && linear as u32 & 0xfff <= 4096 - T::SIZE {
+            // SAFETY: a valid entry maps the whole page for reading, and the access ends within it.
+            return Ok(unsafe { T::load((linear as usize).wrapping_add(e.addend) as *const u8) });
+        }
+        self.load_slow(self.mmu.view(), seg, linear, T::SIZE).map(T::from_u64)
+    }
+
+    /// Writes `T` at a linear address as the current privilege.
+    #[inline(always)]
+    pub fn store<T: Value>(&mut self, seg: u8, linear: u64, v: T) -> Exec {
+        let e = self.mmu.entry(self.mmu.view(), linear);
+        if e.write == linear & !0xfff && linear as u32 & 0xfff <= 4096 - T::SIZE {
+            // SAFETY: a valid entry maps the whole page for writing, and the access ends within it.
+            unsafe { T::store((linear as usize).wrapping_add(e.addend) as *mut u8, v) };
+            let page = e.page;
+            if self.mmu.watch.attention(page) != 0 {
+                self.wrote(page, (linear & 0xfff) as u32, T::SIZE);
+            }
+            return Ok(());
+        }
+        self.store_slow(self.mmu.view(), seg, linear, T::SIZE, v.to_u64())
+    }
+
+    /// Reads `T` as the processor itself does (descriptor tables, TSS): supervisor, whatever the CPL.
+    pub fn load_sys<T: Value>(&mut self, linear: u64) -> Exec<T> {
+        self.load_slow(View::Kernel, crate::cpu::seg::DS, linear, T::SIZE).map(T::from_u64)
+    }
+
+    /// Writes `T` as the processor itself does.
+    pub fn store_sys<T: Value>(&mut self, linear: u64, v: T) -> Exec {
+        self.store_slow(View::Kernel, crate::cpu::seg::DS, linear, T::SIZE, v.to_u64())
+    }
+
+    /// Reads `T` as supervisor code would with the given privilege level (0 for stack switches to ring 0).
+    pub fn load_as<T: Value>(&mut self, cpl: u8, seg: u8, linear: u64) -> Exec<T> {
+        self.load_slow(view_of(cpl), seg, linear, T::SIZE).map(T::from_u64)
+    }
+
+    /// Writes `T` with the given privilege level.
+    pub fn store_as<T: Value>(&mut self, cpl: u8, seg: u8, linear: u64, v: T) -> Exec {
+        self.store_slow(view_of(cpl), seg, linear, T::SIZE, v.to_u64())
+    }
+
+    /// Fails as a write of `size` bytes would, without writing.
+    pub fn check_write(&mut self, seg: u8, linear: u64, size: u32) -> Exec {
+        let view = self.mmu.view();
+        self.places(view, seg, linear, size, Access::Write).map(|_| ())
+    }
+
+    /// Host address for reading `size` bytes, or `None` when they are not in one RAM page. Raises what the read raises.
+    pub fn host_read(&mut self, seg: u8, linear: u64, size: u32) -> Exec<Option<*const u8>> {
+        let view = self.mmu.view();
+        let e = self.mmu.entry(view, linear);
+        if e.read == linear & !0xfff && linear as u32 & 0xfff <= 4096 - size {
+            return Ok(Some((linear as usize).wrapping_add(e.addend) as *const u8));
+        }
+        Ok(match self.places(view, seg, linear, size, Access::Read)? {
+            (Place::Ram(p), None) => Some(p.cast_const()),
+            _ => None,
+        })
+    }
+
+    /// Host address for reading and writing `size` bytes and their page (for [`Cpu::wrote`] afterwards), or `None` when
+    /// they are not in one writable RAM page. Raises what the write raises.
+    pub fn host_write(&mut self, seg: u8, linear: u64, size: u32) -> Exec<Option<(*mut u8, u32)>> {
+        let view = self.mmu.view();
+        let e = self.mmu.entry(view, linear);
+        if e.write == linear & !0xfff && linear as u32 & 0xfff <= 4096 - size {
+            return Ok(Some(((linear as usize).wrapping_add(e.addend) as *mut u8, e.page)));
+        }
+        if let (Place::Ram(p), None) = self.places(view, seg, linear, size, Access::Write)? {
+            let e = self.mmu.entry(view, linear);
+            if e.write == linear & !0xfff {
+                return Ok(Some((p, e.page)));
+            }
+            // A view without a TLB: find the page by a second walk.
+            let gpa = self.translate(view, linear, Access::Write)?;
+            return Ok(Some((p, (gpa >> 12) as u32)));
+        }
+        Ok(None)
+    }
+
+    /// Reads bytes (at most a page) in pieces; raises before anything is read from a device.
+    pub fn read_bytes(&mut self, seg: u8, linear: u64, data: &mut [u8]) -> Exec {
+        let view = self.mmu.view();
+        let (first, second) = self.places(view, seg, linear, data.len() as u32, Access::Read)?;
+        let (a, b) = data.split_at_mut(in_first_page(linear, data.len()));
+        self.read_piece(first, a);
+        if let Some(second) = second {
+            self.read_piece(second, b);
+        }
+        Ok(())
+    }
+
+    /// Writes bytes (at most a page) in pieces; raises before anything is written.
+    pub fn write_bytes(&mut self, seg: u8, linear: u64, data: &[u8]) -> Exec {
+        let view = self.mmu.view();
+        self.write_bytes_as(view, seg, linear, data)
+    }
+
+    fn write_bytes_as(&mut self, view: View, seg: u8, linear: u64, data: &[u8]) -> Exec {
+        let (first, second) = self.places(view, seg, linear, data.len() as u32, Access::Write)?;
+        let (a, b) = data.split_at(in_first_page(linear, data.len()));
+        self.write_piece(first, a);
+        if let Some(second) = second {
+            self.write_piece(second, b);
+        }
+        // Attention is by guest-physical page; the translations were just checked.
+        for (at, len) in [(linear, a.len()), (linear.wrapping_add(a.len() as u64), b.len())] {
+            if len > 0 {
+                let gpa = self.translate(view, self.wrap_linear(at), Access::Write)?;
+                self.wrote_physical(gpa, len as u32);
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slow(&mut self, view: View, seg: u8, linear: u64, size: u32) -> Exec<u64> {
+        let (first, second) = self.places(view, seg, linear, size, Access::Read)?;
+        let mut data = [0; 8];
+        match (first, second) {
+            (Place::Ram(p), None) => return Ok(load_sized(p, size)),
+            (first, None) => self.read_piece(first, &mut data[..size as usize]),
+            (first, Some(second)) => {
+                let (a, b) = data[..size as usize].split_at_mut(in_first_page(linear, size as usize));
+                self.read_piece(first, a);
+                self.read_piece(second, b);
+            }
+        }
+        Ok(u64::from_le_bytes(data))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slow(&mut self, view: View, seg: u8, linear: u64, size: u32, v: u64) -> Exec {
+        let (first, second) = self.places(view, seg, linear, size, Access::Write)?;
+        match (first, second) {
+            (Place::Ram(p), None) => {
+                store_sized(p, size, v);
+                let gpa = self.translate(view, self.wrap_linear(linear), Access::Write)?;
+                self.wrote_physical(gpa, size);
+                Ok(())
+            }
+            (Place::Bus(gpa), None) => {
+                self.physical_write(gpa, &v.to_le_bytes()[..size as usize]);
+                Ok(())
+            }
+            _ => self.write_bytes_as(view, seg, linear, &v.to_le_bytes()[..size as usize]),
+        }
+    }
+
+    /// Checks and translates an access of up to a page: one piece, or two when it crosses into the next page.
+    fn places(
+        &mut self,
+        view: View,
+        seg: u8,
+        linear: u64,
+        size: u32,
+        access: Access,
+    ) -> Exec<(Place, Option<Place>)> {
+        let last = self.wrap_linear(linear.wrapping_add(u64::from(size.max(1) - 1)));
+        let linear = self.wrap_linear(linear);
+        if self.long_mode() && !(Self::canonical(linear) && Self::canonical(last)) {
+            return Err(self.segment_fault(seg));
+        }
+        if view == View::UserAligned
+            && size.is_power_of_two()
+            && size <= 8
+            && linear & u64::from(size - 1) != 0
+        {
+            return Err(self.raise(vector::AC, Some(0)));
+        }
+        let first = self.place(view, linear, access)?;
+        if linear >> 12 == last >> 12 {
+            return Ok((first, None));
+        }
+        let second = self.place(view, last & !0xfff, access)?;
+        Ok((first, Some(second)))
+    }
+
+    fn place(&mut self, view: View, linear: u64, access: Access) -> Exec<Place> {
+        let gpa = self.walk_and_fill(view, linear, access)?.gpa;
+        Ok(match self.mmu.ram.page(gpa) {
+            Some(p) if !self.apic.owns(gpa) && (p.writable || access != Access::Write) => {
+                Place::Ram(p.host.wrapping_add((gpa & 0xfff) as usize))
+            }
+            _ => Place::Bus(gpa),
+        })
+    }
+
+    /// Linear addresses outside long mode have 32 bits.
+    fn wrap_linear(&self, linear: u64) -> u64 {
+        if self.long_mode() { linear } else { linear & 0xffff_ffff }
+    }
+
+    fn read_piece(&mut self, place: Place, data: &mut [u8]) {
+        match place {
+            Place::Ram(p) => {
+                for (i, b) in data.iter_mut().enumerate() {
+                    // SAFETY: `places` found the whole piece in one mapped page.
+                    *b = unsafe { u8::load(p.wrapping_add(i)) };
+                }
+            }
+            Place::Bus(gpa) => self.physical_read(gpa, data),
+        }
+    }
+
+    fn write_piece(&mut self, place: Place, data: &[u8]) {
+        match place {
+            Place::Ram(p) => {
+                for (i, &b) in data.iter().enumerate() {
+                    // SAFETY: `places` found the whole piece in one mapped, writable page.
+                    unsafe { u8::store(p.wrapping_add(i), b) };
+                }
+            }
+            Place::Bus(gpa) => self.physical_write(gpa, data),
+        }
+    }
+
+    /// Reads a physical address that is not RAM: the local APIC or the bus, at most 8 bytes at a time.
+    fn physical_read(&mut self, gpa: u64, data: &mut [u8]) {
+        if self.apic.owns(gpa) {
+            return self.apic_mmio_read(gpa, data);
+        }
+        for (i, chunk) in data.chunks_mut(8).enumerate() {
+            self.bus().mmio_read(self.index, gpa + 8 * i as u64, chunk);
+        }
+    }
+
+    fn physical_write(&mut self, gpa: u64, data: &[u8]) {
+        if self.apic.owns(gpa) {
+            return self.apic_mmio_write(gpa, data);
+        }
+        for (i, chunk) in data.chunks(8).enumerate() {
+            self.bus().mmio_write(self.index, gpa + 8 * i as u64, chunk);
+        }
+    }
+
+    /// After a write to a page that has attention.
+    #[cold]
+    #[inline(never)]
+    pub fn wrote(&mut self, page: u32, offset: u32, len: u32) {
+        let granules = self.mmu.watch.after_write(page, offset, len);
+        if granules != 0 {
+            self.code.invalidate(page, granules);
+            let shared = std::sync::Arc::clone(&self.shared);
+            shared.code_changed(Some(self.index), page, granules);
+        }
+    }
+}
+
+fn view_of(cpl: u8) -> View {
+    if cpl == 3 { View::User } else { View::Kernel }
+}
+
+/// How many of `len` bytes at `linear` are before the page end.
+fn in_first_page(linear: u64, len: usize) -> usize {
+    len.min(4096 - (linear & 0xfff) as usize)
+}
+
+fn load_sized(p: *const u8, size: u32) -> u64 {
+    // SAFETY: the caller found `size` bytes at `p` in one mapped page.
+    unsafe {
+        match size {
+            1 => u8::load(p).to_u64(),
+            2 => u16::load(p).to_u64(),
+            4 => u32::load(p).to_u64(),
+            _ => u64::load(p),
+        }
+    }
+}
+
+fn store_sized(p: *mut u8, size: u32, v: u64) {
+    // SAFETY: the caller found `size` bytes at `p` in one mapped, writable page.
+    unsafe {
+        match size {
+            1 => u8::store(p, v as u8),
+            2 => u16::store(p, v as u16),
+            4 => u32::store(p, v as u32),
+            _ => u64::store(p, v),
+        }
+    }
+}

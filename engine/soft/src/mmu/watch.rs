@@ -1,0 +1,178 @@
+//! Which guest pages hold decoded code, and which the dirty log has not seen written yet.
+//!
+//! # Protocol
+//! A store is followed by one plain load of the page's attention byte. To make that enough across CPUs, whoever *sets*
+//! a bit issues a process-wide memory barrier (membarrier(2)) before relying on it: after the barrier each earlier
+//! store is visible to the setter, and each later store sees the bit.
+//! - Code: a vCPU sets the granule bits and [`CODE`] before it reads the bytes it decodes. A later writer finds
+//!   the granules and has every vCPU drop the blocks decoded from them.
+//! - Dirty log: the harvester takes the bitmap, sets [`CLEAN`] again, barrier, then reads page contents. A later writer
+//!   finds `CLEAN` and marks the page for the next round.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*, fence};
+
+use vireo_core::{DirtyBitmap, dirty::PAGE};
+
+/// Attention bit: code was decoded from the page at some time.
+pub const CODE: u8 = 1;
+/// Attention bit: the dirty log is on and has not recorded the page since the last harvest.
+pub const CLEAN: u8 = 2;
+
+/// Bytes one granule bit stands for: 64 granules make a page.
+const GRANULE: u32 = 64;
+
+/// Per-page attention of a partition.
+pub struct Watch {
+    attention: Box<[AtomicU8]>,
+    granules: Box<[AtomicU64]>,
+    dirty: DirtyBitmap,
+}
+
+/// The granules that `len` bytes at `offset` in a page touch; bytes beyond the page are left out.
+pub fn granule_mask(offset: u32, len: u32) -> u64 {
+    let first = (offset / GRANULE).min(63);
+    let last = (offset.saturating_add(len.max(1) - 1) / GRANULE).min(63);
+    (u64::MAX >> (63 - (last - first))) << first
+}
+
+impl Watch {
+    /// For RAM below `limit` bytes of guest-physical address.
+    pub fn new(limit: u64) -> Self {
+        let pages = limit.div_ceil(PAGE) as usize;
+        register_barrier();
+        Self {
+            attention: (0..pages).map(|_| AtomicU8::new(0)).collect(),
+            granules: (0..pages).map(|_| AtomicU64::new(0)).collect(),
+            dirty: DirtyBitmap::new(limit),
+        }
+    }
+
+    /// The attention byte of a page, to be looked at after a store.
+    #[inline(always)]
+    pub fn attention(&self, page: u32) -> u8 {
+        self.attention.get(page as usize).map_or(0, |a| a.load(Relaxed))
+    }
+
+    /// Announces that code will be decoded from these granules; to be called before the bytes are read.
+    pub fn before_decode(&self, page: u32, granules: u64) {
+        let (Some(g), Some(a)) = (self.granules.get(page as usize), self.attention.get(page as usize)) else {
+            return;
+        };
+        g.fetch_or(granules, SeqCst);
+        if a.load(SeqCst) & CODE == 0 {
+            a.fetch_or(CODE, SeqCst);
+            barrier();
+        }
+    }
+
+    /// Looks after a write that found attention: marks the dirty log; gives the code granules that were hit, which are
+    /// then no longer announced: the caller has every vCPU drop the blocks decoded from them.
+    pub fn after_write(&self, page: u32, offset: u32, len: u32) -> u64 {
+        let (Some(g), Some(a)) = (self.granules.get(page as usize), self.attention.get(page as usize)) else {
+            return 0;
+        };
+        let seen = a.load(Relaxed);
+        if seen & CLEAN != 0 {
+            a.fetch_and(!CLEAN, AcqRel);
+            self.dirty.mark(u64::from(page) * PAGE, 1);
+        }
+        if seen & CODE == 0 {
+            return 0;
+        }
+        fence(SeqCst);
+        let hit = g.load(SeqCst) & granule_mask(offset, len);
+        if hit != 0 {
+            g.fetch_and(!hit, SeqCst);
+        }
+        hit
+    }
+
+    /// Turns the dirty log on, all pages clean.
+    pub fn dirty_start(&self) {
+        self.dirty.start();
+        self.attention.iter().for_each(|a| _ = a.fetch_or(CLEAN, Relaxed));
+        barrier();
+    }
+
+    /// Pages written since the last harvest.
+    pub fn dirty_harvest(&self) -> Vec<u64> {
+        let bits = self.dirty.harvest();
+        for gpa in vireo_core::dirty::pages(&bits) {
+            if let Some(a) = self.attention.get((gpa / PAGE) as usize) {
+                a.fetch_or(CLEAN, AcqRel);
+            }
+        }
+        barrier();
+        bits
+    }
+
+    /// Puts harvested bits back.
+    pub fn dirty_put_back(&self, bits: &[u64]) {
+        self.dirty.put_back(bits);
+    }
+
+    /// Turns the dirty log off.
+    pub fn dirty_stop(&self) {
+        self.dirty.stop();
+        self.attention.iter().for_each(|a| _ = a.fetch_and(!CLEAN, Relaxed));
+    }
+}
+
+/// membarrier(2) commands (linux/membarrier.h).
+const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
+const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
+const GLOBAL: libc::c_int = 1 << 0;
+
+fn membarrier(command: libc::c_int) -> bool {
+    // SAFETY: the call takes no pointers and only orders memory.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+}
+
+fn register_barrier() {
+    membarrier(REGISTER_PRIVATE_EXPEDITED);
+}
+
+/// A full memory barrier on every running thread of the process.
+fn barrier() {
+    fence(SeqCst);
+    // The private form fails only where it was never registered (before the first `Watch`); the global one always works.
+    if !membarrier(PRIVATE_EXPEDITED) {
+        membarrier(GLOBAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn granules_cover_exactly_the_bytes() {
+        assert_eq!(granule_mask(0, 1), 1);
+        assert_eq!(granule_mask(63, 2), 3);
+        assert_eq!(granule_mask(4095, 8), 1 << 63);
+        assert_eq!(granule_mask(0, 4096), u64::MAX);
+    }
+
+    #[test]
+    fn a_write_to_decoded_bytes_is_reported_once() {
+        let w = Watch::new(1 << 20);
+        w.before_decode(3, granule_mask(100, 10));
+        assert_eq!(w.attention(3), CODE);
+        assert_eq!(w.after_write(3, 0, 8), 0);
+        assert_eq!(w.after_write(3, 96, 8), 0b10);
+        assert_eq!(w.after_write(3, 96, 8), 0);
+    }
+
+    #[test]
+    fn the_dirty_log_sees_the_first_write_of_each_round() {
+        let w = Watch::new(1 << 20);
+        w.dirty_start();
+        assert_ne!(w.attention(7), 0);
+        w.after_write(7, 0, 1);
+        assert_eq!(w.attention(7), 0);
+        assert_eq!(vireo_core::dirty::pages(&w.dirty_harvest()).collect::<Vec<_>>(), [0x7000]);
+        assert_ne!(w.attention(7), 0);
+        w.dirty_stop();
+        assert_eq!(w.attention(7), 0);
+    }
+}

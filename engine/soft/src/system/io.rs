@@ -1,0 +1,120 @@
+//! IN, OUT, INS, OUTS (SDM vol. 1, chapter 18).
+
+use vireo_core::state::rflags;
+
+use super::tss;
+use crate::cpu::regs::gpr;
+use crate::cpu::{Cpu, Exec, Stop, seg};
+use crate::exec::Uop;
+use crate::mmu::Value;
+
+/// Elements of a repeated INS or OUTS before the run loop looks at events.
+const BATCH: u32 = 256;
+/// Bit of `aux`: the port is `imm`, not DX.
+pub const IMMEDIATE: u16 = 0x100;
+/// Bit of `aux`: REP prefix.
+pub const REPEAT: u16 = 0x200;
+
+/// Raises #GP(0) unless `size` ports from `port` may be used here.
+fn check(cpu: &mut Cpu, port: u16, size: u32) -> Exec {
+    let free = !cpu.vm86() && cpu.cpl <= cpu.iopl();
+    if free || tss::allows_io(cpu, port, size)? { Ok(()) } else { Err(cpu.gp(0)) }
+}
+
+fn port(cpu: &Cpu, u: &Uop) -> u16 {
+    if u.aux & IMMEDIATE != 0 { u.imm as u16 } else { cpu.regs.get(gpr::RDX) as u16 }
+}
+
+fn read_port(cpu: &Cpu, port: u16, size: u32) -> u32 {
+    let mut data = [0; 4];
+    cpu.bus().pio_read(cpu.index, port, &mut data[..size as usize]);
+    u32::from_le_bytes(data)
+}
+
+fn write_port(cpu: &Cpu, port: u16, size: u32, v: u32) {
+    cpu.bus().pio_write(cpu.index, port, &v.to_le_bytes()[..size as usize]);
+}
+
+/// `in al/ax/eax, imm8/dx`: size in the low bits of `aux`.
+pub fn input(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let (port, size) = (port(cpu, u), u32::from(u.aux & 7));
+    check(cpu, port, size)?;
+    let v = read_port(cpu, port, size);
+    match size {
+        1 => cpu.regs.set8(gpr::RAX, v as u8),
+        2 => cpu.regs.set16(gpr::RAX, v as u16),
+        _ => cpu.regs.set32(gpr::RAX, v),
+    }
+    Ok(())
+}
+
+/// `out imm8/dx, al/ax/eax`.
+pub fn output(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let (port, size) = (port(cpu, u), u32::from(u.aux & 7));
+    check(cpu, port, size)?;
+    write_port(cpu, port, size, cpu.regs.get(gpr::RAX) as u32);
+    Ok(())
+}
+
+/// `ins`.
+pub fn ins<T: Value>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    check(cpu, port(cpu, u), T::SIZE)?;
+    repeat(cpu, u, |cpu, u| {
+        let offset = cpu.regs.get(gpr::RDI) & u.address_mask();
+        let at = cpu.segment_linear(seg::ES, offset, T::SIZE, true)?;
+        // The device gives each value once, so memory must be known to take it.
+        cpu.check_write(seg::ES, at, T::SIZE)?;
+        let v = read_port(cpu, port(cpu, u), T::SIZE);
+        cpu.store(seg::ES, at, T::from_u64(u64::from(v)))?;
+        step::<T>(cpu, u, gpr::RDI);
+        Ok(())
+    })
+}
+
+/// `outs`.
+pub fn outs<T: Value>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    check(cpu, port(cpu, u), T::SIZE)?;
+    repeat(cpu, u, |cpu, u| {
+        let offset = cpu.regs.get(gpr::RSI) & u.address_mask();
+        let at = cpu.segment_linear(u.segment(), offset, T::SIZE, false)?;
+        let v = cpu.load::<T>(u.segment(), at)?.to_u64();
+        write_port(cpu, port(cpu, u), T::SIZE, v as u32);
+        step::<T>(cpu, u, gpr::RSI);
+        Ok(())
+    })
+}
+
+/// Adds to a register at the address size.
+fn advance(cpu: &mut Cpu, u: &Uop, r: u8, by: u64) {
+    let v = cpu.regs.get(r).wrapping_add(by);
+    match u.address_mask() {
+        0xffff => cpu.regs.set16(r, v as u16),
+        mask => cpu.regs.set(r, v & mask),
+    }
+}
+
+fn step<T: Value>(cpu: &mut Cpu, u: &Uop, r: u8) {
+    let size = u64::from(T::SIZE);
+    let by = if cpu.eflags & rflags::DF == 0 { size } else { size.wrapping_neg() };
+    advance(cpu, u, r, by);
+}
+
+/// Runs `one` once, or with REP while the count lasts. The registers show what is done, so a fault or a look at
+/// events in the middle goes on from there.
+fn repeat(cpu: &mut Cpu, u: &Uop, one: impl Fn(&mut Cpu, &Uop) -> Exec) -> Exec {
+    if u.aux & REPEAT == 0 {
+        return one(cpu, u);
+    }
+    for _ in 0..BATCH {
+        if cpu.regs.get(gpr::RCX) & u.address_mask() == 0 {
+            return Ok(());
+        }
+        one(cpu, u)?;
+        advance(cpu, u, gpr::RCX, u64::MAX);
+    }
+    if cpu.regs.get(gpr::RCX) & u.address_mask() == 0 {
+        return Ok(());
+    }
+    cpu.rip = cpu.instruction_rip(u);
+    Err(Stop::EndBlock)
+}

@@ -1,0 +1,6 @@
+//! The system half executes small pieces of guest code in every mode.
+
+mod guest;
+mod legacy;
+mod long;
+mod privilege;

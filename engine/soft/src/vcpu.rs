@@ -1,0 +1,262 @@
+//! The run loop of one vCPU: blocks, and between them everything that is not an instruction.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::*;
+use std::time::Duration;
+
+use vireo_core::state::{Activity, rflags};
+use vireo_core::{Bus, EngineError, Exit, Vcpu, VcpuState};
+
+use crate::clock::host_tsc_hz;
+use crate::cpu::{Cpu, Exec, Fault, Shadow, Source, Stop, vector};
+use crate::partition::{Shared, request};
+use crate::system;
+
+/// Blocks between two looks at the time: a few microseconds.
+const BLOCKS_PER_LOOK: u32 = 256;
+
+/// A vCPU of the software engine.
+pub struct SoftVcpu {
+    cpu: Box<Cpu>,
+}
+
+// SAFETY: all of `Cpu` moves with its owner; the only borrowed thing, the bus pointer, is set during `run` alone.
+unsafe impl Send for SoftVcpu {}
+
+impl SoftVcpu {
+    /// A vCPU at reset.
+    pub fn new(shared: Arc<Shared>, index: u32) -> Self {
+        Self { cpu: Box::new(Cpu::new(shared, index)) }
+    }
+}
+
+/// Why the inner loop was left.
+enum Leave {
+    /// To the caller of `run`.
+    Exit(Exit),
+    /// To look at requests, events and time again.
+    Again,
+}
+
+impl Vcpu for SoftVcpu {
+    fn index(&self) -> u32 {
+        self.cpu.index
+    }
+
+    fn run(&mut self, bus: &dyn Bus) -> Result<Exit, EngineError> {
+        let cpu = &mut *self.cpu;
+        // SAFETY: only the lifetime is erased; `leave` clears the pointer before this function returns, and
+        // nothing unwinds past it with the pointer in use.
+        let bus: NonNull<dyn Bus> = unsafe { std::mem::transmute(NonNull::from(bus)) };
+        cpu.bus = Some(bus);
+        cpu.enter();
+        let exit = loop {
+            if let Leave::Exit(exit) = cpu.look_and_run() {
+                break exit;
+            }
+        };
+        cpu.leave();
+        cpu.bus = None;
+        Ok(exit)
+    }
+
+    fn save(&mut self) -> Result<VcpuState, EngineError> {
+        self.cpu.save()
+    }
+
+    fn load(&mut self, state: &VcpuState) -> Result<(), EngineError> {
+        self.cpu.load_state(state)
+    }
+}
+
+impl Cpu {
+    /// Before guest code runs: takes the RAM map if it changed.
+    pub(crate) fn enter(&mut self) {
+        let ram = self.shared.ram();
+        if !Arc::ptr_eq(&ram, &self.mmu.ram) {
+            self.mmu.ram = ram;
+            self.mmu.flush_all();
+            self.code.clear();
+        }
+        self.fpu.enter();
+        self.mode_changed();
+    }
+
+    /// After guest code ran.
+    pub(crate) fn leave(&mut self) {
+        self.fpu.leave();
+        self.publish_counters();
+    }
+
+    fn publish_counters(&self) {
+        let c = &self.shared.vcpus[self.index as usize].counters;
+        c.instructions.store(self.instructions, Relaxed);
+        c.tlb_fills.store(self.mmu.fills, Relaxed);
+        c.tlb_flushes.store(self.mmu.flushes, Relaxed);
+        c.blocks.store(self.code.built, Relaxed);
+    }
+
+    fn own(&self) -> &crate::partition::VcpuShared {
+        &self.shared.vcpus[self.index as usize]
+    }
+
+    /// Whether somebody asked this vCPU to look; long instructions stop for it.
+    #[inline(always)]
+    pub fn events_wanted(&self) -> bool {
+        self.own().requests.load(Relaxed) != 0
+    }
+
+    /// Serves requests, time and events, then runs blocks until one of them comes up again.
+    fn look_and_run(&mut self) -> Leave {
+        if self.serve_requests() {
+            return Leave::Exit(Exit::Kicked);
+        }
+        self.serve_timer();
+        match self.activity {
+            Activity::Running => {}
+            Activity::Shutdown => return Leave::Exit(Exit::Shutdown),
+            Activity::Halted if self.wakes_up() => self.activity = Activity::Running,
+            Activity::Halted | Activity::WaitForSipi => {
+                self.publish_counters();
+                let wait = self.time_to_timer();
+                self.own().sleep(wait);
+                return Leave::Again;
+            }
+        }
+        match self.deliver_event().and_then(|()| self.run_blocks()) {
+            Ok(()) => Leave::Again,
+            Err(stop) => self.serve_stop(stop),
+        }
+    }
+
+    /// Runs until something has to be looked at.
+    fn run_blocks(&mut self) -> Exec {
+        if self.shadow != Shadow::None || self.tracing() {
+            return self.run_one();
+        }
+        for _ in 0..BLOCKS_PER_LOOK {
+            self.run_block(false)?;
+            if self.events_wanted() || self.shadow != Shadow::None || self.interrupt_due() || self.tracing() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One instruction, with what the shadow before it and TF say.
+    fn run_one(&mut self) -> Exec {
+        let shadow = std::mem::replace(&mut self.shadow, Shadow::None);
+        let trace = self.eflags & rflags::TF != 0 && shadow != Shadow::MovSs;
+        self.run_block(true)?;
+        if trace {
+            self.debug.dr6 |= 1 << 14;
+            self.fault = Fault { vector: vector::DB, error: None, source: Source::Exception };
+            return Err(Stop::Trap);
+        }
+        Ok(())
+    }
+
+    /// Single-stepping is on.
+    #[inline(always)]
+    fn tracing(&self) -> bool {
+        self.eflags & rflags::TF != 0
+    }
+
+    /// An interrupt is known to be deliverable now.
+    #[inline(always)]
+    fn interrupt_due(&self) -> bool {
+        self.interrupt_waits && self.eflags & rflags::IF != 0
+    }
+
+    /// What a block or an event delivery ended with.
+    fn serve_stop(&mut self, stop: Stop) -> Leave {
+        match stop {
+            Stop::EndBlock => Leave::Again,
+            Stop::Yield => {
+                if !self.events_wanted() && self.activity == Activity::Running {
+                    std::thread::yield_now();
+                }
+                Leave::Again
+            }
+            Stop::Fault | Stop::Trap => {
+                self.shadow = Shadow::None;
+                match system::deliver(self, self.fault) {
+                    Ok(()) | Err(Stop::EndBlock) => Leave::Again,
+                    Err(_) => self.shut_down(),
+                }
+            }
+            Stop::Shutdown => self.shut_down(),
+        }
+    }
+
+    fn shut_down(&mut self) -> Leave {
+        self.activity = Activity::Shutdown;
+        Leave::Exit(Exit::Shutdown)
+    }
+
+    /// True when the board kicked.
+    fn serve_requests(&mut self) -> bool {
+        let bits = self.own().requests.swap(0, AcqRel);
+        if bits == 0 {
+            return false;
+        }
+        if bits & request::CODE != 0 {
+            for (page, granules) in self.own().take_stale_code() {
+                self.code.invalidate(page, granules);
+            }
+        }
+        if bits & request::INTERRUPT != 0 {
+            self.take_mail();
+        }
+        bits & request::KICK != 0
+    }
+
+    /// Delivers the event of highest priority that can be delivered now (SDM vol. 3A, table 6-2).
+    fn deliver_event(&mut self) -> Exec {
+        if self.nmi_pending && !self.nmi_masked && self.shadow != Shadow::MovSs {
+            self.nmi_pending = false;
+            self.nmi_masked = true;
+            return self.inject(vector::NMI);
+        }
+        if self.interrupt_waits && self.eflags & rflags::IF != 0 && self.shadow == Shadow::None {
+            if let Some(v) = self.take_interrupt() {
+                self.own().counters.interrupts.fetch_add(1, Relaxed);
+                return self.inject(v);
+            }
+        }
+        Ok(())
+    }
+
+    fn inject(&mut self, vector: u8) -> Exec {
+        let event = Fault { vector, error: None, source: Source::External };
+        match system::deliver(self, event) {
+            Ok(()) | Err(Stop::EndBlock) => Ok(()),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// A halted processor goes on: an NMI, or an interrupt that IF lets through.
+    fn wakes_up(&self) -> bool {
+        self.nmi_pending && !self.nmi_masked || self.interrupt_due()
+    }
+
+    /// Guest TSC.
+    pub fn tsc(&self) -> u64 {
+        self.shared.clock.tsc().wrapping_add(self.tsc_adjust)
+    }
+
+    /// How long until the local APIC's timer fires.
+    fn time_to_timer(&self) -> Option<Duration> {
+        let deadline = self.apic_deadline?;
+        let ticks = deadline.saturating_sub(self.tsc());
+        let ns = u128::from(ticks) * 1_000_000_000 / u128::from(host_tsc_hz());
+        Some(Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)))
+    }
+
+    fn serve_timer(&mut self) {
+        if self.timer_due() {
+            self.own().counters.timer_fires.fetch_add(1, Relaxed);
+        }
+    }
+}

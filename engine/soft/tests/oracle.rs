@@ -1,0 +1,40 @@
+//! Each instruction form, with random state, on the real CPU and on the software engine, compared bit for bit.
+//!
+//! The seeds are fixed; `make fuzz-cpu` runs as many cases as one has patience for.
+
+mod subject;
+
+use subject::SoftSubject;
+use vireo_core::CpuModel;
+use vireo_oracle::{Mode, Native, fuzz};
+
+const CASES: u64 = 60_000;
+
+fn check(mode: Mode, seed: u64) {
+    if !Native::runs(mode) {
+        println!("SKIPPED: this kernel offers user mode no segment for {mode:?}");
+        return;
+    }
+    let model = CpuModel::named("vireo-v2").expect("the model");
+    let known = model.clone();
+    let mut engine = SoftSubject::new(model);
+    let report =
+        fuzz(&mut engine, mode, seed, CASES, move |d| known.has(d.feature)).expect("the oracle runs");
+    println!("{report}");
+    assert!(report.clean(), "the engine differs from the CPU:\n{report}");
+}
+
+#[test]
+fn long_mode() {
+    check(Mode::Long, 1);
+}
+
+#[test]
+fn protected_mode() {
+    check(Mode::Protected, 2);
+}
+
+#[test]
+fn protected_mode_16_bit() {
+    check(Mode::Protected16, 3);
+}

@@ -1,0 +1,3 @@
+//! Runs the cases on one engine of this host and prints what came of each.
+
+fn main() {}

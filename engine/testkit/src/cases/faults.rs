@@ -1,0 +1,308 @@
+//! Exceptions: vectors, error codes, CR2, where they report to have happened.
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+
+use super::rings::{USER, enter_user, finish_in_kernel};
+use super::{Case, case};
+use crate::asm::Phrases;
+use crate::guest::Guest;
+use crate::machine::Bench;
+use crate::record::{Failure, Record};
+use crate::tables::*;
+
+pub const CASES: &[Case] = &[
+    case("divide-error", divide_error),
+    case("breakpoint", breakpoint),
+    case("single-step", single_step),
+    case("invalid-opcode", invalid_opcode),
+    case("general-protection", general_protection),
+    case("segment-not-present", segment_not_present),
+    case("segment-limit", segment_limit),
+    case("page-fault-read", page_fault_read),
+    case("page-fault-write-protected", page_fault_write),
+    case("page-fault-user", page_fault_user),
+    case("page-fault-no-execute", page_fault_fetch),
+    case("page-fault-reserved-bit", page_fault_reserved),
+    case("page-fault-pae", page_fault_pae),
+    case("page-fault-32", page_fault_32),
+    case("fault-is-restarted", restarted),
+    case("double-fault-becomes-shutdown", shutdown),
+];
+
+/// Where guests go on after a fault.
+const AFTER: u64 = CODE + 0x100;
+
+/// Runs code that faults at CODE + `at`, and gives its trap.
+fn fault(
+    bench: &Bench<'_>,
+    mode: Mode,
+    prepare: impl FnOnce(&mut Guest) -> Result<(), Failure>,
+    write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<Trap, Failure> {
+    let mut g = Guest::new(bench, mode, write)?;
+    let bits = if mode == Mode::Long { 64 } else { 32 };
+    g.code(bits, AFTER, |a| a.done())?;
+    g.resume_at(AFTER);
+    prepare(&mut g)?;
+    g.run()?;
+    match g.traps()[..] {
+        [trap] => Ok(trap),
+        ref other => Err(Failure::Stuck(format!("one trap expected, saw {other:x?}"))),
+    }
+}
+
+fn check(trap: Trap, vector: u64, error: u64, ip: u64) -> Result<Record, Failure> {
+    let mut r = Record::default();
+    r.expect("vector", trap.vector, vector)?;
+    r.expect("error code", trap.error, error)?;
+    r.expect("instruction", trap.ip, ip)?;
+    Ok(r)
+}
+
+fn check_page(trap: Trap, error: u64, ip: u64, cr2: u64) -> Result<Record, Failure> {
+    let mut r = check(trap, 14, error, ip)?;
+    r.expect("CR2", trap.cr2, cr2)?;
+    Ok(r)
+}
+
+fn nothing(_: &mut Guest) -> Result<(), Failure> {
+    Ok(())
+}
+
+fn divide_error(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let trap = fault(bench, Mode::Long, nothing, |a| {
+        a.xor(ecx, ecx)?;
+        a.div(ecx)
+    })?;
+    check(trap, 0, 0, CODE + 2)
+}
+
+fn breakpoint(bench: &Bench<'_>) -> Result<Record, Failure> {
+    // A trap: it reports the instruction after.
+    check(fault(bench, Mode::Long, nothing, |a| a.int3())?, 3, 0, CODE + 1)
+}
+
+fn single_step(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let mut g = Guest::new(bench, Mode::Long, |a| {
+        a.pushfq()?;
+        a.or(qword_ptr(rsp), 0x100)?;
+        a.popfq()?;
+        a.nop()?;
+        a.nop()?;
+        a.pushfq()?;
+        a.and(qword_ptr(rsp), !0x100)?;
+        a.popfq()?;
+        a.nop()?;
+        a.done()
+    })?;
+    g.run()?;
+    let mut r = Record::default();
+    let traps = g.traps();
+    r.expect("vectors", traps.iter().map(|t| t.vector).collect::<Vec<_>>(), vec![1; 5])?;
+    let first = traps[0].ip;
+    let ips: Vec<_> = traps.iter().map(|t| t.ip - first).collect();
+    r.expect("one trap an instruction, from the one after POPF on", ips, vec![0, 1, 2, 10, 11])?;
+    Ok(r)
+}
+
+fn invalid_opcode(bench: &Bench<'_>) -> Result<Record, Failure> {
+    check(fault(bench, Mode::Long, nothing, |a| a.ud2())?, 6, 0, CODE)
+}
+
+fn general_protection(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let selector = fault(bench, Mode::Long, nothing, |a| {
+        a.mov(eax, 0x1000)?;
+        a.mov(ds, eax)
+    })?;
+    let mut r = check(selector, 13, 0x1000, CODE + 5)?;
+    let address = fault(bench, Mode::Long, nothing, |a| {
+        a.mov(rax, 0x8000_0000_0000_0000u64)?;
+        a.mov(ecx, dword_ptr(rax))
+    })?;
+    r.0.extend(check(address, 13, 0, CODE + 10)?.0);
+    let reserved = fault(bench, Mode::Long, nothing, |a| {
+        a.mov(eax, 1 << 30)?;
+        a.mov(cr4, rax)
+    })?;
+    r.0.extend(check(reserved, 13, 0, CODE + 5)?.0);
+    Ok(r)
+}
+
+fn segment_not_present(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let trap = fault(bench, Mode::Protected32, nothing, |a| {
+        a.mov(eax, i32::from(sel::NOT_PRESENT))?;
+        a.mov(es, eax)
+    })?;
+    check(trap, 11, sel::NOT_PRESENT.into(), CODE + 5)
+}
+
+fn segment_limit(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let trap = fault(bench, Mode::Protected32, nothing, |a| {
+        a.mov(eax, i32::from(sel::SMALL))?;
+        a.mov(es, eax)?;
+        a.mov(dword_ptr(0xffc).es(), eax)?;
+        a.mov(dword_ptr(0xffd).es(), eax)
+    })?;
+    let before = 5 + 2 + 6;
+    check(trap, 13, 0, CODE + before)
+}
+
+fn entry(g: &Guest, page: u64, value: u64) {
+    g.machine.ram.write(PT + 8 * page, &value.to_le_bytes());
+}
+
+fn page_fault_read(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = WINDOW + 0x3abc;
+    let absent = |g: &mut Guest| {
+        entry(g, 3, 0);
+        Ok(())
+    };
+    let trap = fault(bench, Mode::Long, absent, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(eax, dword_ptr(rbx))
+    })?;
+    check_page(trap, 0, CODE + 5, at)
+}
+
+fn page_fault_write(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = WINDOW + 0x3ffe;
+    let read_only = |g: &mut Guest| {
+        entry(g, 4, WINDOW_RAM | 1);
+        Ok(())
+    };
+    // Crosses from a writable page into a read-only one: neither may change.
+    let trap = fault(bench, Mode::Long, read_only, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(dword_ptr(rbx), -1)
+    })?;
+    check_page(trap, 3, CODE + 5, WINDOW + 0x4000)
+}
+
+fn page_fault_user(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = WINDOW + 0x2010;
+    let kernel_only = |g: &mut Guest| {
+        entry(g, 2, WINDOW_RAM | 3);
+        Ok(())
+    };
+    let mut g = Guest::new(bench, Mode::Long, |a| enter_user(a, USER))?;
+    kernel_only(&mut g)?;
+    g.code(64, USER, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(eax, dword_ptr(rbx))
+    })?;
+    finish_in_kernel(&mut g)?;
+    g.resume_at(USER + 0x80);
+    g.run()?;
+    check_page(g.traps()[0], 5, USER + 5, at)
+}
+
+fn page_fault_fetch(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = WINDOW + 0x6000;
+    let no_execute = |g: &mut Guest| {
+        entry(g, 6, WINDOW_RAM | 1 << 63 | 3);
+        Ok(())
+    };
+    let trap = fault(bench, Mode::Long, no_execute, |a| {
+        a.mov(ebx, at as u32)?;
+        a.jmp(rbx)
+    })?;
+    check_page(trap, 0x11, at, at)
+}
+
+fn page_fault_reserved(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = WINDOW + 0x7000;
+    let reserved = |g: &mut Guest| {
+        entry(g, 7, WINDOW_RAM | 1 << 51 | 3);
+        Ok(())
+    };
+    let trap = fault(bench, Mode::Long, reserved, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(eax, dword_ptr(rbx))
+    })?;
+    check_page(trap, 9, CODE + 5, at)
+}
+
+fn page_fault_pae(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = WINDOW + 0x3ab0;
+    let absent = |g: &mut Guest| {
+        entry(g, 3, 0);
+        Ok(())
+    };
+    let trap = fault(bench, Mode::Pae, absent, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(dword_ptr(ebx), eax)
+    })?;
+    check_page(trap, 2, CODE + 5, at)
+}
+
+fn page_fault_32(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = WINDOW32 + 0x3ab0;
+    let absent = |g: &mut Guest| {
+        g.machine.ram.write(PT32 + 4 * 3, &[0; 4]);
+        Ok(())
+    };
+    let trap = fault(bench, Mode::Paging32, absent, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(dword_ptr(ebx), eax)
+    })?;
+    check_page(trap, 2, CODE + 5, at)
+}
+
+/// A string instruction faults in its middle, the handler does nothing, the guest's own code maps the page: registers
+/// have to stand where the instruction goes on.
+fn restarted(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let mut g = Guest::new(bench, Mode::Long, |a| {
+        a.mov(edi, (WINDOW + 0xff8) as u32)?;
+        a.mov(ecx, 16)?;
+        a.mov(eax, 0x77)?;
+        a.rep().stosb()
+    })?;
+    g.code(64, AFTER, |a| {
+        a.mov(eax, ecx)?;
+        a.report()?;
+        a.mov(eax, edi)?;
+        a.report()?;
+        a.mov(qword_ptr(PT + 8), (WINDOW_RAM + 0x8000 | 7) as i32)?;
+        a.mov(eax, 0x77)?;
+        a.rep().stosb()?;
+        a.mov(eax, ecx)?;
+        a.report()?;
+        a.done()
+    })?;
+    g.resume_at(AFTER);
+    entry(&g, 1, 0);
+    g.run()?;
+    let mut r = Record::default();
+    r.expect("vectors", g.vectors(), vec![(14, 2)])?;
+    r.expect("CR2", g.traps()[0].cr2, WINDOW + 0x1000)?;
+    r.expect("registers at the fault, and after", g.reports(), vec![8, (WINDOW + 0x1000) as u32, 0])?;
+    r.expect("first half", g.machine.ram.u64(WINDOW_RAM + 0xff8), 0x7777_7777_7777_7777)?;
+    r.expect("second half", g.machine.ram.u64(WINDOW_RAM + 0x8000), 0x7777_7777_7777_7777)?;
+    Ok(r)
+}
+
+/// No usable IDT: the fault, the double fault and the end.
+fn shutdown(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let mut g = Guest::new(bench, Mode::Long, |a| {
+        a.mov(eax, 1)?;
+        a.report()?;
+        a.lidt(xword_ptr(DATA))?;
+        a.ud2()
+    })?;
+    g.run()?;
+    let mut r = Record::default();
+    r.expect("reports", g.reports(), vec![1])?;
+    r.expect("shutdown", g.machine.bus.was_shut_down(), true)?;
+    let saved = g.machine.save()?;
+    r.expect("activity", saved.activity, vireo_core::state::Activity::Shutdown)?;
+    // A reset is a fresh state; it runs again.
+    g.code(64, CODE, |a| {
+        a.mov(eax, 2)?;
+        a.report()?;
+        a.done()
+    })?;
+    g.run()?;
+    r.expect("reports after a reset", g.reports(), vec![1, 2])?;
+    Ok(r)
+}

@@ -1,0 +1,50 @@
+//! The cases.
+
+mod apic;
+mod control;
+mod faults;
+mod interrupts;
+mod io;
+mod memory;
+mod modes;
+mod rings;
+mod states;
+
+use crate::machine::Bench;
+use crate::record::{Failure, Record};
+
+/// A guest, what is done to it, and what has to be seen.
+pub struct Case {
+    /// Unique name.
+    pub name: &'static str,
+    body: fn(&Bench<'_>) -> Result<Record, Failure>,
+}
+
+impl Case {
+    /// Runs it on an engine.
+    pub fn run(&self, bench: &Bench<'_>) -> Result<Record, Failure> {
+        (self.body)(bench)
+    }
+}
+
+const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure>) -> Case {
+    Case { name, body }
+}
+
+/// All cases that need one engine.
+pub fn cases() -> Vec<Case> {
+    let rooms: [&[Case]; 9] = [
+        modes::CASES,
+        faults::CASES,
+        rings::CASES,
+        io::CASES,
+        interrupts::CASES,
+        apic::CASES,
+        memory::CASES,
+        control::CASES,
+        states::CASES,
+    ];
+    rooms.into_iter().flatten().map(|c| case(c.name, c.body)).collect()
+}
+
+pub use states::transfers;

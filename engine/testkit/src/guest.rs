@@ -1,0 +1,97 @@
+//! A guest of one vCPU, from its code to its record.
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::CodeAssembler;
+use vireo_core::VcpuState;
+
+use crate::asm::assemble;
+use crate::bus::Event;
+use crate::machine::{Bench, Host, Machine};
+use crate::record::Failure;
+use crate::tables::{self, CODE, Mode, Trap};
+
+/// A guest ready to run.
+pub struct Guest {
+    /// What it runs on.
+    pub machine: Machine,
+    mode: Mode,
+    /// The state in which it starts.
+    pub start: VcpuState,
+}
+
+impl Guest {
+    /// Code in the mode's own size.
+    pub fn new(
+        bench: &Bench<'_>,
+        mode: Mode,
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Result<Self, Failure> {
+        Self::with_vcpus(bench, 1, mode, write)
+    }
+
+    /// As `new`, with several vCPUs; all but the first wait for a start-up IPI.
+    pub fn with_vcpus(
+        bench: &Bench<'_>,
+        vcpus: u32,
+        mode: Mode,
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Result<Self, Failure> {
+        let machine = Machine::new(bench, vcpus, mode.handler_bits())?;
+        let guest = Self { machine, mode, start: tables::state(mode) };
+        let bits = match mode {
+            Mode::Real | Mode::Protected16 => 16,
+            Mode::Protected32 | Mode::Paging32 | Mode::Pae => 32,
+            Mode::Long => 64,
+        };
+        guest.code(bits, CODE, write)?;
+        Ok(guest)
+    }
+
+    /// Adds code elsewhere.
+    pub fn code(
+        &self,
+        bits: u32,
+        at: u64,
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Result<(), Failure> {
+        self.machine.ram.write(at, &assemble(bits, at, write)?);
+        Ok(())
+    }
+
+    /// Makes handlers return to this address rather than to where a fault was.
+    pub fn resume_at(&self, at: u64) {
+        debug_assert!(self.mode != Mode::Real);
+        self.machine.ram.write(tables::RESUME, &at.to_le_bytes());
+    }
+
+    /// Runs from the start state to the guest's end.
+    pub fn run(&mut self) -> Result<(), Failure> {
+        self.run_with(|_| Ok(()))
+    }
+
+    /// As `run`, with a host's part.
+    pub fn run_with(&mut self, host: impl FnOnce(&Host<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.machine.load(&self.start)?;
+        self.machine.run_with(host)
+    }
+
+    /// The traps so far.
+    pub fn traps(&self) -> Vec<Trap> {
+        tables::traps(&self.machine.ram)
+    }
+
+    /// Vectors and error codes of the traps so far.
+    pub fn vectors(&self) -> Vec<(u64, u64)> {
+        self.traps().iter().map(|t| (t.vector, t.error)).collect()
+    }
+
+    /// What the guest reported.
+    pub fn reports(&self) -> Vec<u32> {
+        self.machine.bus.reports()
+    }
+
+    /// What reached the board.
+    pub fn events(&self) -> Vec<Event> {
+        self.machine.bus.events()
+    }
+}

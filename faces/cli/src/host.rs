@@ -1,0 +1,159 @@
+//! `vireo host`.
+
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+use vireo_core::{Capabilities, Probe};
+use vireo_worker::engines;
+
+/// Subcommands of `vireo host`.
+#[derive(Subcommand)]
+pub enum HostCommand {
+    /// Engines, CPU models, limits and virtualization capabilities of this host, with the reason for each absence.
+    Info {
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+}
+
+/// Output formats.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Serialize)]
+struct EngineInfo {
+    engine: String,
+    usable: bool,
+    /// What `--engine auto` takes.
+    chosen: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<Capabilities>,
+}
+
+#[derive(Serialize)]
+struct HostInfo {
+    processor: String,
+    processors: usize,
+    memory_mib: u64,
+    hardware: Vec<Feature>,
+    engines: Vec<EngineInfo>,
+}
+
+/// A virtualization feature of the host's processor.
+#[derive(Serialize)]
+struct Feature {
+    name: &'static str,
+    present: bool,
+}
+
+/// Runs a subcommand.
+pub fn run(command: &HostCommand) -> ExitCode {
+    let HostCommand::Info { output } = command;
+    let info = gather();
+    match output {
+        Format::Table => print_table(&info),
+        Format::Json => match serde_json::to_string_pretty(&info) {
+            Ok(text) => println!("{text}"),
+            Err(e) => {
+                crate::complain(&e);
+                return ExitCode::FAILURE;
+            }
+        },
+    }
+    ExitCode::SUCCESS
+}
+
+fn gather() -> HostInfo {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        cpuinfo
+            .lines()
+            .filter_map(|l| l.split_once(':'))
+            .find(|(k, _)| k.trim() == name)
+            .map_or_else(String::new, |(_, v)| v.trim().to_string())
+    };
+    let flags = field("flags");
+    let has = |f: &str| flags.split(' ').any(|x| x == f);
+    let feature = |name, present| Feature { name, present };
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory_kib: u64 = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+        .unwrap_or(0);
+    HostInfo {
+        processor: field("model name"),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_mib: memory_kib / 1024,
+        hardware: vec![
+            feature("hardware virtualization (VMX or SVM)", has("vmx") || has("svm")),
+            feature("second-level address translation (EPT or NPT)", has("ept") || has("npt")),
+            feature("running under a hypervisor", has("hypervisor")),
+        ],
+        engines: engines(),
+    }
+}
+
+fn engines() -> Vec<EngineInfo> {
+    let mut chosen = false;
+    engines::all()
+        .iter()
+        .map(|e| {
+            let engine = e.kind().to_string();
+            match e.probe() {
+                Probe::Usable(c) => {
+                    let first = !std::mem::replace(&mut chosen, true);
+                    EngineInfo { engine, usable: true, chosen: first, reason: None, capabilities: Some(c) }
+                }
+                Probe::Discouraged(c, why) => EngineInfo {
+                    engine,
+                    usable: true,
+                    chosen: false,
+                    reason: Some(why),
+                    capabilities: Some(c),
+                },
+                Probe::Unusable(why) => {
+                    EngineInfo { engine, usable: false, chosen: false, reason: Some(why), capabilities: None }
+                }
+            }
+        })
+        .collect()
+}
+
+fn print_table(info: &HostInfo) {
+    println!("processor        {} ({} logical)", info.processor, info.processors);
+    println!("memory           {} MiB", info.memory_mib);
+    for f in &info.hardware {
+        println!("{:<48} {}", f.name, if f.present { "yes" } else { "no" });
+    }
+    for e in &info.engines {
+        println!();
+        let state = match (e.usable, e.chosen) {
+            (false, _) => "not usable",
+            (true, true) => "usable, chosen by --engine auto",
+            (true, false) => "usable",
+        };
+        println!("engine {:<9} {state}", e.engine);
+        if let Some(reason) = &e.reason {
+            println!("  reason         {reason}");
+        }
+        let Some(c) = &e.capabilities else { continue };
+        println!("  vCPUs          1 to {} per machine", c.max_vcpus);
+        println!("  addresses      {} bits guest-physical", c.physical_bits);
+        println!("  CPU models     {}", c.cpu_models.join(", "));
+        for a in &c.abilities {
+            match &a.absent {
+                None => println!("  {:<24} yes", a.name),
+                Some(why) => println!("  {:<24} no: {why}", a.name),
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The `vireo` command: parses what the user typed, calls the rooms below, prints what they say.
+//!
+//! Results go to standard output, everything else to standard error. It decides nothing about machines.
+#![forbid(unsafe_code)]
+
+mod host;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Open virtualization platform for Linux hosts.
+#[derive(Parser)]
+#[command(name = "vireo", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a virtual machine in the foreground until its guest switches it off.
+    #[command(after_help = run::AFTER_HELP)]
+    Run(run::RunArgs),
+    /// About this host.
+    Host {
+        #[command(subcommand)]
+        command: host::HostCommand,
+    },
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VIREO_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Host { command } => host::run(&command),
+    }
+}
+
+/// One line on standard error.
+fn complain(message: &dyn std::fmt::Display) {
+    eprintln!("vireo: {message}");
+}

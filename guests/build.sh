@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Builds test guests from Debian packages: a kernel as Debian ships it and an initrd around it.
+# Needs no root, mounts nothing. See README.md.
+set -euo pipefail
+umask 022
+export LC_ALL=C
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+CACHE=${VIREO_GUEST_CACHE:-$here/cache}
+# shellcheck source=../scripts/apt-root.sh
+. "$here/../scripts/apt-root.sh"
+# shellcheck source=packages.sh
+. "$here/packages.sh"
+# shellcheck source=initrd.sh
+. "$here/initrd.sh"
+# shellcheck source=stress.sh
+. "$here/stress.sh"
+
+# NAME RELEASE ARCH KERNEL-METAPACKAGE; each also exists as NAME-stress.
+readonly GUESTS="
+debian-5.10-cloud-amd64 bullseye amd64 linux-image-cloud-amd64
+debian-6.1-cloud-amd64  bookworm amd64 linux-image-cloud-amd64
+debian-6.12-cloud-amd64 trixie   amd64 linux-image-cloud-amd64
+debian-6.1-686          bookworm i386  linux-image-686
+debian-6.1-686-pae      bookworm i386  linux-image-686-pae
+"
+
+usage() {
+    cat <<'EOF'
+usage: build.sh [--update] NAME…   build guests into cache/NAME/{vmlinuz,initrd.img,version}
+       build.sh --list             names of all guests
+  --update   ask Debian again for the newest packages and rebuild
+EOF
+}
+
+list_guests() {
+    awk 'NF { print $1; print $1 "-stress" }' <<<"$GUESTS"
+}
+
+# Prints "RELEASE ARCH METAPACKAGE" of a guest.
+guest_recipe() { # NAME
+    awk -v name="${1%-stress}" '$1 == name { print $2, $3, $4; found = 1 } END { exit !found }' <<<"$GUESTS"
+}
+
+# What a built guest depends on besides packages: these scripts. Two processes, no package tools.
+recipe_fingerprint() {
+    cat "$here"/{build,packages,initrd,stress}.sh "$here/init" "$here/power-button" | sha256sum | cut -c1-64
+}
+
+require_tools() {
+    local tool
+    for tool in apt-get dpkg cpio depmod xz readelf; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null ||
+            apt_die "$tool is missing: run scripts/install-deps.sh demo"
+    done
+}
+
+build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR STRESS?
+    local tree=$1/tree group
+    lay_out_base "$tree" "$4/bin/busybox" "$here/init"
+    install -D -m 755 "$here/power-button" "$tree/etc/acpi/PWRF/00000080"
+    for group in hyperv virtio power; do install_modules "$2" "$3" "$tree" "$group"; done
+    [ -z "$5" ] || install_stress "$4" "$tree"
+}
+
+build_guest() { # NAME FINGERPRINT
+    local name=$1 work=$CACHE/.build.$BASHPID release arch meta root userland kernel image epoch stress=
+    local -a packages=(busybox-static)
+    read -r release arch meta <<<"$(guest_recipe "$name")"
+    # shellcheck disable=SC2064 # expanded now: the variable is gone when the trap runs
+    trap "rm -rf '$work'" EXIT
+    mkdir -p "$work/out"
+    root=$(apt_root_for "$release" "$arch")
+    userland=$(apt_root_for "$USERLAND_RELEASE" "$arch")
+    kernel=$(kernel_package "$root" "$meta")
+    if [ "$name" != "${name%-stress}" ]; then
+        stress=yes
+        mapfile -t -O 1 packages < <(package_closure "$userland" stress-ng)
+    fi
+    unpack_packages "$root" "$work/kernel" "$kernel"
+    unpack_packages "$userland" "$work/userland" "${packages[@]}"
+    image=$(echo "$work"/kernel/boot/vmlinuz-*)
+    epoch=${SOURCE_DATE_EPOCH:-$(stat -c %Y "$image")}
+    build_tree "$work" "$work/kernel" "${image##*/vmlinuz-}" "$work/userland" "$stress"
+    pack_initrd "$work/tree" "$work/out/initrd.img" "$epoch"
+    install -m 644 "$image" "$work/out/vmlinuz"
+    touch -d "@$epoch" "$work/out"/*
+    echo "$kernel $(package_version "$root" "$kernel")" >"$work/out/version"
+    echo "$2" >"$work/out/recipe"
+    rm -rf "${CACHE:?}/$name"
+    mv -T "$work/out" "$CACHE/$name"
+}
+
+report() { # NAME VERB
+    local size
+    size=$(stat -c %s "$CACHE/$1/initrd.img")
+    echo "$1: $2, $(<"$CACHE/$1/version"), initrd $((size / 1024)) KiB"
+}
+
+ensure_guest() { # NAME FINGERPRINT UPDATE?
+    local current=
+    [ ! -e "$CACHE/$1/recipe" ] || current=$(<"$CACHE/$1/recipe")
+    if [ "$current" = "$2" ] && [ -z "$3" ]; then
+        report "$1" "up to date"
+        return
+    fi
+    require_tools
+    (build_guest "$1" "$2")
+    report "$1" built
+}
+
+main() {
+    local update='' name fingerprint
+    case ${1:-} in
+        --list) list_guests && return ;;
+        -h | --help) usage && return ;;
+        --update) update=yes && shift ;;
+    esac
+    [ $# -gt 0 ] || { usage >&2 && exit 2; }
+    for name in "$@"; do
+        guest_recipe "$name" >/dev/null || apt_die "no guest named '$name'; see build.sh --list"
+    done
+    mkdir -p "$CACHE/packages" || apt_die "cannot write to $CACHE"
+    # One builder at a time; the others find the work done.
+    exec {lock}>"$CACHE/.lock"
+    flock "$lock"
+    [ -z "$update" ] || rm -rf "${CACHE:?}/apt"
+    fingerprint=$(recipe_fingerprint)
+    for name in "$@"; do ensure_guest "$name" "$fingerprint" "$update"; done
+}
+
+main "$@"

@@ -1,0 +1,288 @@
+//! Building and running a board.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use vireo_chipset::clock::{Clock, HostClock};
+use vireo_chipset::lines::{SerialSink, SystemEvent, SystemEventSink};
+use vireo_chipset::timer_thread::TimerThread;
+use vireo_chipset::{Chipset, ChipsetBuilder, Seams};
+use vireo_core::state::Element;
+use vireo_core::{
+    CpuModel, Engine, EngineError, Exit, Partition, PartitionSpec, PauseError, RunGate, Vcpu, VcpuState,
+};
+use vireo_firmware::map::ram_layout;
+use vireo_memory::{GuestMemory, MemoryError};
+
+use crate::bus::{BoardBus, InterruptWires};
+use crate::input::SerialInput;
+
+/// What a board is made of.
+pub struct BoardSpec {
+    /// RAM in bytes.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// The CPU that the guest sees.
+    pub cpu_model: Arc<CpuModel>,
+    /// Takes what the guest writes to its first serial port.
+    pub serial: Arc<dyn SerialSink>,
+    /// Takes the board's events.
+    pub events: Sender<BoardEvent>,
+}
+
+/// What a board tells its owner.
+#[derive(Debug)]
+pub enum BoardEvent {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// A processor shut down (triple fault).
+    Shutdown {
+        /// Which.
+        vcpu: u32,
+        /// Where it was.
+        rip: u64,
+    },
+    /// The engine failed.
+    Failed(EngineError),
+}
+
+/// Writes what the machine starts from into guest memory and gives the state of vCPU 0; called at start and at each reset.
+pub type Boot = Box<dyn Fn(&GuestMemory) -> Result<VcpuState, BoardError> + Send + Sync>;
+
+/// A board could not be made, started or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    /// The engine refused.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Guest memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The chipset could not be built.
+    #[error(transparent)]
+    Chipset(#[from] vireo_chipset::ChipsetError),
+    /// vCPUs did not come to rest.
+    #[error(transparent)]
+    Pause(#[from] PauseError),
+    /// What is to boot is unusable; the text is for the user.
+    #[error("{0}")]
+    Boot(String),
+    /// The host refused a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// How long vCPUs get to come to rest.
+const PAUSE_DEADLINE: Duration = Duration::from_secs(5);
+
+struct EventSink(Mutex<Sender<BoardEvent>>);
+
+impl EventSink {
+    fn send(&self, event: BoardEvent) {
+        // An owner that has gone needs no events.
+        _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(event);
+    }
+}
+
+impl SystemEventSink for EventSink {
+    fn raise(&self, event: SystemEvent) {
+        self.send(match event {
+            SystemEvent::PowerOff => BoardEvent::PowerOff,
+            SystemEvent::Reset => BoardEvent::Reset,
+        });
+    }
+}
+
+type SharedVcpu = Mutex<Box<dyn Vcpu>>;
+
+/// A machine: paused after [`Board::new`], ended when dropped.
+pub struct Board {
+    partition: Arc<dyn Partition>,
+    gate: Arc<RunGate>,
+    memory: Arc<GuestMemory>,
+    chipset: Arc<Chipset>,
+    clock: Arc<HostClock>,
+    timers: Arc<TimerThread>,
+    vcpus: Vec<Arc<SharedVcpu>>,
+    threads: Vec<JoinHandle<()>>,
+    input: Arc<SerialInput>,
+    boot: Boot,
+}
+
+fn lock_vcpu(v: &SharedVcpu) -> MutexGuard<'_, Box<dyn Vcpu>> {
+    v.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    /// Builds a board, boots it, and leaves it paused before its first instruction.
+    pub fn new(engine: &dyn Engine, spec: &BoardSpec, boot: Boot) -> Result<Self, BoardError> {
+        let layout = ram_layout(spec.memory)?;
+        let partition = engine.new_partition(&PartitionSpec {
+            vcpus: spec.vcpus,
+            cpu_model: Arc::clone(&spec.cpu_model),
+            ram_limit: layout.limit(),
+        })?;
+        partition.freeze_clock();
+        let memory = GuestMemory::new(layout)?;
+        for range in memory.ram_ranges() {
+            partition.map_ram(range)?;
+        }
+        // The memory is new: nobody else can have registered.
+        _ = memory.set_observer(Box::new(Arc::clone(&partition)));
+        let events = Arc::new(EventSink(Mutex::new(spec.events.clone())));
+        let clock = HostClock::new(0);
+        let timers =
+            Arc::new(TimerThread::start(Arc::clone(&clock) as Arc<dyn Clock>).map_err(BoardError::Thread)?);
+        let wires = Arc::new(InterruptWires::default());
+        let chipset = ChipsetBuilder::new(&Seams {
+            clock: Arc::clone(&clock) as _,
+            timers: Arc::clone(&timers) as _,
+            ext_int: Arc::clone(&wires) as _,
+            msi: Arc::clone(&wires) as _,
+            events: Arc::clone(&events) as _,
+            serial: Arc::clone(&spec.serial),
+        })?
+        .build()?;
+        wires.connect(Arc::clone(&partition));
+        let chipset = Arc::new(chipset);
+        let gate = RunGate::new(Arc::clone(&partition), spec.vcpus);
+        let mut board = Self {
+            input: SerialInput::new(chipset.uart()),
+            partition,
+            gate,
+            memory,
+            chipset,
+            clock,
+            timers,
+            vcpus: Vec::new(),
+            threads: Vec::new(),
+            boot,
+        };
+        board.start_threads(spec.vcpus, &events)?;
+        board.boot()?;
+        Ok(board)
+    }
+
+    fn start_threads(&mut self, vcpus: u32, events: &Arc<EventSink>) -> Result<(), BoardError> {
+        let bus = Arc::new(BoardBus { chipset: Arc::clone(&self.chipset) });
+        for index in 0..vcpus {
+            let vcpu = Arc::new(Mutex::new(Arc::clone(&self.partition).take_vcpu(index)?));
+            self.vcpus.push(Arc::clone(&vcpu));
+            let (gate, bus, events) = (Arc::clone(&self.gate), Arc::clone(&bus), Arc::clone(events));
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu {index}"))
+                .spawn(move || run_vcpu(index, &gate, &vcpu, &*bus, &events))
+                .map_err(BoardError::Thread)?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Loads what the machine starts from and sets all vCPUs; they must stand still.
+    fn boot(&self) -> Result<(), BoardError> {
+        let first = (self.boot)(&self.memory)?;
+        for (index, vcpu) in (0..).zip(&self.vcpus) {
+            let state = if index == 0 { first.clone() } else { VcpuState::at_reset(index) };
+            lock_vcpu(vcpu).load(&state)?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything run.
+    pub fn resume(&self) {
+        self.clock.resume();
+        self.partition.thaw_clock();
+        self.timers.resume();
+        self.gate.resume();
+    }
+
+    /// Stops everything: vCPUs first, then timers, then guest time.
+    pub fn pause(&self) -> Result<(), BoardError> {
+        self.gate.pause_all(PAUSE_DEADLINE)?;
+        self.timers.pause();
+        self.partition.freeze_clock();
+        self.clock.pause();
+        Ok(())
+    }
+
+    /// Resets a running machine and starts it again.
+    pub fn reset(&self) -> Result<(), BoardError> {
+        self.pause()?;
+        self.chipset.reset_all();
+        self.boot()?;
+        self.resume();
+        Ok(())
+    }
+
+    /// Types bytes at the first serial port; gives how many there was room for.
+    pub fn type_bytes(&self, bytes: &[u8]) -> usize {
+        self.input.push(bytes)
+    }
+
+    /// Presses the ACPI power button.
+    pub fn press_power_button(&self) {
+        self.chipset.acpi().press_power_button();
+    }
+
+    /// The partition, for statistics, dirty log and clock.
+    pub fn partition(&self) -> &Arc<dyn Partition> {
+        &self.partition
+    }
+
+    /// The gate, for throttling.
+    pub fn gate(&self) -> &Arc<RunGate> {
+        &self.gate
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// The devices.
+    pub fn chipset(&self) -> &Arc<Chipset> {
+        &self.chipset
+    }
+
+    /// Ends the vCPU threads.
+    pub fn stop(&mut self) {
+        self.gate.end();
+        for thread in self.threads.drain(..) {
+            // A vCPU thread that panicked has already been reported by its own message.
+            _ = thread.join();
+        }
+        self.timers.pause();
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A vCPU's thread.
+fn run_vcpu(index: u32, gate: &RunGate, vcpu: &SharedVcpu, bus: &BoardBus, events: &EventSink) {
+    while gate.enter(index) {
+        let mut v = lock_vcpu(vcpu);
+        match v.run(bus) {
+            Ok(Exit::Kicked) => {}
+            Ok(Exit::Shutdown) => {
+                let rip = v.save().map_or(0, |s| s.general.rip);
+                drop(v);
+                events.send(BoardEvent::Shutdown { vcpu: index, rip });
+                gate.hold(index);
+            }
+            Err(e) => {
+                drop(v);
+                events.send(BoardEvent::Failed(e));
+                gate.hold(index);
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Installs by apt what a bare Debian 12 with Rust lacks. Silent and instant when nothing is missing.
+# Never removes or downgrades a package and leaves the apt configuration as it is.
+set -euo pipefail
+export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=apt-root.sh
+. "$here/apt-root.sh"
+
+# COMMAND:PACKAGE pairs. demo builds and boots a guest; test adds the host lab, PVH kernels and the
+# stress guest; bench adds the peers measured against.
+readonly DEMO="gcc:gcc make:make cpio:cpio xz:xz-utils depmod:kmod readelf:binutils"
+readonly TEST="$DEMO zstd:zstd lz4:lz4 iasl:acpica-tools dmidecode:dmidecode qemu-system-x86_64:qemu-system-x86"
+readonly BENCH="$DEMO qemu-system-x86_64:qemu-system-x86"
+
+# Prints the missing packages of the groups given.
+missing_packages() {
+    local group pair pairs=''
+    for group in "$@"; do
+        case $group in
+            demo) pairs+=" $DEMO" ;;
+            test) pairs+=" $TEST" ;;
+            bench) pairs+=" $BENCH" ;;
+            *) apt_die "no group '$group'; there are demo, test and bench" ;;
+        esac
+    done
+    for pair in $pairs; do
+        command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
+    done
+    # Packages that are seen by a file instead of a command.
+    [ -e /usr/include/stdio.h ] || echo libc6-dev
+    [ -e "$APT_KEYRING" ] || echo debian-archive-keyring
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+}
+
+install_packages() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends --no-remove "$@" 2>&1
+}
+
+# QEMU's packages conflict across releases: a host that has some of them from the backports archive
+# can only get the others from there. Uses a private apt root that sees this host's installed state.
+install_with_backports() { # PACKAGE…
+    local release root
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    root=$(mktemp -d)
+    # shellcheck disable=SC2064 # expanded now
+    trap "rm -rf '$root'" EXIT
+    apt_root "$root" "$release" "$(dpkg --print-architecture)" backports
+    install_packages -c "$root/apt.conf" -o Dir::State::status=/var/lib/dpkg/status \
+        -o Dir::State::extended_states=/var/lib/apt/extended_states -o Debug::NoLocking=false \
+        -t "$release-backports" install "$@"
+}
+
+main() {
+    local log
+    local -a missing
+    [ $# -gt 0 ] || apt_die "usage: install-deps.sh demo|test|bench…"
+    missing_packages "$@" >/dev/null
+    mapfile -t missing < <(missing_packages "$@" | sort -u)
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || apt_die "missing: ${missing[*]}; no apt-get here, install them yourself"
+    [ "$(id -u)" = 0 ] || apt_die "missing: ${missing[*]}; run as root: apt-get install ${missing[*]}"
+    echo "Installing ${missing[*]}" >&2
+    log=$(apt-get -qq update 2>&1) || apt_die "apt-get update failed: $(apt_first_error "$log")"
+    log=$(install_packages install "${missing[@]}") || log=$(install_with_backports "${missing[@]}") ||
+        apt_die "cannot install ${missing[*]} without removing packages: $(apt_first_error "$log")"
+}
+
+main "$@"

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# The KVM engine on a genuine /dev/kvm: the host lab (tests/lab) runs the engine comparison and boots
+# stock guests with it. The lab is emulated in software: times inside mean nothing.
+set -euo pipefail
+
+readonly LIMIT=300
+readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64"
+
+[ $# = 1 ] || { echo "usage: lab.sh VIREO" >&2 && exit 2; }
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${VIREO_GUEST_CACHE:-$here/guests/cache}
+vireo=$1
+testkit=$(dirname "$vireo")/vireo-testkit
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Runs a command in the lab and leaves its output in $work/out. A failure shows it and ends the script.
+in_lab() { # TITLE EXIT-CODE PATTERN PROGRAM [LAB-OPTION…] -- COMMAND…
+    local title=$1 code=$2 pattern=$3 status=0 start=$SECONDS
+    shift 3
+    "$here/tests/lab/run.sh" "$@" >"$work/out" 2>&1 || status=$?
+    tr -d '\r' <"$work/out" >"$work/text"
+    if [ "$status" != "$code" ] || ! grep -qE -- "$pattern" "$work/text"; then
+        tail -n 60 "$work/text" >&2
+        echo "lab: FAILED: $title (exit code $status, expected $code and /$pattern/)" >&2
+        exit 1
+    fi
+    printf 'lab: %-58s ok  %3d s\n' "$title" $((SECONDS - start))
+}
+
+files_of() { # GUEST
+    printf -- '--file\n%s\n' "$cache/$1/vmlinuz:/guest/vmlinuz" "$cache/$1/initrd.img:/guest/initrd.img"
+}
+
+# Boots a guest under KVM, with so many processors.
+boot() { # GUEST CPUS
+    local -a files
+    mapfile -t files < <(files_of "$1")
+    in_lab "$1 under --engine kvm, $2 CPU(s)" 0 "^VIREO-BOOT-OK .* cpus=$2 " \
+        "$vireo" "${files[@]}" --timeout "$LIMIT" -- \
+        vireo run --engine kvm --cpus "$2" --memory 512M --no-reboot --stats \
+        --kernel /guest/vmlinuz --initrd /guest/initrd.img \
+        --append "console=ttyS0 panic=-1 vireo.mode=boot"
+    if grep -E 'WARNING:|BUG:|Oops|Call Trace|lockup|detected stall|unchecked MSR' "$work/text" >&2; then
+        echo "lab: FAILED: the kernel of $1 complains" >&2
+        exit 1
+    fi
+}
+
+# The guest resets on each boot: two boots prove that a reset works.
+reset_twice() { # GUEST
+    local -a files
+    mapfile -t files < <(files_of "$1")
+    # shellcheck disable=SC2016 # expanded in the lab
+    in_lab "$1 starts again after a reset" 0 'two boots' \
+        "$vireo" "${files[@]}" --timeout "$LIMIT" -- sh -c '
+            vireo run --engine kvm --memory 512M --kernel /guest/vmlinuz --initrd /guest/initrd.img \
+                --append "console=ttyS0 panic=-1 quiet vireo.mode=reboot" >/tmp/log 2>&1 & pid=$!
+            while kill -0 $pid 2>/dev/null; do
+                [ $(grep -c VIREO-REBOOT /tmp/log) -lt 2 ] || { echo "two boots"; kill $pid; exit 0; }
+                sleep 1
+            done
+            cat /tmp/log; exit 1'
+}
+
+"$here/scripts/install-deps.sh" test
+[ -x "$testkit" ] || (cd "$here" && cargo build --release --quiet -p vireo-testkit)
+# shellcheck disable=SC2086 # names are words
+"$here/guests/build.sh" $GUESTS >/dev/null
+
+in_lab "vireo host info: KVM is there and chosen" 0 '^engine kvm +usable, chosen' \
+    "$vireo" --timeout "$LIMIT" -- vireo host info
+in_lab "vireo-testkit --engine kvm" 0 . "$testkit" --timeout "$LIMIT" -- vireo-testkit --engine kvm
+grep -iE 'passed|ok|result' "$work/text" | tail -n 3 | sed 's/^/lab:   /'
+for guest in $GUESTS; do
+    boot "$guest" 1
+    boot "$guest" 2
+done
+reset_twice debian-6.1-cloud-amd64
+echo "lab: all ok"

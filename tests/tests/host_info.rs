@@ -1,0 +1,83 @@
+//! `vireo host info`, and the command's own help.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use vireo_tests::{Process, vireo};
+
+/// Runs `vireo` with arguments; returns exit code, output and errors.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(vireo());
+    command.args(arguments);
+    let mut process = Process::start(command, Duration::from_secs(60)).unwrap();
+    let code = process.wait().unwrap();
+    (code, process.output(), process.errors())
+}
+
+fn info() -> Value {
+    let (code, output, errors) = run(&["host", "info", "-o", "json"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    serde_json::from_str(&output).expect("JSON")
+}
+
+#[test]
+fn one_engine_is_chosen_and_each_other_has_a_reason() {
+    let info = info();
+    let engines = info["engines"].as_array().expect("engines");
+    let names: Vec<_> = engines.iter().filter_map(|e| e["engine"].as_str()).collect();
+    assert_eq!(names, ["kvm", "soft"]);
+    assert_eq!(engines.iter().filter(|e| e["chosen"] == true).count(), 1, "{info:#}");
+    for engine in engines {
+        let reason = engine["reason"].as_str().unwrap_or_default();
+        // The software engine runs everywhere; KVM may be passed over, but never without a word.
+        let in_order = engine["usable"] == true && (engine["chosen"] == true || engine["engine"] == "soft");
+        assert!(in_order || !reason.is_empty(), "no reason: {engine:#}");
+    }
+    let soft = &engines[1]["capabilities"];
+    assert!(soft["max_vcpus"].as_u64() >= Some(4), "{soft:#}");
+    let has_model = soft["cpu_models"].as_array().is_some_and(|m| m.iter().any(|m| m == "vireo-v2"));
+    assert!(has_model, "{soft:#}");
+}
+
+#[test]
+fn the_table_says_the_same() {
+    let (code, table, errors) = run(&["host", "info"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    for engine in info()["engines"].as_array().expect("engines") {
+        let name = engine["engine"].as_str().expect("a name");
+        assert!(table.lines().any(|l| l.starts_with("engine") && l.contains(name)), "no {name} in:\n{table}");
+        let reason = engine["reason"].as_str().unwrap_or_default();
+        assert!(table.contains(reason), "the reason is not in the table: {reason}\n{table}");
+    }
+    assert!(table.contains("CPU models") && table.contains("vireo-v2"), "{table}");
+}
+
+#[test]
+fn an_engine_that_cannot_be_used_says_why() {
+    let info = info();
+    let kvm = &info["engines"][0];
+    if kvm["usable"] == true {
+        println!("NOT TESTED HERE: KVM is usable on this host, so that --engine kvm does not fail");
+        return;
+    }
+    let (code, output, errors) = run(&["run", "--engine", "kvm", "--kernel", "/bin/sh"]);
+    assert_eq!((code, output.as_str(), errors.lines().count()), (1, "", 1), "{errors}");
+    assert!(errors.contains(kvm["reason"].as_str().expect("a reason")), "{errors}");
+}
+
+#[test]
+fn wrong_usage_and_help() {
+    for arguments in [&["host"][..], &["host", "info", "-o", "poem"], &["fly"], &["run", "surplus"], &[]] {
+        let (code, output, errors) = run(arguments);
+        assert_eq!((code, output.as_str()), (2, ""), "{arguments:?}");
+        assert!(errors.contains("--help") || errors.contains("Usage"), "{arguments:?}: {errors}");
+    }
+    let (code, help, _) = run(&["run", "--help"]);
+    assert_eq!(code, 0);
+    let options = ["kernel", "initrd", "append", "memory", "cpus", "engine", "cpu-model", "serial", "stats"];
+    for option in options {
+        assert!(help.contains(&format!("--{option}")), "no --{option} in:\n{help}");
+    }
+    assert!(help.contains("Exit status") && help.contains("Ctrl-A x"), "{help}");
+}

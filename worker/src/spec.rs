@@ -1,0 +1,118 @@
+//! What to run.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Which engine executes the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// KVM where it runs guests at full speed, otherwise the software engine.
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// The software engine.
+    Soft,
+}
+
+impl FromStr for EngineChoice {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
+            "soft" => Ok(Self::Soft),
+            _ => Err("the engines are auto, kvm and soft".into()),
+        }
+    }
+}
+
+/// Where the guest's first serial port goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialSpec {
+    /// The terminal, or whatever standard input and output are.
+    Stdio,
+    /// A Unix socket to connect to, one client at a time.
+    Socket(PathBuf),
+    /// Output to a file; no input.
+    File(PathBuf),
+}
+
+impl FromStr for SerialSpec {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let path = |p: &str, what| match p {
+            "" => Err(format!("{what}: needs a path, as in {what}:/tmp/console")),
+            p => Ok(PathBuf::from(p)),
+        };
+        match s.split_once(':') {
+            None if s == "stdio" => Ok(Self::Stdio),
+            Some(("socket", p)) => path(p, "socket").map(Self::Socket),
+            Some(("file", p)) => path(p, "file").map(Self::File),
+            _ => Err("it is stdio, socket:PATH or file:PATH".into()),
+        }
+    }
+}
+
+/// Bytes from `512M`, `2G`, `1024K`, with or without `iB` or `B`; a bare number is in MiB.
+pub fn parse_memory(s: &str) -> Result<u64, String> {
+    let digits = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+    let (number, unit) = s.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+        "k" => 10,
+        "" | "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(format!("the unit {unit:?} is not one of K, M, G, T")),
+    };
+    let n: u64 = number.parse().map_err(|_| "it is a number with a unit, as in 512M or 2G".to_string())?;
+    n.checked_mul(1 << shift).filter(|n| *n > 0).ok_or_else(|| "it is out of range".into())
+}
+
+/// A machine to run.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// Kernel: bzImage or ELF.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub append: String,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Engine.
+    pub engine: EngineChoice,
+    /// Name of the CPU model.
+    pub cpu_model: String,
+    /// Console.
+    pub serial: SerialSpec,
+    /// End instead of starting again when the guest resets.
+    pub no_reboot: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_sizes() {
+        for (text, mib) in
+            [("512M", 512), ("512", 512), ("2G", 2048), ("2GiB", 2048), ("1024k", 1), ("1mb", 1)]
+        {
+            assert_eq!(parse_memory(text), Ok(mib << 20), "{text}");
+        }
+        for text in ["", "M", "0", "-1", "1.5G", "12X", "99999999999999999999", "18446744073709551615T"] {
+            assert!(parse_memory(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn serial_ports() {
+        assert_eq!("stdio".parse(), Ok(SerialSpec::Stdio));
+        assert_eq!("file:a:b".parse(), Ok(SerialSpec::File("a:b".into())));
+        for bad in ["", "tty", "file", "file:", "socket:"] {
+            assert!(bad.parse::<SerialSpec>().is_err(), "{bad}");
+        }
+    }
+}
