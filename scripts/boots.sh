@@ -49,7 +49,10 @@ series() { # GUEST CPUS
     echo
 }
 
-[ $# = 2 ] && [[ $2 =~ ^[1-9][0-9]*$ ]] || { echo "usage: boots.sh VIREO N" >&2 && exit 2; }
+if [ $# != 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
+    echo "usage: boots.sh VIREO N" >&2
+    exit 2
+fi
 vireo=$1 count=$2 failures=0
 "$here/scripts/install-deps.sh" demo
 # shellcheck disable=SC2086 # names are words

@@ -72,7 +72,7 @@ fn kernels<'a>(binary: &'a str) -> Vec<Case<'a>> {
     let kernel = |file, names| (vec!["--kernel", file], CANNOT_START, names);
     vec![
         (vec![], WRONG_USAGE, "--kernel"),
-        kernel("", "kernel"),
+        (vec!["--kernel", ""], WRONG_USAGE, "--kernel"),
         kernel("missing", "missing"),
         kernel("folder", "directory"),
         kernel("kernel/x", "kernel/x"),
@@ -89,7 +89,7 @@ fn kernels<'a>(binary: &'a str) -> Vec<Case<'a>> {
         kernel("huge-init", "huge-init"),
         kernel("old-protocol", "old-protocol"),
         kernel("elf-header", "elf-header"),
-        kernel(binary, "PVH"),
+        kernel(binary, "ELF"),
         kernel("initrd", "initrd"),
     ]
 }
@@ -105,7 +105,7 @@ fn options<'a>(long_line: &'a str, long_path: &'a str) -> Vec<Case<'a>> {
         cannot("--cpus", "100000", "100000 CPUs"),
         cannot("--cpus", "4294967295", "4294967295 CPUs"),
         usage("--cpus", "4294967296"),
-        usage("--cpus", "-1"),
+        (vec!["--kernel", "kernel", "--cpus", "-1"], WRONG_USAGE, "-1"),
         usage("--cpus", "two"),
         cannot("--memory", "1K", "memory"),
         cannot("--memory", "1M", "memory"),
@@ -113,7 +113,7 @@ fn options<'a>(long_line: &'a str, long_path: &'a str) -> Vec<Case<'a>> {
         cannot("--memory", "100T", "memory"),
         cannot("--memory", "16777215T", "memory"),
         usage("--memory", "0"),
-        usage("--memory", "-1"),
+        (vec!["--kernel", "kernel", "--memory", "-1"], WRONG_USAGE, "-1"),
         usage("--memory", "512 parsecs"),
         usage("--memory", "512X"),
         usage("--memory", "1.5G"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vireo_tests::{Guest, HostShare, Process, complaints, vireo};
 
 /// Far beyond what a boot takes: a guest that hangs is killed.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(120);
 const MARKER: &str = "VIREO-BOOT-OK ";
 
 fn boots(name: &str, cpus: u32) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vireo_tests::{Guest, HostShare, Process, vireo};
 
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(120);
 const GUEST: &str = "debian-6.1-cloud-amd64";
 
 /// A path of this test's own that does not exist yet.

@@ -1,10 +1,11 @@
 //! `vireo host info`, and the command's own help.
 
+use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use vireo_tests::{Process, vireo};
+use vireo_tests::{Guest, Process, vireo};
 
 /// Runs `vireo` with arguments; returns exit code, output and errors.
 fn run(arguments: &[&str]) -> (i32, String, String) {
@@ -48,22 +49,29 @@ fn the_table_says_the_same() {
         let name = engine["engine"].as_str().expect("a name");
         assert!(table.lines().any(|l| l.starts_with("engine") && l.contains(name)), "no {name} in:\n{table}");
         let reason = engine["reason"].as_str().unwrap_or_default();
-        assert!(table.contains(reason), "the reason is not in the table: {reason}\n{table}");
+        // Reasons quote measurements, which differ from run to run.
+        let numberless = |s: &str| s.replace(|c: char| c.is_ascii_digit(), "");
+        assert!(numberless(&table).contains(&numberless(reason)), "no {reason:?} in:\n{table}");
     }
     assert!(table.contains("CPU models") && table.contains("vireo-v2"), "{table}");
 }
 
 #[test]
-fn an_engine_that_cannot_be_used_says_why() {
+fn an_engine_that_cannot_run_the_machine_says_why() {
     let info = info();
     let kvm = &info["engines"][0];
-    if kvm["usable"] == true {
-        println!("NOT TESTED HERE: KVM is usable on this host, so that --engine kvm does not fail");
+    let models = kvm["capabilities"]["cpu_models"].as_array();
+    if models.is_some_and(|m| m.iter().any(|m| m == "vireo-v2")) {
+        // Past the capture of the test's output, so that it is seen.
+        _ = writeln!(std::io::stderr(), "NOT TESTED on this host, whose KVM is good: how --engine kvm fails");
         return;
     }
-    let (code, output, errors) = run(&["run", "--engine", "kvm", "--kernel", "/bin/sh"]);
+    let kernel = Guest::build("debian-6.1-cloud-amd64").kernel;
+    let kernel = kernel.to_str().expect("a path");
+    let (code, output, errors) = run(&["run", "--engine", "kvm", "--kernel", kernel]);
     assert_eq!((code, output.as_str(), errors.lines().count()), (1, "", 1), "{errors}");
-    assert!(errors.contains(kvm["reason"].as_str().expect("a reason")), "{errors}");
+    let why = if kvm["usable"] == true { "vireo-v2" } else { kvm["reason"].as_str().expect("a reason") };
+    assert!(errors.starts_with("vireo: ") && errors.contains(why), "no {why:?} in: {errors}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vireo_tests::{Guest, GuestRun, HostShare, Process, vireo};
 
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(120);
 const GUEST: &str = "debian-6.1-cloud-amd64";
 
 /// Starts a run with further options of `vireo run`.

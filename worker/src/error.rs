@@ -1,20 +1,8 @@
 //! Why a machine could not be run; each in one line that says what to do.
 
-use std::path::PathBuf;
-
 /// A machine that could not be started, or that stopped for a reason of the host.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A file that cannot be read.
-    #[error("{what} {path}: {reason}", path = .path.display())]
-    File {
-        /// `kernel`, `initrd`.
-        what: &'static str,
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// No engine, or not the wanted one.
     #[error("{0}")]
     Engine(String),
@@ -27,11 +15,13 @@ pub enum RunError {
         known: String,
     },
     /// A CPU model that this host's processor cannot provide.
-    #[error("CPU model {name} needs what this host's processor does not have: {missing}")]
+    #[error("CPU model {name} cannot be had from the {engine} engine on this host: {missing}")]
     CpuModelMissing {
         /// The model.
         name: String,
-        /// Names of the missing features.
+        /// The engine.
+        engine: String,
+        /// What is missing.
         missing: String,
     },
     /// A number of vCPUs that the engine does not run.

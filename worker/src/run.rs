@@ -1,13 +1,12 @@
 //! Runs a machine from start to end.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use vireo_board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
 use vireo_core::{CpuModel, PartitionStats};
-use vireo_firmware::linux::{File, LinuxBoot};
+use vireo_firmware::linux::{File, LinuxBoot, read_file};
 use vireo_firmware::{acpi, smbios};
 use vireo_memory::GuestMemory;
 
@@ -96,8 +95,13 @@ fn cpu_model(spec: &RunSpec, chosen: &engines::Chosen) -> Result<Arc<CpuModel>, 
         || RunError::CpuModel { asked: spec.cpu_model.clone(), known: CpuModel::names().join(", ") };
     let model = CpuModel::named(&spec.cpu_model).ok_or_else(unknown)?;
     if !chosen.capabilities.cpu_models.contains(&spec.cpu_model) {
-        let missing = model.missing_on_host().join(", ");
-        return Err(RunError::CpuModelMissing { name: spec.cpu_model.clone(), missing });
+        let why = chosen.capabilities.abilities.iter().find(|a| a.name == "all-cpu-models");
+        let missing = match why.and_then(|a| a.absent.clone()) {
+            Some(why) => why,
+            None => model.missing_on_host().join(", "),
+        };
+        let engine = chosen.capabilities.engine.to_string();
+        return Err(RunError::CpuModelMissing { name: spec.cpu_model.clone(), engine, missing });
     }
     Ok(model)
 }
@@ -159,9 +163,10 @@ struct Files {
 
 impl Files {
     fn read(spec: &RunSpec) -> Result<Self, RunError> {
+        let read = |what, path| read_file(what, path, spec.memory).map_err(|e| RunError::Machine(e.to_string()));
         Ok(Self {
-            kernel: read_file("kernel", &spec.kernel)?,
-            initrd: spec.initrd.as_deref().map(|p| read_file("initrd", p)).transpose()?,
+            kernel: read("kernel", &spec.kernel)?,
+            initrd: spec.initrd.as_deref().map(|p| read("initrd", p)).transpose()?,
         })
     }
 
@@ -199,17 +204,4 @@ impl Files {
             Ok(loaded.entry)
         })
     }
-}
-
-/// Reads a whole regular file.
-fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, RunError> {
-    let fail = |reason: String| RunError::File { what, path: path.into(), reason };
-    let meta = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?;
-    if meta.is_dir() {
-        return Err(fail("it is a directory".into()));
-    }
-    if !meta.is_file() {
-        return Err(fail("it is not a regular file".into()));
-    }
-    std::fs::read(path).map_err(|e| fail(e.to_string()))
 }

@@ -25,9 +25,16 @@ pub fn entries(model: &CpuModel, context: &CpuidContext) -> Result<CpuId, Engine
         let last = model.cpuid(base, 0, context)[0].clamp(base, base + MAX_LEAVES);
         (base..=last).for_each(|leaf| push_leaf(&mut list, model, context, leaf));
     }
+    // An absent leaf reads as zero. An entry of zeros does not always: KVM adds the state of the vCPU to some.
+    list.retain(|e| e.function == base_of(e.function) || [e.eax, e.ebx, e.ecx, e.edx] != [0; 4]);
     CpuId::from_entries(&list).map_err(|e| {
         EngineError::Internal(format!("a CPU model of {} CPUID entries does not fit KVM: {e:?}", list.len()))
     })
+}
+
+/// The first leaf of the range that a leaf belongs to.
+fn base_of(leaf: u32) -> u32 {
+    leaf & 0xf000_0000
 }
 
 fn push_leaf(list: &mut Vec<kvm_cpuid_entry2>, model: &CpuModel, context: &CpuidContext, leaf: u32) {

@@ -38,6 +38,10 @@ pub fn gpr_to_kvm(gpr: &[u64; 16], r: &mut kvm_regs) {
 }
 
 fn segment_from_kvm(s: &kvm_segment) -> Segment {
+    if s.unusable != 0 {
+        // What else KVM says about it differs between processors and means nothing.
+        return Segment { selector: s.selector, base: s.base, limit: s.limit, attributes: Segment::UNUSABLE };
+    }
     let bit = |value: u8, at: u32| u32::from(value & 1) << at;
     let attributes = u32::from(s.type_ & 15)
         | bit(s.s, 4)
@@ -46,8 +50,7 @@ fn segment_from_kvm(s: &kvm_segment) -> Segment {
         | bit(s.avl, 12)
         | bit(s.l, 13)
         | bit(s.db, 14)
-        | bit(s.g, 15)
-        | bit(s.unusable, 16);
+        | bit(s.g, 15);
     Segment { selector: s.selector, base: s.base, limit: s.limit, attributes }
 }
 
@@ -110,7 +113,7 @@ pub fn save(vcpu: &VcpuFd, model: &CpuModel, msrs: &KnownMsrs) -> Result<VcpuSta
         xsave: save_xsave(vcpu, xsave_len(model))?,
         msrs: msrs.save(vcpu)?,
         apic: save_apic(vcpu, model, sregs.apic_base)?,
-        events: save_events(&vcpu.get_vcpu_events().map_err(os("reading pending events"))?),
+        events: save_events(&vcpu.get_vcpu_events().map_err(os("reading pending events"))?, regs.rflags),
         activity: match mp.mp_state {
             KVM_MP_STATE_RUNNABLE => Activity::Running,
             KVM_MP_STATE_HALTED => Activity::Halted,
@@ -163,7 +166,7 @@ fn save_apic(vcpu: &VcpuFd, model: &CpuModel, base: u64) -> Result<ApicState, En
     Ok(ApicState { base, page: page.regs.iter().map(|&b| b as u8).collect(), tsc_deadline })
 }
 
-fn save_events(e: &kvm_vcpu_events) -> Events {
+fn save_events(e: &kvm_vcpu_events, flags: u64) -> Events {
     let pending = if e.exception.injected != 0 {
         let error = (e.exception.has_error_code != 0).then_some(e.exception.error_code);
         Some(Injection { vector: e.exception.nr, error, exception: true })
@@ -172,10 +175,22 @@ fn save_events(e: &kvm_vcpu_events) -> Events {
     } else {
         None
     };
+    // Processors of AMD have one bit for both shadows, and KVM reports both. STI leaves IF set.
+    let (sti, mov_ss) = (KVM_X86_SHADOW_INT_STI, KVM_X86_SHADOW_INT_MOV_SS);
+    let shadow = match u32::from(e.interrupt.shadow) {
+        both if both == sti | mov_ss => {
+            if flags & rflags::IF != 0 {
+                sti
+            } else {
+                mov_ss
+            }
+        }
+        one => one,
+    };
     Events {
         pending,
-        shadow_sti: u32::from(e.interrupt.shadow) & KVM_X86_SHADOW_INT_STI != 0,
-        shadow_mov_ss: u32::from(e.interrupt.shadow) & KVM_X86_SHADOW_INT_MOV_SS != 0,
+        shadow_sti: shadow & sti != 0,
+        shadow_mov_ss: shadow & mov_ss != 0,
         // An NMI that KVM has chosen but the processor has not taken is still pending, and not yet masked.
         nmi_pending: e.nmi.pending != 0 || e.nmi.injected != 0,
         nmi_masked: e.nmi.masked != 0 && e.nmi.injected == 0,

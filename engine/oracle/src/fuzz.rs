@@ -10,7 +10,7 @@ use crate::{End, Subject};
 use vireo_isa::Desc;
 
 /// Forms of which a failure is shrunk and kept; the others are counted.
-const KEPT_FAILURES: usize = 12;
+const KEPT_FAILURES: usize = 40;
 
 /// Compares `subject` with the CPU in `n` random cases from `seed`, over the forms that `filter` lets pass.
 ///

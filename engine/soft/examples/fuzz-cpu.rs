@@ -20,8 +20,15 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let model = CpuModel::named("vireo-v2").expect("the model is built in");
+    let mut native = match Native::new() {
+        Ok(native) => native,
+        Err(e) => {
+            eprintln!("fuzz-cpu: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     let modes: Vec<Mode> =
-        [Mode::Long, Mode::Protected, Mode::Protected16].into_iter().filter(|m| Native::runs(*m)).collect();
+        [Mode::Long, Mode::Protected, Mode::Protected16].into_iter().filter(|m| native.runs(*m)).collect();
     let (start, mut done, mut failed) = (Instant::now(), 0, 0);
     let mut round = seed;
     while done < cases {
@@ -29,7 +36,7 @@ fn main() -> ExitCode {
             let mut engine = SoftSubject::new(model.clone());
             let known = model.clone();
             let n = CHUNK.min(cases - done);
-            let report = match fuzz(&mut engine, *mode, round, n, move |d| known.has(d.feature)) {
+            let report = match fuzz(&mut engine, *mode, round, n, &|d| known.has(d.feature)) {
                 Ok(report) => report,
                 Err(e) => {
                     eprintln!("fuzz-cpu: {e}");

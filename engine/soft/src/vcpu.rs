@@ -144,12 +144,13 @@ impl Cpu {
         Ok(())
     }
 
-    /// One instruction, with what the shadow before it and TF say.
+    /// One instruction: the shadow before it ends with it, and TF traps after it.
     fn run_one(&mut self) -> Exec {
-        let shadow = std::mem::replace(&mut self.shadow, Shadow::None);
-        let trace = self.eflags & rflags::TF != 0 && shadow != Shadow::MovSs;
+        self.shadow = Shadow::None;
+        let trace = self.tracing();
         self.run_block(true)?;
-        if trace {
+        // After MOV SS and POP SS the trap waits, and is lost, with the next instruction's own.
+        if trace && self.shadow != Shadow::MovSs {
             self.debug.dr6 |= 1 << 14;
             self.fault = Fault { vector: vector::DB, error: None, source: Source::Exception };
             return Err(Stop::Trap);

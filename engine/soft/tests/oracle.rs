@@ -11,7 +11,7 @@ use vireo_oracle::{Mode, Native, fuzz};
 const CASES: u64 = 60_000;
 
 fn check(mode: Mode, seed: u64) {
-    if !Native::runs(mode) {
+    if !Native::new().expect("the oracle starts").runs(mode) {
         println!("SKIPPED: this kernel offers user mode no segment for {mode:?}");
         return;
     }
@@ -19,7 +19,7 @@ fn check(mode: Mode, seed: u64) {
     let known = model.clone();
     let mut engine = SoftSubject::new(model);
     let report =
-        fuzz(&mut engine, mode, seed, CASES, move |d| known.has(d.feature)).expect("the oracle runs");
+        fuzz(&mut engine, mode, seed, CASES, &|d| known.has(d.feature)).expect("the oracle runs");
     println!("{report}");
     assert!(report.clean(), "the engine differs from the CPU:\n{report}");
 }

@@ -69,7 +69,9 @@ impl RecordingBus {
 
     /// The gate that ends when the guest is done.
     pub fn attach(&self, gate: Arc<RunGate>) {
-        self.lock().done = false;
+        let mut seen = self.lock();
+        (seen.done, seen.shutdown) = (false, false);
+        drop(seen);
         *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate);
     }
 

@@ -80,6 +80,14 @@ impl Guest {
         tables::traps(&self.machine.ram)
     }
 
+    /// The only trap there has to be.
+    pub fn trap(&self) -> Result<Trap, Failure> {
+        match self.traps()[..] {
+            [trap] => Ok(trap),
+            ref other => Err(Failure::Stuck(format!("one trap expected, saw {other:x?}"))),
+        }
+    }
+
     /// Vectors and error codes of the traps so far.
     pub fn vectors(&self) -> Vec<(u64, u64)> {
         self.traps().iter().map(|t| (t.vector, t.error)).collect()

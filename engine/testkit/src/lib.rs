@@ -9,11 +9,13 @@ mod asm;
 mod bus;
 mod cases;
 mod guest;
+pub mod hosts;
 mod machine;
 mod ram;
 mod record;
+pub mod report;
 mod tables;
 
-pub use cases::{Case, cases, transfers};
+pub use cases::{Case, Transfer, cases, transfers};
 pub use machine::Bench;
 pub use record::{Failure, Record};

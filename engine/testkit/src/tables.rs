@@ -39,8 +39,6 @@ pub const STACK: u64 = 0x7f00;
 pub const STACK0: u64 = 0x7700;
 /// Top of the user stack.
 pub const USER_STACK: u64 = 0x6f00;
-/// Top of the second vCPU's stack.
-pub const STACK_AP: u64 = 0x6700;
 /// Roots of page tables: 4-level, PAE, 32-bit.
 pub const PML4: u64 = 0x1_0000;
 /// See [`PML4`].
@@ -66,7 +64,6 @@ pub mod sel {
     pub const CODE64: u16 = 0x08;
     pub const DATA: u16 = 0x10;
     pub const CODE32: u16 = 0x18;
-    pub const USER_CODE32: u16 = 0x20 | 3;
     pub const USER_DATA: u16 = 0x28 | 3;
     pub const USER_CODE64: u16 = 0x30 | 3;
     pub const CODE16: u16 = 0x38;
@@ -293,7 +290,7 @@ pub fn state(mode: Mode) -> VcpuState {
     s.segments.gdtr = DescriptorTable { base: GDT, limit: 13 * 8 - 1 };
     s.segments.idtr = DescriptorTable { base: IDT, limit: (VECTORS * 16 - 1) as u16 };
     s.segments.tr = Segment { selector: sel::TSS, base: TSS, limit: 0x67, attributes: 0x8b };
-    s.segments.ldtr = Segment { attributes: 0x82 | Segment::UNUSABLE, ..Segment::default() };
+    s.segments.ldtr = Segment { attributes: Segment::UNUSABLE, ..Segment::default() };
     s.control.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::MP;
     let code = match mode {
         Mode::Real => {

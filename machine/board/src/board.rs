@@ -9,7 +9,6 @@ use vireo_chipset::clock::{Clock, HostClock};
 use vireo_chipset::lines::{SerialSink, SystemEvent, SystemEventSink};
 use vireo_chipset::timer_thread::TimerThread;
 use vireo_chipset::{Chipset, ChipsetBuilder, Seams};
-use vireo_core::state::Element;
 use vireo_core::{
     CpuModel, Engine, EngineError, Exit, Partition, PartitionSpec, PauseError, RunGate, Vcpu, VcpuState,
 };
@@ -187,7 +186,7 @@ impl Board {
     fn boot(&self) -> Result<(), BoardError> {
         let first = (self.boot)(&self.memory)?;
         for (index, vcpu) in (0..).zip(&self.vcpus) {
-            let state = if index == 0 { first.clone() } else { VcpuState::at_reset(index) };
+            let state = if index == 0 { first.clone() } else { vireo_firmware::linux::waiting(index) };
             lock_vcpu(vcpu).load(&state)?;
         }
         Ok(())

@@ -80,9 +80,6 @@ pub struct Message {
     pub destination: Destination,
 }
 
-/// A message sent by writing the ICR; the partition has to [`super::route`] it, with the writer as source.
-pub type IpiRequest = Message;
-
 impl Message {
     /// An MSI as devices and the IOAPIC write it. `None`: not an interrupt message (another address, a reserved
     /// mode, the de-assertion of a level).

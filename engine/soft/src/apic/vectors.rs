@@ -29,10 +29,6 @@ impl VectorSet {
     pub fn highest(&self) -> Option<u8> {
         (0..4).rev().find(|&i| self.0[i] != 0).map(|i| (i as u32 * 64 + 63 - self.0[i].leading_zeros()) as u8)
     }
-    /// No vector at all.
-    pub fn is_empty(&self) -> bool {
-        self.0 == [0; 4]
-    }
     /// The vectors, in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..=255).filter(move |&v| self.has(v))

@@ -58,7 +58,7 @@ impl Cpu {
             }
             let len = usize::from(d.len);
             if bytes[..len] == again[..len] {
-                let block = Block { uops: d.uops.into_boxed_slice(), len: d.len, key, pages };
+                let block = Block { uops: d.uops.into_boxed_slice(), key, pages };
                 return Ok(self.code.insert(Box::new(block)));
             }
         }
@@ -138,7 +138,7 @@ fn memory_operand(mode: Mode, i: &Instruction, u: &mut Uop) {
         };
     }
     let Some(size) = size else { return };
-    let segment = match i.memory_segment() {
+    let segment = match memory_segment(mode, i) {
         Register::ES => seg::ES,
         Register::CS => seg::CS,
         Register::SS => seg::SS,
@@ -150,9 +150,23 @@ fn memory_operand(mode: Mode, i: &Instruction, u: &mut Uop) {
     u.address = match (mode.is64(), size) {
         _ if segment >= seg::FS => Address::General,
         (true, 2) => Address::Flat64,
-        (false, 1) if mode.flat() => Address::Flat32,
+        // CS may be read but never written, so it is always checked.
+        (false, 1) if mode.flat() && segment != seg::CS => Address::Flat32,
         _ => Address::General,
     };
+}
+
+/// The segment of the memory operand. In 64-bit mode prefixes for ES, CS, SS and DS are ignored: the operand keeps its
+/// default, which decides between #SS and #GP (SDM vol. 1, 3.4.4).
+fn memory_segment(mode: Mode, i: &Instruction) -> Register {
+    let s = i.memory_segment();
+    if !mode.is64() || matches!(s, Register::FS | Register::GS) {
+        return s;
+    }
+    match i.memory_base() {
+        Register::RSP | Register::ESP | Register::RBP | Register::EBP => Register::SS,
+        _ => Register::DS,
+    }
 }
 
 /// Base, index, scale and displacement; gives the address size (0 = 16, 1 = 32, 2 = 64 bits).

@@ -26,8 +26,6 @@ struct Key {
 pub struct Block {
     /// The instructions.
     pub uops: Box<[Uop]>,
-    /// Bytes they take.
-    pub len: u16,
     key: Key,
     /// Page and granules of the bytes; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
@@ -36,7 +34,8 @@ pub struct Block {
 /// A recent lookup by virtual address.
 #[derive(Clone, Copy)]
 struct Recent {
-    rip: u64,
+    /// Linear address.
+    at: u64,
     stamp: u64,
     mode: u16,
     block: *const Block,
@@ -93,7 +92,7 @@ unsafe impl Send for CodeCache {}
 impl CodeCache {
     /// An empty cache.
     pub fn new() -> Self {
-        let empty = Recent { rip: 0, stamp: 0, mode: 0, block: std::ptr::null() };
+        let empty = Recent { at: 0, stamp: 0, mode: 0, block: std::ptr::null() };
         let Ok(recent) = vec![empty; RECENT].into_boxed_slice().try_into() else {
             unreachable!("the vector has RECENT entries")
         };
@@ -186,8 +185,9 @@ impl Cpu {
     fn block(&mut self) -> Exec<*const Block> {
         let stamp = self.mmu.exec_generation + self.code.generation;
         let mode = u16::from(self.mode.0) | u16::from(self.cpl == 3) << 8;
-        let r = &self.code.recent[(self.rip ^ self.rip >> 12) as usize % RECENT];
-        if r.rip == self.rip && r.stamp == stamp && r.mode == mode {
+        let at = self.rip.wrapping_add(self.code_base);
+        let r = &self.code.recent[(at ^ at >> 12) as usize % RECENT];
+        if r.at == at && r.stamp == stamp && r.mode == mode {
             return Ok(r.block);
         }
         self.block_slow(mode)
@@ -217,15 +217,15 @@ impl Cpu {
         // A block over a page border is looked up each time, because its second page may move alone.
         // SAFETY: the cache owns the block, and blocks are freed only in `free_dropped`.
         if unsafe { (*block).pages[1].is_none() } {
-            self.code.recent[(rip ^ rip >> 12) as usize % RECENT] = Recent { rip, stamp, mode, block };
+            let at = rip.wrapping_add(self.code_base);
+            self.code.recent[(at ^ at >> 12) as usize % RECENT] = Recent { at, stamp, mode, block };
         }
         Ok(block)
     }
 
     /// Guest-physical address of the code at a RIP, with fetch rights checked.
     fn fetch_address(&mut self, rip: u64) -> Exec<u64> {
-        let base = if self.mode.is64() { 0 } else { self.seg[crate::cpu::seg::CS as usize].base };
-        let mut linear = base.wrapping_add(rip);
+        let mut linear = self.code_base.wrapping_add(rip);
         if !self.mode.is64() {
             linear &= 0xffff_ffff;
         }

@@ -131,6 +131,8 @@ pub struct Cpu {
     pub fpu: FpuState,
     /// What a block's meaning depends on; derived from the registers above by [`Cpu::mode_changed`].
     pub mode: Mode,
+    /// Base of the code segment; 0 in 64-bit mode. Derived by [`Cpu::mode_changed`].
+    pub code_base: u64,
     /// Software TLB and walker.
     pub mmu: Mmu,
     /// Decoded blocks.
@@ -239,6 +241,7 @@ impl Cpu {
     /// any of them changed, before the next instruction.
     pub fn mode_changed(&mut self) {
         self.mode = Mode::of(self);
+        self.code_base = if self.mode.is64() { 0 } else { self.seg[seg::CS as usize].base };
         self.mmu.select_view(self.cpl, self.eflags & rflags::AC != 0, &self.ctl);
     }
 

@@ -74,8 +74,4 @@ impl Regs {
     pub fn set_architectural(&mut self, gpr: &[u64; 16]) {
         self.0[..16].copy_from_slice(gpr);
     }
-    /// The file as memory for host stubs: 16 registers of 8 bytes.
-    pub fn as_mut_ptr(&mut self) -> *mut u64 {
-        self.0.as_mut_ptr()
-    }
 }

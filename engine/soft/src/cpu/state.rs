@@ -39,6 +39,7 @@ impl Cpu {
             msr: MsrFile::new(&shared.model),
             fpu: FpuState::new(),
             mode: Mode(0),
+            code_base: 0,
             mmu: Mmu::new(shared.ram(), Arc::clone(&shared.watch)),
             code: CodeCache::new(),
             apic: Apic::new(index),
@@ -137,7 +138,7 @@ impl Cpu {
     pub fn load_state(&mut self, s: &VcpuState) -> Result<(), EngineError> {
         self.check_state(s)?;
         let list = s.msrs.clone();
-        self.msr.from_list(&list);
+        self.msr.load(&list);
         self.tsc_adjust = list.get(msr::TSC_ADJUST).unwrap_or(0);
         self.fpu.load(&s.xsave)?;
         self.set_registers(s);
@@ -181,6 +182,7 @@ impl Cpu {
         if s.xsave.fx().is_none() {
             return bad("XSAVE image too short");
         }
+        MsrFile::check(&self.model, &s.msrs)?;
         let unknown = |e: &&MsrEntry| !self.msr.knows(e.index) && e.index != msr::TSC_ADJUST;
         if let Some(e) = s.msrs.0.iter().find(unknown) {
             return bad(&format!("MSR {:#x} is not part of CPU model {}", e.index, self.model.name()));

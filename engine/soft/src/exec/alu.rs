@@ -191,6 +191,13 @@ pub fn shift_r<T: Int, const OP: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
     T::set(&mut cpu.regs, u.dst, r);
     Ok(())
 }
+/// `rol reg, N` and `ror reg, N`.
+pub fn rotate_r<T: Int, const OP: u8, const N: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let (r, f) = T::rotate::<OP, N>(T::get(&cpu.regs, u.dst), cpu.flags);
+    cpu.flags = f;
+    T::set(&mut cpu.regs, u.dst, r);
+    Ok(())
+}
 /// `shift mem, count`.
 pub fn shift_m<T: Int, const OP: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
     let (n, before) = (count(cpu, u), cpu.flags);

@@ -51,19 +51,19 @@ pub fn jmp_m<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.branch(t)
 }
 
-/// Pushes the return address and branches; nothing changes unless all checks pass.
+/// Writes the return address, checks the target, then moves the stack pointer: the order of the host's processor, which
+/// shows when the target is bad.
 #[inline(always)]
 fn call_to<T: Int>(cpu: &mut Cpu, u: &Uop, target: u64) -> Exec {
-    if cpu.mode.is64() && !Cpu::canonical(target) {
-        return Err(cpu.gp(0));
-    }
-    if !cpu.mode.is64() && target > u64::from(cpu.seg[seg::CS as usize].limit) {
-        return Err(cpu.gp(0));
-    }
     let next = T::from_u64(cpu.next_rip(u));
-    cpu.push::<T>(next)?;
-    cpu.rip = target;
-    Err(Stop::EndBlock)
+    let sp = cpu.stack_pointer().wrapping_sub(u64::from(T::SIZE)) & cpu.mode.stack_mask();
+    let at = cpu.stack_linear(sp, T::SIZE, true)?;
+    cpu.store(seg::SS, at, next)?;
+    let end = cpu.branch(target);
+    if end == Err(Stop::EndBlock) {
+        cpu.set_stack_pointer(sp);
+    }
+    end
 }
 /// `call rel`.
 pub fn call<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {

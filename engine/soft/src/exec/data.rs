@@ -235,14 +235,17 @@ pub fn salc(cpu: &mut Cpu, _: &Uop) -> Exec {
     cpu.regs.set8(gpr::RAX, if cpu.flags.cf() { 0xff } else { 0 });
     Ok(())
 }
-/// `bound reg, mem`: #BR when the signed index is outside the pair of bounds.
+/// `bound reg, mem`: #BR when the signed index is outside the pair of bounds; the upper one is read only if needed.
 pub fn bound<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
     let at = u.linear(cpu, 2 * T::SIZE, false)?;
-    let low = cpu.load::<T>(u.segment(), at)?;
-    let high = cpu.load::<T>(u.segment(), at.wrapping_add(u64::from(T::SIZE)))?;
     let signed = |v: T| sign_extend::<T>(v.to_u64()) as i64;
     let index = signed(T::get(&cpu.regs, u.dst));
-    if index < signed(low) || index > signed(high) {
+    let low = cpu.load::<T>(u.segment(), at)?;
+    if index < signed(low) {
+        return Err(cpu.raise(vector::BR, None));
+    }
+    let high = cpu.load::<T>(u.segment(), at.wrapping_add(u64::from(T::SIZE)))?;
+    if index > signed(high) {
         return Err(cpu.raise(vector::BR, None));
     }
     Ok(())

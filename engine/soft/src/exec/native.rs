@@ -16,6 +16,8 @@ pub trait Int: Value + PartialEq + Eq {
     fn unary<const OP: u8>(a: Self, f: Flags) -> (Self, Flags);
     /// `a shifted by count`, count as in CL.
     fn shift<const OP: u8>(a: Self, count: u8, f: Flags) -> (Self, Flags);
+    /// `a` rotated by the immediate `N`: other than by CL, the host's undefined OF is not that of the count.
+    fn rotate<const OP: u8, const N: u8>(a: Self, f: Flags) -> (Self, Flags);
     /// LOCK CMPXCHG on guest memory: whether `old` was there and is now `new`.
     ///
     /// # Safety
@@ -121,6 +123,20 @@ macro_rules! shiftf {
     }};
 }
 
+/// `op a, N`, flags in and out.
+macro_rules! rotatef {
+    ($op:literal, $class:ident, $m:literal, $a:ident, $n:ident, $f:ident) => {{
+        let (mut r, mut f): (Self, u16) = ($a, $f.0);
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!(
+                "add al, 0x7f", "sahf", concat!($op, " {a", $m, "}, {n}"), "lahf", "seto al",
+                a = inout($class) r, n = const $n, inout("ax") f, options(pure, nomem, nostack));
+        }
+        (r, Flags(f))
+    }};
+}
+
 macro_rules! int {
     ($t:ty, $class:ident, $m:literal, $acc:tt, $ptr:literal, $get:expr, $set:expr) => {
         impl Int for $t {
@@ -165,6 +181,13 @@ macro_rules! int {
                     shift::SHR => shiftf!("shr", $class, $m, a, n, f),
                     shift::SAR => shiftf!("sar", $class, $m, a, n, f),
                     _ => shiftf!("shl", $class, $m, a, n, f),
+                }
+            }
+            #[inline(always)]
+            fn rotate<const OP: u8, const N: u8>(a: Self, f: Flags) -> (Self, Flags) {
+                match OP {
+                    shift::ROL => rotatef!("rol", $class, $m, a, N, f),
+                    _ => rotatef!("ror", $class, $m, a, N, f),
                 }
             }
             #[inline(always)]

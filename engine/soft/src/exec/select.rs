@@ -212,6 +212,22 @@ fn unary_handler(i: &Instruction, u: &mut Uop) -> Option<Handler> {
     })
 }
 
+/// `rol` and `ror` of a register by an immediate, 8 to 64 bits; the host masks the count as the guest's processor does.
+fn rotate_handler(op: u8, size: u32, count: u8) -> Handler {
+    macro_rules! pick {
+        ($op:expr, $($n:literal)*) => {
+            match count & 63 { $($n => sized!(size, alu::rotate_r, $op, $n),)* _ => data::undefined }
+        };
+    }
+    macro_rules! all {
+        ($op:expr) => {
+            pick!($op, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
+                       32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63)
+        };
+    }
+    if op == shift::ROL { all!(shift::ROL) } else { all!(shift::ROR) }
+}
+
 fn shift_handler(i: &Instruction, u: &mut Uop) -> Option<Handler> {
     use shift::*;
     let op = match i.mnemonic() {
@@ -242,7 +258,15 @@ fn shift_handler(i: &Instruction, u: &mut Uop) -> Option<Handler> {
             }
         };
     }
-    Some(if i.op0_kind() == OpKind::Register {
+    let register_operand = i.op0_kind() == OpKind::Register;
+    if matches!(op, ROL | ROR) && u.aux == 0 {
+        if !register_operand {
+            return None;
+        }
+        u.dst = register(i.op0_register());
+        return Some(rotate_handler(op, size, u.imm as u8));
+    }
+    Some(if register_operand {
         u.dst = register(i.op0_register());
         pick!(alu::shift_r)
     } else {

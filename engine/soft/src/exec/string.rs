@@ -233,9 +233,19 @@ fn goes_on(cpu: &Cpu, u: &Uop) -> bool {
     cpu.flags.zf() == (u.aux == repeat::WHILE_EQUAL)
 }
 
+/// A repeated comparison that faults shows the flags from before the instruction (SDM vol. 2, REP).
+fn comparing(cpu: &mut Cpu, u: &Uop, one: impl Fn(&mut Cpu, &Uop) -> Exec<bool>) -> Exec {
+    let before = cpu.flags;
+    let done = cpu.repeated(u, one);
+    if done == Err(Stop::Fault) {
+        cpu.flags = before;
+    }
+    done
+}
+
 /// `scas`.
 pub fn scas<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
-    cpu.repeated(u, |cpu, u| {
+    comparing(cpu, u, |cpu, u| {
         let b = cpu.destination::<T>(u)?;
         cpu.flags = T::binary::<{ binary::CMP }>(T::get(&cpu.regs, gpr::RAX), b, cpu.flags).1;
         let step = cpu.step::<T>();
@@ -246,7 +256,7 @@ pub fn scas<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
 
 /// `cmps`.
 pub fn cmps<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
-    cpu.repeated(u, |cpu, u| {
+    comparing(cpu, u, |cpu, u| {
         let a = cpu.source::<T>(u)?;
         let b = cpu.destination::<T>(u)?;
         cpu.flags = T::binary::<{ binary::CMP }>(a, b, cpu.flags).1;

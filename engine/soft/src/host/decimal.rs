@@ -6,6 +6,7 @@ use vireo_core::state::rflags::{AF, CF, OF, PF, SF, ZF};
 
 use crate::cpu::regs::{HIGH, gpr};
 use crate::cpu::{Cpu, Exec, vector};
+use crate::exec::native::{Int, binary};
 use crate::exec::{Handler, Uop};
 
 const AL: u8 = gpr::RAX;
@@ -14,7 +15,7 @@ const AH: u8 = gpr::RAX + HIGH;
 fn set_result_flags(cpu: &mut Cpu, v: u8) {
     cpu.flags.assign(SF, v & 0x80 != 0);
     cpu.flags.assign(ZF, v == 0);
-    cpu.flags.assign(PF, v.count_ones() % 2 == 0);
+    cpu.flags.assign(PF, v.count_ones().is_multiple_of(2));
 }
 
 fn has_af(cpu: &Cpu) -> bool {
@@ -75,12 +76,12 @@ fn multiply(cpu: &mut Cpu, u: &Uop) -> Exec {
     Ok(())
 }
 
-/// AAD.
+/// AAD. Its undefined flags are those of the addition in it.
 fn divide(cpu: &mut Cpu, u: &Uop) -> Exec {
-    let v = cpu.regs.get8(AH).wrapping_mul(u.imm as u8).wrapping_add(cpu.regs.get8(AL));
+    let tens = cpu.regs.get8(AH).wrapping_mul(u.imm as u8);
+    let (v, flags) = u8::binary::<{ binary::ADD }>(cpu.regs.get8(AL), tens, cpu.flags);
     cpu.regs.set16(gpr::RAX, u16::from(v));
-    set_result_flags(cpu, v);
-    cpu.flags.assign(CF | AF | OF, false);
+    cpu.flags = flags;
     Ok(())
 }
 

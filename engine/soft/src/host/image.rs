@@ -101,18 +101,39 @@ fn load_xmm(cpu: &mut Cpu, data: &[u8; 512]) {
     }
 }
 
+/// Linear address of an area, aligned as `align_mask` says.
+///
+/// Unlike SSE operands, these are looked at for canonical addresses before alignment; and, which shows in CR2, at their
+/// second page before their first.
+fn area(cpu: &mut Cpu, u: &Uop, size: u32, align_mask: u64, write: bool) -> Exec<u64> {
+    let at = u.linear(cpu, size, write)?;
+    let s = u.segment();
+    if cpu.long_mode() && !Cpu::canonical(at) {
+        return Err(cpu.segment_fault(s));
+    }
+    if at & align_mask != 0 {
+        return Err(cpu.gp(0));
+    }
+    let last_page = at.wrapping_add(u64::from(size) - 1) & !0xfff;
+    if last_page != at & !0xfff {
+        if write { cpu.check_write(s, last_page, 1)? } else { cpu.host_read(s, last_page, 1).map(|_| ())? }
+    }
+    if write {
+        cpu.check_write(s, at, size)?;
+    }
+    Ok(at)
+}
+
 fn fxsave(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.check_fp(Fp::Fxsave)?;
-    let at = cpu.aligned_linear(u, LEGACY, 15, true)?;
-    let s = u.segment();
-    cpu.check_write(s, at, LEGACY)?;
+    let at = area(cpu, u, LEGACY, 15, true)?;
     let fx = legacy_area(cpu, u.imm != 0);
-    cpu.write_bytes(s, at, &fx.0[..xmm_end(cpu)])
+    cpu.write_bytes(u.segment(), at, &fx.0[..xmm_end(cpu)])
 }
 
 fn fxrstor(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.check_fp(Fp::Fxsave)?;
-    let at = cpu.aligned_linear(u, LEGACY, 15, false)?;
+    let at = area(cpu, u, LEGACY, 15, false)?;
     let mut data = [0; LEGACY as usize];
     cpu.read_bytes(u.segment(), at, &mut data)?;
     let mxcsr = word(&data, 24) as u32;
@@ -140,9 +161,8 @@ fn in_use(cpu: &Cpu) -> u64 {
 /// XSAVE, or XSAVEOPT with `OPT` (SDM vol. 1, 13.7 and 13.9).
 fn xsave<const OPT: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.check_fp(Fp::Xsave)?;
-    let at = cpu.aligned_linear(u, WITH_HEADER, 63, true)?;
-    let s: u8 = u.segment();
-    cpu.check_write(s, at, WITH_HEADER)?;
+    let at = area(cpu, u, WITH_HEADER, 63, true)?;
+    let s = u.segment();
     let (asked, used) = (requested(cpu), in_use(cpu));
     let fx = legacy_area(cpu, u.imm != 0);
     let saved = if OPT { asked & used } else { asked };
@@ -165,8 +185,8 @@ fn xsave<const OPT: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
 /// XRSTOR of the standard form (SDM vol. 1, 13.8).
 fn xrstor(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.check_fp(Fp::Xsave)?;
-    let at = cpu.aligned_linear(u, WITH_HEADER, 63, false)?;
-    let s: u8 = u.segment();
+    let at = area(cpu, u, WITH_HEADER, 63, false)?;
+    let s = u.segment();
     let (mut data, mut header) = ([0; LEGACY as usize], [0; 64]);
     cpu.read_bytes(s, at, &mut data)?;
     cpu.read_bytes(s, at.wrapping_add(LEGACY.into()), &mut header)?;

@@ -10,7 +10,7 @@ use super::stub::{Stub, Unit};
 use crate::cpu::{Cpu, Exec, Stop, seg, vector};
 use crate::exec::Uop;
 
-/// Copy of an operand that the host cannot reach in one piece.
+/// A copy of an operand that the host cannot reach in one piece.
 #[repr(C, align(64))]
 struct Bounce([u8; 128]);
 
@@ -169,20 +169,35 @@ fn read_operand(cpu: &mut Cpu, stub: &Stub, u: &Uop) -> Exec {
 
 /// Writes its memory operand.
 pub fn write(cpu: &mut Cpu, u: &Uop) -> Exec {
-    store::<false>(cpu, u)
+    let stub = stub_of(u);
+    cpu.check_fp(stub.fp)?;
+    let result = store_operand::<false>(cpu, stub, u);
+    unit_after_fault(cpu, stub, u, result)
 }
 
 /// Reads and writes its memory operand.
 pub fn modify(cpu: &mut Cpu, u: &Uop) -> Exec {
-    store::<true>(cpu, u)
-}
-
-#[inline(always)]
-fn store<const READ: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
     let stub = stub_of(u);
     cpu.check_fp(stub.fp)?;
-    let result = store_operand::<READ>(cpu, stub, u);
+    let result = store_operand::<true>(cpu, stub, u);
     pending_first(cpu, stub, result)
+}
+
+/// MASKMOVQ, MASKMOVDQU: the whole operand must be writable, whatever the mask; processors look at the upper half of
+/// 16 bytes first, which shows in CR2.
+pub fn masked(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let stub = stub_of(u);
+    cpu.check_fp(stub.fp)?;
+    let result = masked_operand(cpu, stub, u);
+    unit_after_fault(cpu, stub, u, result)
+}
+
+fn masked_operand(cpu: &mut Cpu, stub: &Stub, u: &Uop) -> Exec {
+    if stub.size == 16 {
+        let at = u.linear(cpu, 16, true)?;
+        cpu.check_write(u.segment(), at.wrapping_add(8), 8)?;
+    }
+    store_operand::<true>(cpu, stub, u)
 }
 
 #[inline(always)]
@@ -196,17 +211,72 @@ fn store_operand<const READ: bool>(cpu: &mut Cpu, stub: &Stub, u: &Uop) -> Exec 
     store_copy::<READ>(cpu, stub, u, at)
 }
 
+/// What a copy holds before the instruction writes to it: nothing that x87 stores produce in all their bytes.
+const BLANK: u8 = 0xa5;
+
 /// By way of a copy: two pages, or a device. All faults of the access were raised before.
 #[cold]
 #[inline(never)]
 fn store_copy<const READ: bool>(cpu: &mut Cpu, stub: &Stub, u: &Uop, at: u64) -> Exec {
     let shared = std::sync::Arc::clone(&cpu.shared);
     let _all = stub.locked.then(|| shared.split_lock.lock().unwrap_or_else(PoisonError::into_inner));
-    let mut copy = Bounce([0; 128]);
+    let mut copy = Bounce([BLANK; 128]);
     let size = (stub.size as usize).min(copy.0.len());
     if READ {
         cpu.read_bytes(u.segment(), at, &mut copy.0[..size])?;
     }
     call(cpu, stub, u, copy.0.as_mut_ptr())?;
+    if stub.unit == Unit::Compute && stored_nothing(cpu, &copy.0[..size]) {
+        return Ok(());
+    }
     cpu.write_bytes(u.segment(), at, &copy.0[..size])
+}
+
+/// An x87 store whose unmasked exception forbids it completes without its store; the exception waits.
+fn stored_nothing(cpu: &Cpu, copy: &[u8]) -> bool {
+    cpu.fpu.pending() && copy.iter().all(|b| *b == BLANK)
+}
+
+/// What a fault of a store leaves in the x87 unit.
+#[inline(always)]
+fn unit_after_fault(cpu: &mut Cpu, stub: &Stub, u: &Uop, result: Exec) -> Exec {
+    match pending_first(cpu, stub, result) {
+        Err(Stop::Fault) if stub.unit != Unit::None && cpu.fault.vector != vector::MF => {
+            if stub.unit == Unit::Compute {
+                x87_store_faulted(cpu, stub, u)
+            } else {
+                mmx_store_faulted(cpu, stub, u)
+            }
+        }
+        r => r,
+    }
+}
+
+/// An x87 store whose operand faults. The fault goes unnoticed if the instruction does not come to its store.
+#[cold]
+#[inline(never)]
+fn x87_store_faulted(cpu: &mut Cpu, stub: &Stub, u: &Uop) -> Exec {
+    let fault = cpu.fault;
+    let (image, pointers) = (cpu.fpu.x87_image(), cpu.fpu.pointers());
+    let mut copy = Bounce([BLANK; 128]);
+    let result = call(cpu, stub, u, copy.0.as_mut_ptr());
+    if result.is_ok() && stored_nothing(cpu, &copy.0[..(stub.size as usize).min(128)]) {
+        return Ok(());
+    }
+    cpu.fpu.set_x87_image(&image, pointers);
+    cpu.fault = fault;
+    Err(Stop::Fault)
+}
+
+/// An MMX store whose operand faults. Some processors have then already gone over to MMX state; the host's own
+/// shows it with an address that faults as well.
+#[cold]
+#[inline(never)]
+fn mmx_store_faulted(cpu: &mut Cpu, stub: &Stub, u: &Uop) -> Exec {
+    const NOT_CANONICAL: usize = 1 << 63;
+    let fault = cpu.fault;
+    let result = call(cpu, stub, u, std::ptr::without_provenance_mut(NOT_CANONICAL));
+    debug_assert!(result.is_err());
+    cpu.fault = fault;
+    Err(Stop::Fault)
 }

@@ -14,8 +14,8 @@ use std::sync::{Mutex, PoisonError};
 
 use iced_x86::code_asm::*;
 use iced_x86::{
-    Encoder, IcedError, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
-    Register,
+    Code, Encoder, IcedError, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind,
+    OpKind, Register,
 };
 use vireo_core::EngineError;
 use vireo_isa::{Class, Desc, Fp, Privilege, flag};
@@ -29,6 +29,9 @@ use crate::exec::{Handler, Uop};
 
 /// Room for all stubs there can be: see the test that counts them.
 pub const ARENA_SIZE: usize = 32 << 20;
+
+/// Longest stub, in bytes.
+pub const MAX_STUB: usize = 112;
 
 /// A stub's code: vCPU, memory operand, third register operand, unused, first and second register operand.
 pub type Entry = unsafe extern "sysv64" fn(*mut Cpu, *mut u8, *mut u8, u64, *mut u8, *mut u8) -> Ending;
@@ -106,7 +109,7 @@ impl StubCache {
         if let Some(stub) = inner.by_code.get(&key) {
             return Some(*stub);
         }
-        let code = plan.assemble(desc).ok()?;
+        let code = plan.assemble(desc).ok().filter(|code| code.len() <= MAX_STUB)?;
         let at = inner.arena.add(&code)?;
         // SAFETY: the code at `at` follows the calling convention of `Entry`.
         let entry = unsafe { std::mem::transmute::<*mut u8, Entry>(at.as_ptr()) };
@@ -142,6 +145,7 @@ pub fn select(i: &Instruction, desc: &Desc, bits: u32, stubs: &StubCache, u: &mu
         u.base = crate::cpu::regs::gpr::RDI;
     }
     Some(match plan.memory {
+        _ if plan.implicit_di => run::masked,
         OpAccess::None => run::register,
         OpAccess::Read | OpAccess::CondRead => run::read,
         OpAccess::Write => run::write,
@@ -300,17 +304,21 @@ impl Plan {
     /// What the handler has to know.
     fn describe(&self, entry: Entry, desc: &Desc) -> Stub {
         let place = |n: usize| self.slots[n].map_or(Place::default(), |s| s.place);
+        // With a memory operand CVTPI2PD leaves the x87 unit alone, and CVTPI2PS looks at it after the operand.
+        let from_memory = self.memory != OpAccess::None;
+        let alone = from_memory && desc.code == Code::Cvtpi2pd_xmm_mmm64;
+        let late = from_memory && desc.code == Code::Cvtpi2ps_xmm_mmm64;
         let waiting = match desc.fp {
             Fp::X87 { waiting } => waiting,
             Fp::Wait | Fp::Mmx => true,
-            Fp::MmxSse { .. } => true,
+            Fp::MmxSse { .. } => !(alone || late),
             _ => false,
         };
         Stub {
             entry,
             places: [place(0), place(1), place(2)],
             fp: desc.fp,
-            unit: unit(desc),
+            unit: if alone { Unit::None } else { unit(desc) },
             waiting,
             locked: self.host.has_lock_prefix(),
             size: match (self.memory, self.implicit_di) {
@@ -449,9 +457,7 @@ fn unit(desc: &Desc) -> Unit {
             M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor => Unit::Control,
             _ => Unit::Compute,
         },
-        Fp::Wait | Fp::Mmx => Unit::Control,
-        // Only CVTPI2PD from memory leaves the unit alone.
-        Fp::MmxSse { .. } => Unit::Control,
+        Fp::Wait | Fp::Mmx | Fp::MmxSse { .. } => Unit::Control,
         _ => Unit::None,
     }
 }

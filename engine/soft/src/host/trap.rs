@@ -122,7 +122,7 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
     let raised = unsafe { (*info).si_code } > 0;
     match (ranges().find(inside), fp) {
         (Some(range), Some(fp)) if raised && vector != PAGE_FAULT => {
-            regs[libc::REG_RAX as usize] = (vector & 0xff) + 1 | i64::from(fp.mxcsr) << 32;
+            regs[libc::REG_RAX as usize] = ((vector & 0xff) + 1) | (i64::from(fp.mxcsr) << 32);
             regs[libc::REG_RIP as usize] = range.start.load(Acquire) as i64;
             fp.mxcsr = HOST_MXCSR;
         }

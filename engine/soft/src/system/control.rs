@@ -302,10 +302,9 @@ pub fn xsetbv(cpu: &mut Cpu, _: &Uop) -> Exec {
     }
     only_cpl0(cpu)?;
     let v = super::edx_eax(cpu);
-    let avx = if cpu.model.has(Feature::Avx) { XCR0_AVX } else { 0 };
     let invalid = cpu.regs.get(gpr::RCX) as u32 != 0
         || v & XCR0_X87 == 0
-        || v & !(XCR0_X87 | XCR0_SSE | avx) != 0
+        || v & !cpu.model.xcr0_mask() != 0
         || v & XCR0_AVX != 0 && v & XCR0_SSE == 0;
     if invalid {
         return Err(cpu.gp(0));

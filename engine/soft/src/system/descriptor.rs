@@ -270,4 +270,16 @@ mod tests {
         assert_eq!((Selector(0x2b).rpl(), Selector(0x2b).error()), (3, 0x28));
         assert_eq!(Selector(0x2f).with_rpl(0), Selector(0x2c));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_some_descriptor(low: u64, high: u64) {
+            let d = Descriptor { low, high };
+            let s = d.segment(Selector(8));
+            proptest::prop_assert_eq!(s.attributes & !0xf0ff, 0);
+            proptest::prop_assert_eq!((s.kind(), s.dpl()), (d.kind(), d.dpl()));
+            proptest::prop_assert!(d.limit() <= 0xf_ffff || d.limit() & 0xfff == 0xfff);
+            proptest::prop_assert!(d.kind() & 8 != 0 || d.gate_offset() <= 0xffff);
+        }
+    }
 }

@@ -120,7 +120,7 @@ impl MsrFile {
     }
 
     /// Takes the values of a list that [`MsrFile::check`] passed; MSRs that it holds and the list leaves out stay.
-    pub fn from_list(&mut self, list: &MsrList) {
+    pub fn load(&mut self, list: &MsrList) {
         for e in &list.0 {
             if self.knows(e.index) {
                 self.set(e.index, e.value);
@@ -211,18 +211,21 @@ fn write_engine(cpu: &mut Cpu, c: &MsrContract, v: u64) -> Result<(), MsrFault> 
     let new = c.write(engine_value(cpu, c.index), v)?;
     match c.index {
         // Both set the same distance to the partition's counter (SDM vol. 3B, 18.17.3).
-        index::TSC => cpu.tsc_adjust = cpu.tsc_adjust.wrapping_add(new).wrapping_sub(cpu.tsc()),
-        index::TSC_ADJUST => cpu.tsc_adjust = new,
+        index::TSC => move_tsc(cpu, new.wrapping_sub(cpu.tsc())),
+        index::TSC_ADJUST => move_tsc(cpu, new.wrapping_sub(cpu.tsc_adjust)),
         index::EFER => return write_efer(cpu, new),
         index::FS_BASE => set_base(cpu, seg::FS, new),
         index::GS_BASE => set_base(cpu, seg::GS, new),
         _ => {}
     }
-    if matches!(c.index, index::TSC | index::TSC_ADJUST) {
-        // The timer's deadline is in guest TSC values: it comes due at another time now.
-        cpu.apic_changed();
-    }
     Ok(())
+}
+
+/// Moves this vCPU's counter; the local APIC's timer, which is kept in its values, goes along.
+fn move_tsc(cpu: &mut Cpu, delta: u64) {
+    cpu.tsc_adjust = cpu.tsc_adjust.wrapping_add(delta);
+    cpu.apic.tsc_moved(delta);
+    cpu.apic_changed();
 }
 
 fn set_base(cpu: &mut Cpu, reg: u8, v: u64) {
@@ -263,7 +266,7 @@ mod tests {
         assert_eq!(list.get(index::EFER), None);
         MsrFile::check(&m, &list).expect("own state is good");
         let mut back = MsrFile::new(&m);
-        back.from_list(&list);
+        back.load(&list);
         assert_eq!((back.lstar, back.kernel_gs_base), (file.lstar, file.kernel_gs_base));
         assert_eq!(back.to_list(), list);
     }

@@ -133,10 +133,6 @@ pub fn load(cpu: &mut Cpu, reg: u8, selector: u16) -> Exec {
 impl Cpu {
     /// Replaces a segment register, hidden part and all.
     pub fn set_segment(&mut self, reg: u8, new: Segment) {
-        if reg == seg::CS && new.base != self.seg[seg::CS as usize].base {
-            // Recent blocks are found by RIP alone, and the same RIP is elsewhere now.
-            self.mmu.exec_generation += 1;
-        }
         self.seg[(reg % 6) as usize] = new;
         self.mode_changed();
     }

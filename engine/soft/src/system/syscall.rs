@@ -148,7 +148,6 @@ pub fn sysexit(cpu: &mut Cpu, u: &Uop) -> Exec {
         cpu.regs.set(gpr::RSP, rsp & 0xffff_ffff);
         cpu.rip = rip & 0xffff_ffff;
     }
-    cpu.mode_changed();
     Err(Stop::EndBlock)
 }
 

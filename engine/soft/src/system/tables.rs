@@ -217,10 +217,12 @@ pub fn arpl(cpu: &mut Cpu, u: &Uop) -> Exec {
         cpu.flags.assign(rflags::ZF, raise);
         return Ok(());
     }
-    let at = u.linear(cpu, 2, true)?;
+    let at = u.linear(cpu, 2, false)?;
     let s = Selector(cpu.load::<u16>(u.segment(), at)?);
     let raise = s.rpl() < by;
     if raise {
+        // Written, and checked for it, only if it changes.
+        let at = u.linear(cpu, 2, true)?;
         cpu.store::<u16>(u.segment(), at, s.with_rpl(by).0)?;
     }
     cpu.flags.assign(rflags::ZF, raise);

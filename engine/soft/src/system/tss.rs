@@ -76,7 +76,7 @@ pub fn allows_io(cpu: &mut Cpu, port: u16, size: u32) -> Exec<bool> {
 
 /// The bits of `size` ports in the 16 bits that begin with the byte of `port`.
 fn port_bits(port: u16, size: u32) -> u16 {
-    ((1u32 << size) - 1 << (port & 7)) as u16
+    (((1u32 << size) - 1) << (port & 7)) as u16
 }
 
 #[cfg(test)]

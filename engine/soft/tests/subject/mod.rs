@@ -154,6 +154,8 @@ impl SoftSubject {
             s.segments.data[i].base = 0;
         }
         s.segments.cpl = 3;
+        // No I/O permission bitmap.
+        s.segments.tr = Segment { selector: 0x40, base: 0, limit: 0, attributes: 0x8b };
         s.control.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
         s.control.cr4 =
             cr4::PAE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE | cr4::UMIP;

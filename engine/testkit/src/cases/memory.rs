@@ -1,2 +1,190 @@
-use super::Case;
-pub const CASES: &[Case] = &[];
+//! RAM: the dirty log, read-only ranges, mapping changes.
+
+use std::sync::Arc;
+
+use iced_x86::code_asm::*;
+use vireo_core::{HostRam, RamRange, dirty};
+
+use super::{Case, case};
+use crate::asm::Phrases;
+use crate::bus::Event;
+use crate::guest::Guest;
+use crate::machine::{Bench, Host};
+use crate::ram::Ram;
+use crate::record::{Failure, Record};
+use crate::tables::*;
+
+pub const CASES: &[Case] = &[
+    case("dirty-log", dirty_log),
+    case("dirty-log-many-pages", dirty_many),
+    case("dirty-log-off", dirty_off),
+    case("read-only-ram", read_only),
+    case("unmapped-ram", unmapped),
+    case("bad-ranges", bad_ranges),
+];
+
+/// Pages at or above 1 MiB in harvested bits: those that the guests write on purpose.
+fn window_pages(bits: &[u64]) -> Vec<u64> {
+    dirty::pages(bits).filter(|&p| p >= WINDOW_RAM).collect()
+}
+
+/// For each number the host writes to DATA: writes that many pages from 1 MiB on, reports it.
+fn on_demand(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
+    let (mut wait, mut page) = (a.create_label(), a.create_label());
+    a.set_label(&mut wait)?;
+    a.pause()?;
+    a.cmp(dword_ptr(DATA), 0)?;
+    a.je(wait)?;
+    a.xor(eax, eax)?;
+    a.xchg(dword_ptr(DATA), eax)?;
+    a.test(eax, eax)?;
+    a.jz(wait)?;
+    a.mov(ecx, eax)?;
+    a.mov(edi, WINDOW_RAM as u32)?;
+    a.set_label(&mut page)?;
+    a.inc(dword_ptr(rdi + 8))?;
+    a.add(edi, 0x1000)?;
+    a.dec(ecx)?;
+    a.jnz(page)?;
+    a.report()?;
+    a.jmp(wait)
+}
+
+fn ask(h: &Host<'_>, pages: u32) -> Result<(), Failure> {
+    let before = h.bus.reports().len();
+    h.ram.write(DATA, &pages.to_le_bytes());
+    h.partition.host_wrote(DATA, 4);
+    h.wait_for_reports(before + 1)
+}
+
+fn dirty_log(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let mut g = Guest::new(bench, Mode::Long, on_demand)?;
+    let mut r = Record::default();
+    g.machine.load(&g.start.clone())?;
+    g.machine.run_part(|h| {
+        ask(h, 5)?;
+        h.partition.dirty_start()?;
+        ask(h, 3)?;
+        let first = h.partition.dirty_harvest()?;
+        r.expect("written since the start", window_pages(&first), vec![0x10_0000, 0x10_1000, 0x10_2000])?;
+        r.expect("nothing since", window_pages(&h.partition.dirty_harvest()?), vec![])?;
+        ask(h, 1)?;
+        h.ram.write(0x14_0ffe, &[1; 4]);
+        h.partition.host_wrote(0x14_0ffe, 4);
+        let second = h.partition.dirty_harvest()?;
+        let expected = vec![0x10_0000, 0x14_0000, 0x14_1000];
+        r.expect("again, and by the host", window_pages(&second), expected.clone())?;
+        h.partition.dirty_put_back(&second);
+        r.expect("put back", window_pages(&h.partition.dirty_harvest()?), expected)?;
+        h.partition.dirty_stop()?;
+        ask(h, 2)?;
+        h.partition.dirty_start()?;
+        r.expect("clean after a new start", window_pages(&h.partition.dirty_harvest()?), vec![])?;
+        ask(h, 2)?;
+        r.expect("and recording", window_pages(&h.partition.dirty_harvest()?), vec![0x10_0000, 0x10_1000])?;
+        Ok(h.partition.dirty_stop()?)
+    })?;
+    Ok(r)
+}
+
+/// More writes than any ring holds, in rounds: none is lost.
+fn dirty_many(bench: &Bench<'_>) -> Result<Record, Failure> {
+    const PAGES: u32 = 256;
+    const ROUNDS: usize = 24;
+    let mut g = Guest::new(bench, Mode::Long, on_demand)?;
+    let mut r = Record::default();
+    g.machine.load(&g.start.clone())?;
+    g.machine.run_part(|h| {
+        h.partition.dirty_start()?;
+        for round in 0..ROUNDS {
+            ask(h, PAGES)?;
+            // Now and then only, so that rings fill.
+            if round % 8 == 7 {
+                let seen = window_pages(&h.partition.dirty_harvest()?).len();
+                r.expect("pages", seen, PAGES as usize)?;
+            }
+        }
+        Ok(h.partition.dirty_stop()?)
+    })?;
+    let count = g.machine.ram.u32(WINDOW_RAM + 8);
+    r.expect("rounds", count as usize, ROUNDS)?;
+    Ok(r)
+}
+
+fn dirty_off(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let mut g = Guest::new(bench, Mode::Long, on_demand)?;
+    let mut r = Record::default();
+    g.machine.load(&g.start.clone())?;
+    g.machine.run_part(|h| {
+        ask(h, 4)?;
+        r.expect("never started", window_pages(&h.partition.dirty_harvest()?), vec![])
+    })?;
+    Ok(r)
+}
+
+fn extra(gpa: u64, len: u64, writable: bool) -> Result<(Arc<Ram>, RamRange), Failure> {
+    let ram = Arc::new(Ram::new(len as usize)?);
+    let host = Arc::clone(&ram) as Arc<dyn HostRam>;
+    Ok((ram, RamRange { gpa, len, host, offset: 0, writable }))
+}
+
+/// Reads come from RAM, writes go to the board and change nothing.
+fn read_only(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = 0x30_0000;
+    let mut g = Guest::new(bench, Mode::Long, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(eax, dword_ptr(rbx))?;
+        a.report()?;
+        a.mov(dword_ptr(rbx), 0x1234_5678)?;
+        a.mov(eax, dword_ptr(rbx))?;
+        a.report()?;
+        a.done()
+    })?;
+    let (rom, range) = extra(at, 0x2000, false)?;
+    rom.write(0, &0x0ddb_a11u32.to_le_bytes());
+    g.machine.partition.map_ram(range)?;
+    g.run()?;
+    let mut r = Record::default();
+    r.expect("reads", g.reports(), vec![0x0ddb_a11, 0x0ddb_a11])?;
+    r.expect("writes", g.events(), vec![Event::MmioWrite(at, vec![0x78, 0x56, 0x34, 0x12])])?;
+    Ok(r)
+}
+
+/// A range that was unmapped is the board's.
+fn unmapped(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let at = 0x30_0000;
+    let mut g = Guest::new(bench, Mode::Long, |a| {
+        a.mov(ebx, at as u32)?;
+        a.mov(eax, dword_ptr(rbx))?;
+        a.report()?;
+        a.done()
+    })?;
+    let (ram, range) = extra(at, 0x1000, true)?;
+    ram.write(0, &7u32.to_le_bytes());
+    g.machine.partition.map_ram(range)?;
+    g.run()?;
+    let mut r = Record::default();
+    r.expect("mapped", g.reports(), vec![7])?;
+    g.machine.partition.unmap_ram(at, 0x1000)?;
+    g.run()?;
+    r.expect("not mapped", g.reports(), vec![7, 0x5d5c_5b5a])?;
+    Ok(r)
+}
+
+fn bad_ranges(bench: &Bench<'_>) -> Result<Record, Failure> {
+    let g = Guest::new(bench, Mode::Long, |a| a.done())?;
+    let partition = &g.machine.partition;
+    let mut r = Record::default();
+    for (what, gpa, len) in [
+        ("overlap", RAM - 0x1000, 0x2000),
+        ("unaligned", 0x30_0800, 0x1000),
+        ("beyond the address width", 1 << 52, 0x1000),
+    ] {
+        let (_, range) = extra(gpa, len, true)?;
+        let outcome = partition.map_ram(range);
+        r.check(what, matches!(outcome, Err(vireo_core::EngineError::BadRange { .. })), &outcome)?;
+    }
+    let outcome = partition.unmap_ram(0, 0x1000);
+    r.check("part of a range", matches!(outcome, Err(vireo_core::EngineError::BadRange { .. })), &outcome)?;
+    Ok(r)
+}

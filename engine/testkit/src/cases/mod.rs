@@ -47,4 +47,4 @@ pub fn cases() -> Vec<Case> {
     rooms.into_iter().flatten().map(|c| case(c.name, c.body)).collect()
 }
 
-pub use states::transfers;
+pub use states::{Transfer, transfers};

@@ -159,7 +159,8 @@ fn compatibility_mode(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.mov(rax, u64::MAX)?;
         a.push(i32::from(sel::CODE32))?;
         a.push(CODE_AP as i32)?;
-        a.retfq()
+        // retfq
+        a.db(&[0x48, 0xcb])
     })?;
     let back = CODE + 0x100;
     g.code(32, CODE_AP, |a| {

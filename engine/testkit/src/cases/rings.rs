@@ -120,7 +120,7 @@ fn privileged(bench: &Bench<'_>) -> Result<Record, Failure> {
         ("OUT", |a| a.out(0x80, al)),
         ("MOV CR3", |a| a.mov(rax, cr3)),
         ("WRMSR", |a| a.wrmsr()),
-        ("LGDT", |a| a.lgdt(xword_ptr(DATA))),
+        ("LGDT", |a| a.lgdt(fword_ptr(DATA))),
     ];
     let mut r = Record::default();
     for (name, write) in forbidden {
@@ -167,7 +167,7 @@ fn sti_shadow(bench: &Bench<'_>) -> Result<Record, Failure> {
     r.expect("vectors", g.vectors(), vec![(0x50, 0)])?;
     let code: [u8; 256] = g.machine.ram.read(CODE);
     let after_inc = code.windows(2).position(|w| w == [0xff, 0xc3]).map(|at| CODE + at as u64 + 2);
-    r.expect("after one more instruction", Some(g.traps()[0].ip), after_inc)?;
+    r.expect("after one more instruction", Some(g.trap()?.ip), after_inc)?;
     r.expect("reports", g.reports(), vec![1])?;
     Ok(r)
 }

@@ -1,11 +1,14 @@
 //! The state in which each boot protocol wants the bootstrap processor, and the tables that state points to.
 
 use vireo_core::VcpuState;
-use vireo_core::state::{DescriptorTable, Element, Segment, SegmentRegisters, cr0, cr4, efer, rflags};
+use vireo_core::state::{DescriptorTable, Element, Segment, SegmentRegisters, cr0, cr4, efer, msr, rflags};
 use vireo_memory::{GuestMemory, MemoryError};
 
 use super::bzimage::ENTRY_64;
 use crate::map;
+
+/// IA32_MTRR_DEF_TYPE: MTRRs on, fixed ranges off, everything write-back (SDM vol. 3A, 12.11.2.1).
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Selector of the code segment (boot.rst: `__BOOT_CS`).
 const CODE: u16 = 0x10;
@@ -59,9 +62,17 @@ pub(crate) fn pvh(entry: u32) -> VcpuState {
     state
 }
 
+/// A vCPU as firmware leaves it: at reset, with all memory write-back. Kernels take MTRRs that are off, or that differ
+/// between processors, for a defect.
+pub fn waiting(index: u32) -> VcpuState {
+    let mut state = VcpuState::at_reset(index);
+    state.msrs.set(msr::MTRR_DEF_TYPE, MTRR_WRITE_BACK);
+    state
+}
+
 /// What all have in common: protection on, flat segments, interrupts off, general registers zero.
 fn flat(code: u32) -> VcpuState {
-    let mut state = VcpuState::at_reset(0);
+    let mut state = waiting(0);
     let segment = |selector, attributes| Segment { selector, base: 0, limit: u32::MAX, attributes };
     state.segments.data = [segment(DATA, DATA_32); 6];
     state.segments.data[SegmentRegisters::CS] = segment(CODE, code);

@@ -26,6 +26,7 @@ use vireo_memory::GuestMemory;
 use crate::map;
 use bzimage::BzImage;
 use elf::PvhElf;
+pub use entry::waiting;
 pub use error::LoadError;
 pub use file::{File, read_file};
 
@@ -58,7 +59,7 @@ pub enum Protocol {
 /// A kernel in memory, ready to run.
 #[derive(Clone, Debug)]
 pub struct LoadedKernel {
-    /// State of vCPU 0. All others stay at reset, waiting for their start-up IPI.
+    /// State of vCPU 0. All others are [`waiting`] for their start-up IPI.
     pub entry: VcpuState,
     /// How it is entered.
     pub protocol: Protocol,

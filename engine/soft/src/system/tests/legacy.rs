@@ -146,7 +146,7 @@ fn a_double_fault_goes_through_a_task_gate() {
         g.write::<u32>(task + 0x48 + 4 * i as u64, u32::from(s));
     }
     g.idt(vector::DF, gate(sel::TASK, 0, 0x85));
-    // #UD without a gate: #NP; #NP without one: #DF.
+    // #DE without a gate raises #GP, and two contributory faults are a double fault.
     g.code(CODE, 32, |a| {
         a.mov(ebx, 0x1234)?;
         a.div(ecx)
@@ -215,7 +215,7 @@ fn virtual_8086_mode_and_back() {
         a.mov(esi, dword_ptr(esp))?;
         a.mov(edi, dword_ptr(esp + 4))?;
         a.mov(ebp, dword_ptr(esp + 12))?;
-        a.mov(ecx, dword_ptr(esp + 32))?;
+        a.mov(ecx, dword_ptr(esp + 28))?;
         a.mov(edx, ds)?;
         a.hlt()
     });
@@ -224,7 +224,8 @@ fn virtual_8086_mode_and_back() {
     // #GP(0) at the INT, flags with VM and RF, GS deepest, data segments null.
     assert_eq!((g.cpu.regs.get(6), g.cpu.regs.get(7)), (0, 0x805));
     assert_eq!(g.cpu.regs.get(5), rflags::VM | rflags::RF | 2);
-    assert_eq!(g.cpu.regs.get(1), 0x33_u64.max(g.cpu.regs.get(1)));
+    // Below the error code, EIP, CS, EFLAGS, ESP and SS: ES, DS, FS, GS.
+    assert_eq!(g.cpu.regs.get(1), 0x22);
     assert_eq!(g.cpu.regs.get(2), 0);
     assert_eq!(g.read::<u32>(STACK0 - 4), 0x44);
     assert!(!g.cpu.vm86() && g.cpu.cpl == 0);
@@ -267,4 +268,63 @@ fn loading_a_segment_marks_it_accessed() {
     g.step().expect("a good selector");
     assert_eq!(g.read::<u8>(GDT + u64::from(sel::FREE) + 5), 0x93);
     assert_eq!(g.cpu.seg[seg::ES as usize].base, 0x1234);
+}
+
+#[test]
+fn legacy_pae_refuses_reserved_bits_of_its_pointers() {
+    for (pointer, ok) in [(PAGES + 0x1001, true), (PAGES + 0x1003, false), (0, true), (1 << 40 | 1, false)] {
+        let mut g = Guest::protected();
+        g.write::<u64>(PAGES, pointer);
+        g.write::<u64>(PAGES + 0x1000, 0x87);
+        g.cpu.ctl.cr4 = 1 << 5;
+        g.cpu.ctl.cr3 = PAGES;
+        g.cpu.regs.set(0, g.cpu.ctl.cr0 | cr0::PG);
+        g.code(CODE, 32, |a| a.mov(iced_x86::code_asm::cr0, eax));
+        let result = g.step().map_err(|f| (f.vector, f.error));
+        assert_eq!(result, if ok { Ok(()) } else { Err((vector::GP, Some(0))) }, "{pointer:#x}");
+        assert_eq!(g.cpu.ctl.cr0 & cr0::PG != 0, ok);
+    }
+}
+
+#[test]
+fn a_16_bit_interrupt_gate_pushes_words() {
+    let mut g = Guest::protected();
+    g.idt(0x30, gate(sel::CODE32, 0x8000, 0x86));
+    g.code(CODE, 32, |a| a.int(0x30));
+    g.code(0x8000, 32, |a| a.hlt());
+    assert_eq!(g.run(), End::Halted);
+    assert_eq!(g.cpu.regs.get(4), STACK - 6);
+    assert_eq!(g.read::<[u16; 2]>(STACK - 6), [CODE as u16 + 2, sel::CODE32]);
+}
+
+#[test]
+fn the_local_descriptor_table() {
+    let mut g = Guest::protected();
+    let ldt = 0x4000_u64;
+    g.write(GDT + u64::from(sel::FREE), descriptor(ldt, 0xf, 0x82));
+    g.write(ldt + 8, descriptor(0x9000, 0xff, 0xf2));
+    g.write::<u32>(0x9004, 0xfeed);
+    g.code(CODE, 32, |a| {
+        a.mov(eax, u32::from(sel::FREE))?;
+        a.lldt(ax)?;
+        a.sldt(ebx)?;
+        a.mov(eax, 0xc)?;
+        a.mov(fs, eax)?;
+        a.mov(ecx, dword_ptr(4).fs())?;
+        // Beyond the limit of the segment.
+        a.mov(ecx, dword_ptr(0x100).fs())
+    });
+    for _ in 0..6 {
+        g.step().expect("no fault");
+    }
+    assert_eq!((g.cpu.regs.get(3), g.cpu.regs.get(1)), (u64::from(sel::FREE), 0xfeed));
+    let f = g.step().expect_err("outside the limit");
+    assert_eq!((f.vector, f.error), (vector::GP, Some(0)));
+    // The table ends after its second entry.
+    g.cpu.rip = CODE;
+    g.cpu.regs.set(0, 0x14);
+    g.code(CODE + 0x40, 32, |a| a.mov(es, eax));
+    g.cpu.rip = CODE + 0x40;
+    let f = g.step().expect_err("outside the table");
+    assert_eq!((f.vector, f.error), (vector::GP, Some(0x14)));
 }

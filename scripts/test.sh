@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Everything that has to pass, in stages; the first failure ends it. Prints how long each stage took.
+#
+# Two builds, on purpose. What users run (vireo, and the engine tests of the lab) is the release build.
+# The tests are the dev build, which Cargo.toml optimises enough for engines: it keeps overflow checks
+# and debug assertions, and skips link-time optimisation, which would run once per test program.
+set -euo pipefail
+
+# Random cases of the CPU oracle; `make fuzz-cpu` does more.
+readonly ORACLE_CASES=300000
+readonly GUESTS="debian-5.10-cloud-amd64 debian-6.1-cloud-amd64 debian-6.12-cloud-amd64 debian-6.1-686 debian-6.1-686-pae"
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+release=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release
+summary='' current='' began=$SECONDS
+
+finish() {
+    local status=$?
+    printf '\n%s' "$summary"
+    if [ "$status" = 0 ] && [ "$current" = end ]; then
+        echo "make test: all passed in $SECONDS s"
+    else
+        echo "make test: FAILED at: $current (after $((SECONDS - began)) s of it, $SECONDS s in all)"
+        exit 1
+    fi
+}
+trap finish EXIT
+
+stage() { # TITLE COMMAND…
+    current=$1 began=$SECONDS
+    shift
+    printf '\n=== %s: %s\n' "$current" "$*"
+    "$@"
+    summary+=$(printf '%6d s  %s' $((SECONDS - began)) "$current")$'\n'
+}
+
+# shellcheck disable=SC2086 # names are words
+build_guests() { guests/build.sh $GUESTS; }
+
+stage "packages" scripts/install-deps.sh test
+stage "format" cargo fmt --all --check
+stage "release build" cargo build --locked --release -p vireo-cli -p vireo-testkit
+stage "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+stage "guests" build_guests
+# Built apart, so that the time of the tests is theirs.
+stage "test build" cargo test --locked --workspace --no-run --quiet
+stage "tests" env VIREO_BIN="$release/vireo" cargo test --locked --workspace
+stage "CPU oracle" make --no-print-directory fuzz-cpu CASES=$ORACLE_CASES
+stage "host lab" scripts/lab.sh "$release/vireo"
+current=end
