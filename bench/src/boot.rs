@@ -41,7 +41,7 @@ impl Times {
 }
 
 /// The middle value; the mean of the middle two of an even number. Of nothing, NaN.
-pub fn median(values: &[f64]) -> f64 {
+fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

@@ -3,7 +3,6 @@
 use serde::Serialize;
 use vireo_tests::Process;
 
-use crate::boot::median;
 use crate::peer::{Machines, Pair, Peer};
 use crate::{Measured, progress};
 
@@ -40,13 +39,15 @@ fn drift_of(process: &Process) -> Measured<f64> {
     Ok((slope - 1.0) * 1000.0)
 }
 
-/// Guest seconds per host second: the median over pairs of samples that lie half of the time apart, which a line that
-/// arrives late does not disturb.
+/// Guest seconds per host second, from (host, guest) samples in order. A line can only arrive late, never early: the
+/// punctual ones are those where the host is least ahead. One of the first third and one of the last are compared.
 fn slope(samples: &[(f64, f64)]) -> Option<f64> {
-    let half = samples.len() / 2;
-    let slopes: Vec<f64> =
-        samples.iter().zip(&samples[half..]).map(|(a, b)| (b.1 - a.1) / (b.0 - a.0)).collect();
-    (half >= 2).then(|| median(&slopes))
+    let third = samples.len() / 3;
+    let ahead = |s: &&(f64, f64)| s.0 - s.1;
+    let punctual = |part: &[(f64, f64)]| part.iter().min_by(|a, b| ahead(a).total_cmp(&ahead(b))).copied();
+    let first = punctual(&samples[..third])?;
+    let last = punctual(&samples[samples.len() - third..])?;
+    Some((last.1 - first.1) / (last.0 - first.0))
 }
 
 #[cfg(test)]
@@ -59,6 +60,6 @@ mod tests {
         samples[3].0 += 0.4;
         samples[12].0 += 0.7;
         assert!((slope(&samples).unwrap() - 1.002).abs() < 1e-9);
-        assert_eq!(slope(&samples[..3]), None);
+        assert_eq!(slope(&samples[..2]), None);
     }
 }

@@ -36,7 +36,7 @@ struct Options {
     #[arg(long, value_name = "LIST", default_value = "1,4", value_delimiter = ',')]
     cpus: Vec<u32>,
     /// How long the clocks are compared, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..=300))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=300))]
     clock_seconds: u32,
     /// How to print the results.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]

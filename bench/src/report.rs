@@ -93,6 +93,9 @@ impl Report {
         }
         println!();
         println!("Overhead: memory of the process (PSS) that is not the guest's RAM.");
+        println!(
+            "Drift: known to some 20 ms in the time measured (--clock-seconds), the delay of a line of console output."
+        );
     }
 }
 

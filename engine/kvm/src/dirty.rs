@@ -42,9 +42,9 @@ impl Ring {
         Ok(Self { mapping, next: 0 })
     }
 
-    /// Takes the entries filled in so far: (slot, page of it) each.
-    fn drain(&mut self, mut found: impl FnMut(usize, u64)) {
-        // A vCPU that keeps writing could keep us here: a ring's length is enough for one visit.
+    /// Takes the entries filled in so far: (slot, page of it) each. `false`: the ring was full to its last entry. KVM
+    /// stops a guest well before that, so then it did not, and entries may have been overwritten.
+    fn drain(&mut self, mut found: impl FnMut(usize, u64)) -> bool {
         for _ in 0..RING_ENTRIES {
             let index = (self.next % RING_ENTRIES) as usize;
             // SAFETY: the index is inside the mapping, which holds RING_ENTRIES entries.
@@ -52,7 +52,7 @@ impl Ring {
             // SAFETY: `flags` is a naturally aligned u32 in shared memory that the kernel accesses atomically.
             let flags = unsafe { AtomicU32::from_ptr(&raw mut (*entry).flags) };
             if flags.load(Acquire) & DIRTY == 0 {
-                return;
+                return true;
             }
             // SAFETY: the kernel does not touch a filled entry before its reset, which only we ask for.
             let (slot, page) = unsafe { ((*entry).slot, (*entry).offset) };
@@ -60,6 +60,7 @@ impl Ring {
             self.next = self.next.wrapping_add(1);
             found((slot & 0xffff) as usize, page);
         }
+        false
     }
 }
 
@@ -70,14 +71,20 @@ pub fn collect_rings(
     slots: &Slots,
     bitmap: &DirtyBitmap,
 ) -> Result<(), EngineError> {
-    let mut any = false;
+    let (mut any, mut intact) = (false, true);
     for ring in rings {
-        ring.drain(|slot, page| {
+        intact &= ring.drain(|slot, page| {
             any = true;
             if let Some(gpa) = slots.page_address(slot, page) {
                 bitmap.mark(gpa, 1);
             }
         });
+    }
+    if !intact {
+        return Err(EngineError::Internal(
+            "KVM overran a dirty ring, so that written pages are not known: use dirty bitmaps on this host"
+                .into(),
+        ));
     }
     if any { sys::reset_dirty_rings(vm) } else { Ok(()) }
 }

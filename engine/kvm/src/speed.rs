@@ -23,7 +23,7 @@ const WARM_UP: Duration = Duration::from_millis(100);
 /// Most time that the measurement takes.
 const BUDGET: Duration = Duration::from_millis(5);
 /// Rounds of the loop between two exits; two instructions each.
-const ROUNDS: u32 = 10_000;
+const ROUNDS: u32 = 5_000;
 /// Exits, of which the fastest interval counts: the others may have been disturbed.
 const LAPS: u32 = 10;
 
@@ -92,7 +92,15 @@ pub fn measure(kvm: &Kvm) -> Result<u64, EngineError> {
     enter_long_mode(&vcpu)?;
     let bell = Doorbell::new(&vcpu)?;
     match within(WARM_UP, &bell, || vcpu.run().map(|exit| format!("{exit:?}"))) {
-        Ok(_) => within(BUDGET, &bell, || run(&mut vcpu)),
+        Ok(_) => {
+            // A first attempt may be spent on what the host does only once; a second one tells.
+            let first = within(BUDGET, &bell, || run(&mut vcpu))?;
+            if first >= FULL_SPEED {
+                return Ok(first);
+            }
+            bell.answer();
+            within(BUDGET, &bell, || run(&mut vcpu)).map(|second| first.max(second))
+        }
         Err(e) if e.errno() == libc::EINTR => Ok(0),
         Err(e) => Err(os("running a vCPU")(e)),
     }

@@ -43,8 +43,9 @@ pub fn candidate(name: &'static str, model: &CpuModel) -> Result<Candidate, Stri
     };
     let beneath = match kvm.probe() {
         Probe::Unusable(why) => return Err(why),
-        Probe::Discouraged(_, why) if why.contains("emulates it") => Beneath::Emulation,
+        // By name first: on a loaded lab host a measured speed says little, and a wrong verdict would hide cases.
         _ if host_is_tcg() => Beneath::Tcg,
+        Probe::Discouraged(_, why) if why.contains("emulates it") => Beneath::Emulation,
         _ => Beneath::Processor,
     };
     let missing = kvm.missing_features(model).map_err(|e: EngineError| e.to_string())?;
@@ -72,25 +73,30 @@ fn host_is_tcg() -> bool {
     name == b"TCGTCGTCGTCG"
 }
 
-/// Why a case cannot hold on what is beneath an engine, if that is known. Each was found by comparing with a
-/// processor's manual; none is a property of the engine.
-pub fn deviation(beneath: Beneath, case: &str) -> Option<&'static str> {
+/// What a case was seen to do on what is beneath an engine. The lists hold symptoms, not proven causes. Those of an
+/// emulating KVM hold with the same engine on kvm-amd in the host lab, unless TCG's list has them too; TCG's two hold
+/// on the software engine. `--all` runs them all the same, to see whether they still are so.
+pub fn deviation(beneath: Beneath, engine: &str, case: &str) -> Option<&'static str> {
     let list: &[(&str, &str)] = match beneath {
         Beneath::Processor => &[],
         Beneath::Tcg => &[
-            ("segment-limit", "TCG does not check segment limits"),
-            ("page-fault-reserved-bit", "TCG leaves bit 0 of the error code clear"),
+            ("segment-limit", "an access beyond a segment's limit did not fault"),
+            ("page-fault-reserved-bit", "the error code had bit 0 (P) clear"),
         ],
         Beneath::Emulation => EMULATION,
     };
-    list.iter().find(|(name, _)| *name == case).map(|(_, why)| *why)
+    let found = list.iter().find(|(name, _)| *name == case).map(|(_, why)| *why);
+    // Bitmaps cannot be overrun.
+    found.filter(|why| *why != OVERRUN || engine == "kvm")
 }
 
-const PAGING: &str = "it ignores 32-bit and PAE page tables";
-const RINGS: &str = "it does not deliver exceptions from user mode as a processor does";
-const SHADOW: &str = "it does not take a pending interrupt directly after STI";
-const INSTRUCTION: &str = "its emulator does not know an instruction of the guest";
-const TSC: &str = "the guest reads the host's TSC whatever the offset";
+const PAGING: &str = "accesses through 32-bit and PAE page tables did not reach the pages mapped there";
+const RINGS: &str = "exceptions and interrupts from user mode arrived with a wrong frame or not at all";
+const SHADOW: &str = "a pending interrupt was not taken within two instructions after STI";
+const INSTRUCTION: &str = "KVM gave up with an emulation failure (internal error, suberror 1)";
+/// Measured: kvm-amd left at 4032 of 4096 entries each time, this one at 4084 and then not before all were full.
+const OVERRUN: &str = "it filled a dirty ring beyond the limit at which KVM has to stop the guest";
+const TSC: &str = "the TSC offset that was set had no effect on what was read";
 
 const EMULATION: &[(&str, &str)] = &[
     ("paging-32", PAGING),
@@ -100,7 +106,7 @@ const EMULATION: &[(&str, &str)] = &[
     ("save-and-continue-elsewhere-pae", PAGING),
     ("transfer-pae", PAGING),
     ("transfer-paging-32", PAGING),
-    ("cpuid", "the guest reads the host's CPUID"),
+    ("cpuid", "the guest saw feature bits that were not set for it"),
     ("breakpoint", INSTRUCTION),
     ("segment-not-present", INSTRUCTION),
     ("segment-limit", INSTRUCTION),
@@ -115,7 +121,8 @@ const EMULATION: &[(&str, &str)] = &[
     ("msi-priorities", SHADOW),
     ("xapic-mmio", SHADOW),
     ("self-ipi", SHADOW),
-    ("dirty-log-many-pages", "it does not log writes to pages that were not mapped when the log began"),
+    ("dirty-log-while-rewriting", OVERRUN),
+    ("dirty-log-overfull", OVERRUN),
     ("clock-stands-still", TSC),
     ("clock-import", TSC),
 ];

@@ -10,6 +10,8 @@ use crate::record::Failure;
 
 /// Bytes of RAM of every guest, from address 0.
 pub const RAM: u64 = 0x20_0000;
+/// First address above all RAM that cases map.
+pub const RAM_LIMIT: u64 = 64 << 20;
 /// Global descriptor table.
 pub const GDT: u64 = 0x1000;
 /// Task state segment; its I/O bitmap is beyond its limit, so that it allows no port.
@@ -247,13 +249,13 @@ fn write_pages(ram: &Ram) {
     for i in 0..512 {
         set(low + 8 * i, i << 21 | LARGE | PWU);
         set(high + 8 * i, (3 << 30 | i << 21) | LARGE | PWU);
-        set(PT + 8 * i, WINDOW_RAM + ((i & 0xff) << 12) | PWU);
+        set(PT + 8 * i, (WINDOW_RAM + ((i & 0xff) << 12)) | PWU);
     }
     set(low + 8 * (WINDOW >> 21), PT | PWU);
     let set32 = |at: u64, value: u64| ram.write(at, &(value as u32).to_le_bytes());
     for i in 0..1024 {
         set32(PD32 + 4 * i, i << 22 | LARGE | PWU);
-        set32(PT32 + 4 * i, WINDOW_RAM + ((i & 0xff) << 12) | PWU);
+        set32(PT32 + 4 * i, (WINDOW_RAM + ((i & 0xff) << 12)) | PWU);
     }
     set32(PD32 + 4 * (WINDOW32 >> 22), PT32 | PWU);
 }

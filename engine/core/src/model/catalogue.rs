@@ -123,15 +123,14 @@ impl Definition {
     }
 }
 
-/// Family, model and stepping decide which errata and vulnerabilities a guest works around. These two are not on
-/// Linux's lists of affected processors, or only for issues that a bit in [`Speculation`] denies, and
-/// have no errata for which Linux checks under a hypervisor (arch/x86/kernel/cpu/{common,intel,amd}.c).
+/// Family, model and stepping as CPUID.1:EAX. User code chooses code paths by these numbers alone (GCC's
+/// `target_clones` takes a model with AVX for proof of AVX), so they must not promise more than the features say.
 fn signature(vendor: Vendor) -> u32 {
     match vendor {
-        // Family 6, model 8Fh, stepping 8.
-        Vendor::Intel => 0x0008_06f8,
-        // Family 19h, model 11h, stepping 1.
-        Vendor::Amd => 0x00a1_0f11,
+        // 06_2CH, Westmere: the last one without AVX. Kernels find its weaknesses cured by ARCH_CAPABILITIES.
+        Vendor::Intel => 0x0002_06c2,
+        // Family 1Fh, which no processor has: software goes by the features, and no list of weaknesses names it.
+        Vendor::Amd => 0x0100_0f11,
     }
 }
 

@@ -258,7 +258,7 @@ fn restarted(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.report()?;
         a.mov(eax, edi)?;
         a.report()?;
-        a.mov(qword_ptr(PT + 8), (WINDOW_RAM + 0x8000 | 7) as i32)?;
+        a.mov(qword_ptr(PT + 8), ((WINDOW_RAM + 0x8000) | 7) as i32)?;
         a.mov(eax, 0x77)?;
         a.rep().stosb()?;
         a.mov(eax, ecx)?;

@@ -17,6 +17,8 @@ use crate::tables::*;
 pub const CASES: &[Case] = &[
     case("dirty-log", dirty_log),
     case("dirty-log-many-pages", dirty_many),
+    case("dirty-log-while-rewriting", dirty_rewriting),
+    case("dirty-log-overfull", dirty_overfull),
     case("dirty-log-off", dirty_off),
     case("read-only-ram", read_only),
     case("unmapped-ram", unmapped),
@@ -30,17 +32,24 @@ fn window_pages(bits: &[u64]) -> Vec<u64> {
 
 /// For each number the host writes to DATA: writes that many pages from 1 MiB on, reports it.
 fn on_demand(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
+    demand(a, WINDOW_RAM, false)
+}
+
+/// As [`on_demand`], from another address on; `rewriting`: writes to DATA all the time while it waits.
+fn demand(a: &mut CodeAssembler, from: u64, rewriting: bool) -> Result<(), iced_x86::IcedError> {
     let (mut wait, mut page) = (a.create_label(), a.create_label());
     a.set_label(&mut wait)?;
     a.pause()?;
-    a.cmp(dword_ptr(DATA), 0)?;
-    a.je(wait)?;
+    if !rewriting {
+        a.cmp(dword_ptr(DATA), 0)?;
+        a.je(wait)?;
+    }
     a.xor(eax, eax)?;
     a.xchg(dword_ptr(DATA), eax)?;
     a.test(eax, eax)?;
     a.jz(wait)?;
     a.mov(ecx, eax)?;
-    a.mov(edi, WINDOW_RAM as u32)?;
+    a.mov(edi, from as u32)?;
     a.set_label(&mut page)?;
     a.inc(dword_ptr(rdi + 8))?;
     a.add(edi, 0x1000)?;
@@ -87,18 +96,26 @@ fn dirty_log(bench: &Bench<'_>) -> Result<Record, Failure> {
     Ok(r)
 }
 
-/// More writes than any ring holds, in rounds: none is lost.
+/// The same pages in rounds with few harvests: none is lost.
 fn dirty_many(bench: &Bench<'_>) -> Result<Record, Failure> {
+    in_rounds(bench, false)
+}
+
+/// The same, while another page is written without pause.
+fn dirty_rewriting(bench: &Bench<'_>) -> Result<Record, Failure> {
+    in_rounds(bench, true)
+}
+
+fn in_rounds(bench: &Bench<'_>, rewriting: bool) -> Result<Record, Failure> {
     const PAGES: u32 = 256;
     const ROUNDS: usize = 24;
-    let mut g = Guest::new(bench, Mode::Long, on_demand)?;
+    let mut g = Guest::new(bench, Mode::Long, |a| demand(a, WINDOW_RAM, rewriting))?;
     let mut r = Record::default();
     g.machine.load(&g.start.clone())?;
     g.machine.run_part(|h| {
         h.partition.dirty_start()?;
         for round in 0..ROUNDS {
             ask(h, PAGES)?;
-            // Now and then only, so that rings fill.
             if round % 8 == 7 {
                 let seen = window_pages(&h.partition.dirty_harvest()?).len();
                 r.expect("pages", seen, PAGES as usize)?;
@@ -108,6 +125,32 @@ fn dirty_many(bench: &Bench<'_>) -> Result<Record, Failure> {
     })?;
     let count = g.machine.ram.u32(WINDOW_RAM + 8);
     r.expect("rounds", count as usize, ROUNDS)?;
+    Ok(r)
+}
+
+/// More different pages between two harvests than a ring of 4096 entries holds: the engine has to empty it meanwhile.
+fn dirty_overfull(bench: &Bench<'_>) -> Result<Record, Failure> {
+    const FROM: u64 = 16 << 20;
+    const PAGES: u32 = 10_000;
+    let mut g = Guest::new(bench, Mode::Long, |a| demand(a, FROM, false))?;
+    let (_ram, range) = extra(FROM, u64::from(PAGES) * dirty::PAGE, true)?;
+    g.machine.partition.map_ram(range)?;
+    let mut r = Record::default();
+    g.machine.load(&g.start.clone())?;
+    g.machine.run_part(|h| {
+        h.partition.dirty_start()?;
+        for _ in 0..2 {
+            ask(h, PAGES)?;
+            let seen = window_pages(&h.partition.dirty_harvest()?);
+            r.expect("pages", seen.len(), PAGES as usize)?;
+            r.expect(
+                "first and last",
+                (seen.first().copied(), seen.last().copied()),
+                (Some(FROM), Some(FROM + u64::from(PAGES - 1) * dirty::PAGE)),
+            )?;
+        }
+        Ok(h.partition.dirty_stop()?)
+    })?;
     Ok(r)
 }
 
@@ -141,11 +184,11 @@ fn read_only(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.done()
     })?;
     let (rom, range) = extra(at, 0x2000, false)?;
-    rom.write(0, &0x0ddb_a11u32.to_le_bytes());
+    rom.write(0, &0x00dd_ba11_u32.to_le_bytes());
     g.machine.partition.map_ram(range)?;
     g.run()?;
     let mut r = Record::default();
-    r.expect("reads", g.reports(), vec![0x0ddb_a11, 0x0ddb_a11])?;
+    r.expect("reads", g.reports(), vec![0x00dd_ba11, 0x00dd_ba11])?;
     r.expect("writes", g.events(), vec![Event::MmioWrite(at, vec![0x78, 0x56, 0x34, 0x12])])?;
     Ok(r)
 }

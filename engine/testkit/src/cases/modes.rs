@@ -133,21 +133,21 @@ fn check_remap(g: &Guest, entry: u64) -> Result<Record, Failure> {
 }
 
 fn paging_32(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let to = WINDOW_RAM + 0x5000 | 7;
+    let to = (WINDOW_RAM + 0x5000) | 7;
     let mut g = Guest::new(bench, Mode::Paging32, |a| remap(a, WINDOW32, PT32, to))?;
     g.run()?;
     check_remap(&g, PT32)
 }
 
 fn paging_pae(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let to = WINDOW_RAM + 0x5000 | 7;
+    let to = (WINDOW_RAM + 0x5000) | 7;
     let mut g = Guest::new(bench, Mode::Pae, |a| remap(a, WINDOW, PT, to))?;
     g.run()?;
     check_remap(&g, PT)
 }
 
 fn long_mode(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let to = WINDOW_RAM + 0x5000 | 7;
+    let to = (WINDOW_RAM + 0x5000) | 7;
     let mut g = Guest::new(bench, Mode::Long, |a| remap(a, WINDOW, PT, to))?;
     g.run()?;
     check_remap(&g, PT)
