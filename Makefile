@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`. Each installs what it needs (scripts/install-deps.sh)
 # and runs alone on a bare Debian 12 with Rust.
-.PHONY: demo test bench build check fuzz-cpu boots stress lab clean
+.PHONY: demo test bench build fuzz-cpu boots stress lab clean
 
 SHELL := /bin/bash
 GUEST := debian-6.1-cloud-amd64
@@ -28,10 +28,10 @@ bench:
 	cargo run --release --quiet -p vireo-bench -- --vireo $(VIREO) --guest guests/cache/$(GUEST)
 
 # Long runs, not part of `make test`.
-# Random instructions on the real CPU and on the software engine, compared bit for bit: CASES per seed.
+# Random instructions on the real CPU and on the software engine, compared bit for bit.
 CASES := 10000000
 fuzz-cpu:
-	cargo run --release --quiet -p vireo-testkit --bin fuzz-cpu -- --cases $(CASES)
+	cargo run --release --quiet -p vireo-soft --example fuzz-cpu -- $(CASES)
 
 # N boots in a row of each kernel.
 BOOTS := 100

@@ -25,6 +25,7 @@ mod apic;
 mod clock;
 mod code;
 mod cpu;
+mod debug;
 mod engine;
 mod exec;
 mod host;

@@ -75,7 +75,7 @@ impl Stepper {
         cpu.leave();
         cpu.bus = None;
         match end {
-            Ok(()) | Err(Stop::EndBlock | Stop::Yield | Stop::Shutdown) => Step::Done,
+            Ok(()) | Err(Stop::EndBlock | Stop::Untraced | Stop::Yield | Stop::Shutdown) => Step::Done,
             Err(Stop::Fault | Stop::Trap) => {
                 let f = cpu.fault;
                 let address = (f.vector == vector::PF).then_some(cpu.mmu.fault_address);

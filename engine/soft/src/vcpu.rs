@@ -32,7 +32,7 @@ impl SoftVcpu {
 }
 
 /// Why the inner loop was left.
-enum Leave {
+pub(crate) enum Leave {
     /// To the caller of `run`.
     Exit(Exit),
     /// To look at requests, events and time again.
@@ -92,6 +92,7 @@ impl Cpu {
     fn publish_counters(&self) {
         let c = &self.shared.vcpus[self.index as usize].counters;
         c.instructions.store(self.instructions, Relaxed);
+        c.exits.store(self.exits.get(), Relaxed);
         c.tlb_fills.store(self.mmu.fills, Relaxed);
         c.tlb_flushes.store(self.mmu.flushes, Relaxed);
         c.blocks.store(self.code.built, Relaxed);
@@ -108,7 +109,7 @@ impl Cpu {
     }
 
     /// Serves requests, time and events, then runs blocks until one of them comes up again.
-    fn look_and_run(&mut self) -> Leave {
+    pub(crate) fn look_and_run(&mut self) -> Leave {
         if self.serve_requests() {
             return Leave::Exit(Exit::Kicked);
         }
@@ -132,8 +133,8 @@ impl Cpu {
 
     /// Runs until something has to be looked at.
     fn run_blocks(&mut self) -> Exec {
-        if self.shadow != Shadow::None || self.tracing() {
-            return self.run_one();
+        if self.shadow != Shadow::None || self.stepwise() {
+            return self.run_stepwise();
         }
         for _ in 0..BLOCKS_PER_LOOK {
             self.run_block(false)?;
@@ -144,18 +145,36 @@ impl Cpu {
         Ok(())
     }
 
-    /// One instruction: the shadow before it ends with it, and TF traps after it.
-    fn run_one(&mut self) -> Exec {
-        self.shadow = Shadow::None;
-        let trace = self.tracing();
-        self.run_block(true)?;
-        // After MOV SS and POP SS the trap waits, and is lost, with the next instruction's own.
-        if trace && self.shadow != Shadow::MovSs {
-            self.debug.dr6 |= 1 << 14;
-            self.fault = Fault { vector: vector::DB, error: None, source: Source::Exception };
-            return Err(Stop::Trap);
+    /// Instruction by instruction, at least one.
+    fn run_stepwise(&mut self) -> Exec {
+        for _ in 0..BLOCKS_PER_LOOK {
+            self.run_one()?;
+            if !self.stepwise() || self.events_wanted() || self.interrupt_due() {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// One instruction: the shadow before it ends with it, and traps for TF and breakpoints come after it.
+    fn run_one(&mut self) -> Exec {
+        let shadow = std::mem::replace(&mut self.shadow, Shadow::None);
+        self.before_instruction(shadow)?;
+        let traced = self.tracing();
+        let end = self.run_block(true);
+        let stepped = traced && matches!(end, Ok(()) | Err(Stop::Yield));
+        match end {
+            // A trap of the instruction's own comes first.
+            Err(Stop::Fault | Stop::Trap | Stop::Shutdown) => return end,
+            // After MOV SS and POP SS the traps wait: the one for TF is lost to the next instruction's own.
+            _ if self.shadow == Shadow::MovSs => return end,
+            _ if stepped || self.breakpoint_met() => {}
+            _ => return end,
+        }
+        if self.activity == Activity::Halted {
+            self.activity = Activity::Running;
+        }
+        Err(self.debug_trap(stepped))
     }
 
     /// Single-stepping is on.
@@ -173,7 +192,7 @@ impl Cpu {
     /// What a block or an event delivery ended with.
     fn serve_stop(&mut self, stop: Stop) -> Leave {
         match stop {
-            Stop::EndBlock => Leave::Again,
+            Stop::EndBlock | Stop::Untraced => Leave::Again,
             Stop::Yield => {
                 if !self.events_wanted() && self.activity == Activity::Running {
                     std::thread::yield_now();
@@ -182,6 +201,9 @@ impl Cpu {
             }
             Stop::Fault | Stop::Trap => {
                 self.shadow = Shadow::None;
+                if stop == Stop::Fault {
+                    self.forget_breakpoints();
+                }
                 match system::deliver(self, self.fault) {
                     Ok(()) | Err(Stop::EndBlock) => Leave::Again,
                     Err(_) => self.shut_down(),
@@ -215,6 +237,10 @@ impl Cpu {
 
     /// Delivers the event of highest priority that can be delivered now (SDM vol. 3A, table 6-2).
     fn deliver_event(&mut self) -> Exec {
+        // What an event's delivery met (its stack, its tables), or an instruction whose own trap came first.
+        if self.breakpoint_met() && self.shadow != Shadow::MovSs {
+            return Err(self.debug_trap(false));
+        }
         if self.nmi_pending && !self.nmi_masked && self.shadow != Shadow::MovSs {
             self.nmi_pending = false;
             self.nmi_masked = true;

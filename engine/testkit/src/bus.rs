@@ -38,6 +38,7 @@ pub enum Event {
 struct Seen {
     events: Vec<Event>,
     reports: Vec<u32>,
+    stop_at: Option<usize>,
     done: bool,
     shutdown: bool,
     failed: Option<String>,
@@ -81,6 +82,11 @@ impl RecordingBus {
         if let Some(gate) = &*self.gate.lock().unwrap_or_else(PoisonError::into_inner) {
             gate.end();
         }
+    }
+
+    /// Stops the vCPUs at the guest's report of this number, on its own thread: before it can go on.
+    pub fn stop_at(&self, report: usize) {
+        self.lock().stop_at = Some(report);
     }
 
     /// A vCPU met a triple fault.
@@ -170,7 +176,14 @@ impl Bus for RecordingBus {
     fn pio_write(&self, _: u32, port: u16, data: &[u8]) {
         match (port, data) {
             (REPORT, &[a, b, c, d]) => {
-                self.lock().reports.push(u32::from_le_bytes([a, b, c, d]));
+                let stop = {
+                    let mut seen = self.lock();
+                    seen.reports.push(u32::from_le_bytes([a, b, c, d]));
+                    seen.stop_at == Some(seen.reports.len())
+                };
+                if stop {
+                    self.end(|_| ());
+                }
                 self.changed.notify_all();
             }
             (DONE, _) => self.end(|s| s.done = true),

@@ -120,14 +120,14 @@ fn lock_vcpu(v: &SharedVcpu) -> MutexGuard<'_, Box<dyn Vcpu>> {
 impl Board {
     /// Builds a board, boots it, and leaves it paused before its first instruction.
     pub fn new(engine: &dyn Engine, spec: &BoardSpec, boot: Boot) -> Result<Self, BoardError> {
-        let layout = ram_layout(spec.memory)?;
+        // Memory first: it knows what the host can give, and an engine keeps tables as large as what it is asked for.
+        let memory = GuestMemory::new(ram_layout(spec.memory)?)?;
         let partition = engine.new_partition(&PartitionSpec {
             vcpus: spec.vcpus,
             cpu_model: Arc::clone(&spec.cpu_model),
-            ram_limit: layout.limit(),
+            ram_limit: memory.layout().limit(),
         })?;
         partition.freeze_clock();
-        let memory = GuestMemory::new(layout)?;
         for range in memory.ram_ranges() {
             partition.map_ram(range)?;
         }

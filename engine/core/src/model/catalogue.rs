@@ -5,8 +5,8 @@ use vireo_isa::FeatureSet;
 
 use super::{CpuModel, Speculation, Vendor};
 
-/// Names of [`MODELS`], best first.
-pub const NAMES: &[&str] = &["vireo-v2"];
+/// Names of [`MODELS`], the default first.
+pub const NAMES: &[&str] = &["vireo-v2", "vireo-v2-pcid"];
 
 /// One version of a model, before it has a vendor.
 pub struct Definition {
@@ -14,18 +14,28 @@ pub struct Definition {
     version: u32,
     description: &'static str,
     brand: &'static str,
-    features: &'static [Feature],
+    features: &'static [&'static [Feature]],
     physical_bits: u32,
 }
 
-const MODELS: &[Definition] = &[Definition {
-    name: "vireo-v2",
-    version: 1,
-    description: "x86-64-v2 with AES, BMI, XSAVE, PCID, SMEP, SMAP, x2APIC; runs on any host since about 2015",
-    brand: "Vireo Virtual Processor (x86-64-v2)",
-    features: V2,
-    physical_bits: 40,
-}];
+const MODELS: &[Definition] = &[
+    Definition {
+        name: "vireo-v2",
+        version: 1,
+        description: "x86-64-v2 with AES, BMI, XSAVE, SMEP, SMAP, x2APIC; runs on any host since about 2015",
+        brand: "Vireo Virtual Processor (x86-64-v2)",
+        features: &[V2],
+        physical_bits: 40,
+    },
+    Definition {
+        name: "vireo-v2-pcid",
+        version: 1,
+        description: "vireo-v2 with PCID and INVPCID; Intel hosts since 2013, AMD hosts since Zen 3",
+        brand: "Vireo Virtual Processor (x86-64-v2)",
+        features: &[V2, &[Pcid, Invpcid]],
+        physical_bits: 40,
+    },
+];
 
 /// VME is not listed: no engine has to redirect software interrupts of virtual-8086 mode. MONITOR is not: a guest
 /// shall halt, so that the host learns of it.
@@ -56,7 +66,6 @@ const V2: &[Feature] = &[
     Pclmul,
     Ssse3,
     Cx16,
-    Pcid,
     Sse41,
     Sse42,
     X2apic,
@@ -74,7 +83,6 @@ const V2: &[Feature] = &[
     Smep,
     Bmi2,
     Erms,
-    Invpcid,
     Rdseed,
     Smap,
     Clflushopt,
@@ -115,7 +123,7 @@ impl Definition {
             vendor,
             signature: signature(vendor),
             brand: self.brand,
-            features: FeatureSet::of(self.features),
+            features: FeatureSet::of(&self.features.concat()),
             physical_bits: self.physical_bits,
             virtual_bits: 48,
             speculation: Speculation::not_affected(vendor),

@@ -5,12 +5,14 @@ pub mod mode;
 pub mod regs;
 mod state;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use vireo_core::state::{Activity, ControlRegisters, DebugRegisters, DescriptorTable, Segment, rflags};
 use vireo_core::{Bus, CpuModel};
 
 use crate::code::CodeCache;
+use crate::debug::Breakpoints;
 use crate::host::FpuState;
 use crate::mmu::Mmu;
 use flags::Flags;
@@ -31,8 +33,10 @@ pub enum Stop {
     /// The processor shut down (triple fault).
     Shutdown,
     /// The instruction is complete, [`Cpu::rip`] is set, and the run loop has to look at the events (HLT, a pause,
-    /// a partly done string instruction whose RIP is its own).
+    /// a partly done string instruction whose RIP is its own, breakpoints switched on).
     Yield,
+    /// The instruction is complete, [`Cpu::rip`] is set, and no single-step trap follows although TF was set before it.
+    Untraced,
 }
 
 /// Result of everything that may stop an instruction.
@@ -123,8 +127,10 @@ pub struct Cpu {
     pub cpl: u8,
     /// Control registers, EFER and XCR0.
     pub ctl: ControlRegisters,
-    /// Debug registers.
+    /// Debug registers. After changing DR0 to DR3 or DR7 call [`Cpu::breakpoints_changed`].
     pub debug: DebugRegisters,
+    /// The breakpoints in them.
+    pub breakpoints: Breakpoints,
     /// MSRs with no other home.
     pub msr: crate::system::MsrFile,
     /// x87, MMX and SSE registers.
@@ -162,6 +168,8 @@ pub struct Cpu {
     pub model: Arc<CpuModel>,
     /// Instructions completed.
     pub instructions: u64,
+    /// Calls of the bus.
+    pub exits: Cell<u64>,
     /// This vCPU's index and APIC id.
     pub index: u32,
     /// What all vCPUs of the partition share.
@@ -187,10 +195,12 @@ impl Cpu {
         self.eflags | self.flags.to_rflags() | rflags::ONE
     }
 
-    /// Sets all of RFLAGS from a value whose reserved bits are ignored. Calls [`Cpu::mode_changed`].
+    /// Sets all of RFLAGS from a value whose reserved bits are ignored; RF only where it matters. Calls
+    /// [`Cpu::mode_changed`].
     pub fn set_rflags(&mut self, value: u64) {
         self.flags = Flags::from_rflags(value);
-        self.eflags = value & rflags::ALL & !rflags::ARITH & !rflags::ONE;
+        let rf = rflags::RF & !self.effective_rf();
+        self.eflags = value & rflags::ALL & !rflags::ARITH & !rflags::ONE & !rf;
         self.mode_changed();
     }
 
@@ -245,8 +255,9 @@ impl Cpu {
         self.mmu.select_view(self.cpl, self.eflags & rflags::AC != 0, &self.ctl);
     }
 
-    /// The board.
+    /// The board, for one call: each is counted.
     pub fn bus(&self) -> &dyn Bus {
+        self.exits.set(self.exits.get().wrapping_add(1));
         // SAFETY: `Vcpu::run` sets the pointer from a reference that outlives the run and clears it on return; no
         // guest code, so no caller of this, executes outside a run.
         unsafe { self.bus.expect("guest code executes only inside run").as_ref() }

@@ -1,10 +1,11 @@
 //! A vCPU's state in and out of its architectural form; RESET, INIT and start-up.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use vireo_core::state::{
-    Activity, ControlRegisters, DebugRegisters, Element, Events, GeneralRegisters, Injection, MsrEntry,
-    Segment, SegmentRegisters, cr0, cr4, efer, msr,
+    Activity, ControlRegisters, DebugRegisters, Element, Events, GeneralRegisters, Injection,
+    Segment, SegmentRegisters, cr0, cr4, efer, msr, rflags,
 };
 use vireo_core::{EngineError, VcpuState};
 
@@ -14,6 +15,7 @@ use super::regs::Regs;
 use super::{Cpu, Fault, Shadow, Source, seg};
 use crate::apic::Apic;
 use crate::code::CodeCache;
+use crate::debug::Breakpoints;
 use crate::host::FpuState;
 use crate::mmu::Mmu;
 use crate::partition::Shared;
@@ -36,6 +38,7 @@ impl Cpu {
             cpl: 0,
             ctl: ControlRegisters::at_reset(index),
             debug: DebugRegisters::at_reset(index),
+            breakpoints: Breakpoints::default(),
             msr: MsrFile::new(&shared.model),
             fpu: FpuState::new(),
             mode: Mode(0),
@@ -54,6 +57,7 @@ impl Cpu {
             tsc_adjust: 0,
             model: Arc::clone(&shared.model),
             instructions: 0,
+            exits: Cell::new(0),
             index,
             shared,
             bus: None,
@@ -72,6 +76,8 @@ impl Cpu {
         self.cpl = s.segments.cpl;
         self.ctl = s.control.clone();
         self.debug = s.debug.clone();
+        self.forget_breakpoints();
+        self.breakpoints_changed();
         self.set_rflags(s.general.rflags);
         self.mmu.flush_all();
         self.load_pdptes_from_memory();
@@ -173,6 +179,9 @@ impl Cpu {
         if (c.efer & efer::LMA != 0) != long || long && c.cr4 & cr4::PAE == 0 {
             return bad("EFER.LMA does not follow from CR0.PG, EFER.LME and CR4.PAE");
         }
+        if c.xcr0 & 1 == 0 || c.xcr0 & !self.model.xcr0_mask() != 0 {
+            return bad("XCR0 lacks x87, or has what the CPU model has not");
+        }
         if s.segments.cpl > 3 {
             return bad("privilege level above 3");
         }
@@ -183,9 +192,8 @@ impl Cpu {
             return bad("XSAVE image too short");
         }
         MsrFile::check(&self.model, &s.msrs)?;
-        let unknown = |e: &&MsrEntry| !self.msr.knows(e.index) && e.index != msr::TSC_ADJUST;
-        if let Some(e) = s.msrs.0.iter().find(unknown) {
-            return bad(&format!("MSR {:#x} is not part of CPU model {}", e.index, self.model.name()));
+        if s.general.rflags & rflags::ONE == 0 {
+            return bad("bit 1 of RFLAGS is always set");
         }
         Ok(())
     }

@@ -64,6 +64,7 @@ impl Cpu {
 
     /// Ends a repeated instruction that is not done yet: it starts again at its own address after events were looked at.
     fn repeat_later(&mut self, u: &Uop) -> Exec {
+        self.pass_breakpoint();
         self.rip = self.instruction_rip(u);
         Err(Stop::Yield)
     }
@@ -74,7 +75,8 @@ impl Cpu {
         if u.aux == repeat::NO {
             return one(self, u).map(|_| ());
         }
-        for _ in 0..BATCH {
+        let batch = if self.stepwise() { 1 } else { BATCH };
+        for _ in 0..batch {
             if self.repeat_count(u) == 0 {
                 return Ok(());
             }
@@ -95,7 +97,7 @@ impl Cpu {
 
 /// `movs`.
 pub fn movs<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
-    if u.aux != repeat::NO && cpu.eflags & rflags::DF == 0 {
+    if by_pages(cpu, u) {
         while cpu.repeat_count(u) > 1 && movs_in_page::<T>(cpu, u)? {
             if cpu.events_wanted() {
                 return if cpu.repeat_count(u) == 0 { Ok(()) } else { cpu.repeat_later(u) };
@@ -110,6 +112,11 @@ pub fn movs<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
         cpu.advance(u, gpr::RDI, step);
         Ok(true)
     })
+}
+
+/// Whether the elements need not be visited one by one.
+fn by_pages(cpu: &Cpu, u: &Uop) -> bool {
+    u.aux != repeat::NO && cpu.eflags & rflags::DF == 0 && !cpu.stepwise()
 }
 
 /// Moves what lies in the current pages of source and destination; false: not possible here, go by elements.
@@ -167,7 +174,7 @@ fn fits(cpu: &mut Cpu, u: &Uop, bytes: u32, source: bool) -> bool {
 
 /// `stos`.
 pub fn stos<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
-    if u.aux != repeat::NO && cpu.eflags & rflags::DF == 0 {
+    if by_pages(cpu, u) {
         while cpu.repeat_count(u) > 1 && stos_in_page::<T>(cpu, u)? {
             if cpu.events_wanted() {
                 return if cpu.repeat_count(u) == 0 { Ok(()) } else { cpu.repeat_later(u) };

@@ -135,7 +135,7 @@ impl Cpu {
         if e.read == linear & !0xfff && linear as u32 & 0xfff <= 4096 - size {
             return Ok(Some((linear as usize).wrapping_add(e.addend) as *const u8));
         }
-        Ok(match self.places(view, seg, linear, size, Access::Read)? {
+        Ok(match self.accessed(view, seg, linear, size, Access::Read)? {
             (Place::Ram(p), None) => Some(p.cast_const()),
             _ => None,
         })
@@ -149,7 +149,7 @@ impl Cpu {
         if e.write == linear & !0xfff && linear as u32 & 0xfff <= 4096 - size {
             return Ok(Some(((linear as usize).wrapping_add(e.addend) as *mut u8, e.page)));
         }
-        if let (Place::Ram(p), None) = self.places(view, seg, linear, size, Access::Write)? {
+        if let (Place::Ram(p), None) = self.accessed(view, seg, linear, size, Access::Write)? {
             let e = self.mmu.entry(view, linear);
             if e.write == linear & !0xfff {
                 return Ok(Some((p, e.page)));
@@ -164,7 +164,7 @@ impl Cpu {
     /// Reads bytes (at most a page) in pieces; raises before anything is read from a device.
     pub fn read_bytes(&mut self, seg: u8, linear: u64, data: &mut [u8]) -> Exec {
         let view = self.mmu.view();
-        let (first, second) = self.places(view, seg, linear, data.len() as u32, Access::Read)?;
+        let (first, second) = self.accessed(view, seg, linear, data.len() as u32, Access::Read)?;
         let (a, b) = data.split_at_mut(in_first_page(linear, data.len()));
         self.read_piece(first, a);
         if let Some(second) = second {
@@ -180,7 +180,7 @@ impl Cpu {
     }
 
     fn write_bytes_as(&mut self, view: View, seg: u8, linear: u64, data: &[u8]) -> Exec {
-        let (first, second) = self.places(view, seg, linear, data.len() as u32, Access::Write)?;
+        let (first, second) = self.accessed(view, seg, linear, data.len() as u32, Access::Write)?;
         let (a, b) = data.split_at(in_first_page(linear, data.len()));
         self.write_piece(first, a);
         if let Some(second) = second {
@@ -199,7 +199,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn load_slow(&mut self, view: View, seg: u8, linear: u64, size: u32) -> Exec<u64> {
-        let (first, second) = self.places(view, seg, linear, size, Access::Read)?;
+        let (first, second) = self.accessed(view, seg, linear, size, Access::Read)?;
         let mut data = [0; 8];
         match (first, second) {
             (Place::Ram(p), None) => return Ok(load_sized(p, size)),
@@ -216,7 +216,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     fn store_slow(&mut self, view: View, seg: u8, linear: u64, size: u32, v: u64) -> Exec {
-        let (first, second) = self.places(view, seg, linear, size, Access::Write)?;
+        let (first, second) = self.accessed(view, seg, linear, size, Access::Write)?;
         match (first, second) {
             (Place::Ram(p), None) => {
                 store_sized(p, size, v);
@@ -230,6 +230,22 @@ impl Cpu {
             }
             _ => self.write_bytes_as(view, seg, linear, &v.to_le_bytes()[..size as usize]),
         }
+    }
+
+    /// As [`Cpu::places`], for an access that is then made: breakpoints on its bytes are met.
+    fn accessed(
+        &mut self,
+        view: View,
+        seg: u8,
+        linear: u64,
+        size: u32,
+        access: Access,
+    ) -> Exec<(Place, Option<Place>)> {
+        let places = self.places(view, seg, linear, size, access)?;
+        if self.breakpoints.armed() {
+            self.data_accessed(linear, size, access);
+        }
+        Ok(places)
     }
 
     /// Checks and translates an access of up to a page: one piece, or two when it crosses into the next page.
@@ -272,7 +288,7 @@ impl Cpu {
     }
 
     /// Linear addresses outside long mode have 32 bits.
-    fn wrap_linear(&self, linear: u64) -> u64 {
+    pub fn wrap_linear(&self, linear: u64) -> u64 {
         if self.long_mode() { linear } else { linear & 0xffff_ffff }
     }
 

@@ -79,12 +79,13 @@ impl Cpu {
             if !self.apic.owns(t.gpa) {
                 let page = linear & !0xfff;
                 let tag = |allowed: bool| if allowed { page } else { Entry::NONE };
+                let free = !self.breakpoints.watches(page);
                 self.mmu.fill(
                     view,
                     linear,
                     Entry {
-                        read: tag(self.allowed(&t, view, Access::Read)),
-                        write: tag(t.dirty && ram.writable && self.allowed(&t, view, Access::Write)),
+                        read: tag(free && self.allowed(&t, view, Access::Read)),
+                        write: tag(free && t.dirty && ram.writable && self.allowed(&t, view, Access::Write)),
                         exec: tag(self.allowed(&t, view, Access::Exec)),
                         addend: (ram.host as usize).wrapping_sub(page as usize),
                         page: (t.gpa >> 12) as u32,

@@ -1,11 +1,12 @@
 //! Control registers, debug registers and XCR0 (SDM vol. 3A, 2.5, 2.6, 4.4.1, 4.10.4, 9.8.5, 17.2).
 
-use vireo_core::state::{Segment, cr0, cr4, efer};
+use vireo_core::state::{Segment, cr0, cr4, efer, rflags};
 use vireo_isa::Feature;
 
 use super::tss;
 use crate::cpu::regs::gpr;
-use crate::cpu::{Cpu, Exec, seg, vector};
+use crate::cpu::{Cpu, Exec, Stop, seg};
+use crate::debug::dr6;
 use crate::exec::Uop;
 
 /// CR0 bits that exist.
@@ -234,7 +235,6 @@ const DR6_ONES: u64 = 0xffff_0ff0;
 const DR7_WRITABLE: u64 = 0xffff_23ff;
 const DR7_ONE: u64 = 1 << 10;
 const DR7_GD: u64 = 1 << 13;
-const DR6_BD: u64 = 1 << 13;
 
 /// Checks common to both directions; gives the register number with the aliases of DR6 and DR7 resolved.
 fn debug_register(cpu: &mut Cpu, n: u8) -> Exec<u8> {
@@ -243,8 +243,10 @@ fn debug_register(cpu: &mut Cpu, n: u8) -> Exec<u8> {
     }
     only_cpl0(cpu)?;
     if cpu.debug.dr7 & DR7_GD != 0 {
-        cpu.debug.dr6 |= DR6_BD;
-        return Err(cpu.raise(vector::DB, None));
+        cpu.debug_exception(dr6::BD);
+        // A fault like others, but that #DB does not imply it: RF is set in the flags that are pushed.
+        cpu.eflags |= rflags::RF;
+        return Err(Stop::Fault);
     }
     Ok(if matches!(n, 4 | 5) { n + 2 } else { n })
 }
@@ -271,6 +273,10 @@ pub fn write_dr(cpu: &mut Cpu, u: &Uop) -> Exec {
         6 => cpu.debug.dr6 = v & DR6_WRITABLE | DR6_ONES,
         7 => cpu.debug.dr7 = v & DR7_WRITABLE | DR7_ONE,
         n => cpu.debug.address[usize::from(n & 3)] = v,
+    }
+    if n != 6 && cpu.breakpoints_changed() {
+        cpu.rip = cpu.next_rip(u);
+        return Err(Stop::Yield);
     }
     Ok(())
 }

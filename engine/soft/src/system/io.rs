@@ -25,14 +25,16 @@ fn port(cpu: &Cpu, u: &Uop) -> u16 {
     if u.aux & IMMEDIATE != 0 { u.imm as u16 } else { cpu.regs.get(gpr::RDX) as u16 }
 }
 
-fn read_port(cpu: &Cpu, port: u16, size: u32) -> u32 {
+fn read_port(cpu: &mut Cpu, port: u16, size: u32) -> u32 {
     let mut data = [0; 4];
     cpu.bus().pio_read(cpu.index, port, &mut data[..size as usize]);
+    cpu.port_accessed(port, size);
     u32::from_le_bytes(data)
 }
 
-fn write_port(cpu: &Cpu, port: u16, size: u32, v: u32) {
+fn write_port(cpu: &mut Cpu, port: u16, size: u32, v: u32) {
     cpu.bus().pio_write(cpu.index, port, &v.to_le_bytes()[..size as usize]);
+    cpu.port_accessed(port, size);
 }
 
 /// `in al/ax/eax, imm8/dx`: size in the low bits of `aux`.
@@ -52,7 +54,8 @@ pub fn input(cpu: &mut Cpu, u: &Uop) -> Exec {
 pub fn output(cpu: &mut Cpu, u: &Uop) -> Exec {
     let (port, size) = (port(cpu, u), u32::from(u.aux & 7));
     check(cpu, port, size)?;
-    write_port(cpu, port, size, cpu.regs.get(gpr::RAX) as u32);
+    let v = cpu.regs.get(gpr::RAX) as u32;
+    write_port(cpu, port, size, v);
     Ok(())
 }
 
@@ -64,7 +67,8 @@ pub fn ins<T: Value>(cpu: &mut Cpu, u: &Uop) -> Exec {
         let at = cpu.segment_linear(seg::ES, offset, T::SIZE, true)?;
         // The device gives each value once, so memory must be known to take it.
         cpu.check_write(seg::ES, at, T::SIZE)?;
-        let v = read_port(cpu, port(cpu, u), T::SIZE);
+        let port = port(cpu, u);
+        let v = read_port(cpu, port, T::SIZE);
         cpu.store(seg::ES, at, T::from_u64(u64::from(v)))?;
         step::<T>(cpu, u, gpr::RDI);
         Ok(())
@@ -78,7 +82,8 @@ pub fn outs<T: Value>(cpu: &mut Cpu, u: &Uop) -> Exec {
         let offset = cpu.regs.get(gpr::RSI) & u.address_mask();
         let at = cpu.segment_linear(u.segment(), offset, T::SIZE, false)?;
         let v = cpu.load::<T>(u.segment(), at)?.to_u64();
-        write_port(cpu, port(cpu, u), T::SIZE, v as u32);
+        let port = port(cpu, u);
+        write_port(cpu, port, T::SIZE, v as u32);
         step::<T>(cpu, u, gpr::RSI);
         Ok(())
     })
@@ -105,7 +110,8 @@ fn repeat(cpu: &mut Cpu, u: &Uop, one: impl Fn(&mut Cpu, &Uop) -> Exec) -> Exec 
     if u.aux & REPEAT == 0 {
         return one(cpu, u);
     }
-    for _ in 0..BATCH {
+    let batch = if cpu.stepwise() { 1 } else { BATCH };
+    for _ in 0..batch {
         if cpu.regs.get(gpr::RCX) & u.address_mask() == 0 {
             return Ok(());
         }
@@ -115,6 +121,7 @@ fn repeat(cpu: &mut Cpu, u: &Uop, one: impl Fn(&mut Cpu, &Uop) -> Exec) -> Exec 
     if cpu.regs.get(gpr::RCX) & u.address_mask() == 0 {
         return Ok(());
     }
+    cpu.pass_breakpoint();
     cpu.rip = cpu.instruction_rip(u);
     Err(Stop::EndBlock)
 }

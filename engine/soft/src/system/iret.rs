@@ -52,15 +52,7 @@ fn pop_frame(cpu: &mut Cpu, stack: &mut Stack, size: u32) -> Exec<Frame> {
 fn load_flags(cpu: &mut Cpu, new: u64, mask: u64, size: u32) {
     let mask = if size == 2 { mask & 0xffff } else { mask };
     let v = cpu.rflags() & !mask | new & mask;
-    set_flags(cpu, v);
-}
-
-/// Sets RFLAGS. RF does nothing but hold back instruction breakpoints for one instruction: it is kept only while a
-/// breakpoint is enabled.
-fn set_flags(cpu: &mut Cpu, v: u64) {
-    const DR7_ENABLED: u64 = 0xff;
-    let drop = if cpu.debug.dr7 & DR7_ENABLED == 0 { rflags::RF } else { 0 };
-    cpu.set_rflags(v & !drop);
+    cpu.set_rflags(v);
 }
 
 fn iret_real(cpu: &mut Cpu, size: u32) -> Exec {
@@ -150,6 +142,6 @@ fn return_to_vm86(cpu: &mut Cpu, mut stack: Stack, f: Frame) -> Exec {
     cpu.regs.set(crate::cpu::regs::gpr::RSP, sp);
     cpu.cpl = 3;
     cpu.rip = f.rip;
-    set_flags(cpu, f.flags);
+    cpu.set_rflags(f.flags);
     Err(Stop::EndBlock)
 }

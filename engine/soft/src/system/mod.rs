@@ -73,7 +73,7 @@ fn set_edx_eax(cpu: &mut Cpu, v: u64) {
 }
 
 /// Ends an instruction after which a single-step trap does not come, although TF was set before it: delivery has cleared
-/// TF. `Yield` is what the run loop does not trace.
+/// TF.
 fn end_untraced(traced: bool) -> Exec {
-    Err(if traced { Stop::Yield } else { Stop::EndBlock })
+    Err(if traced { Stop::Untraced } else { Stop::EndBlock })
 }

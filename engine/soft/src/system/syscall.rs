@@ -5,7 +5,7 @@ use vireo_core::state::{Segment, cr4, efer, rflags};
 
 use super::control::only_cpl0;
 use crate::cpu::regs::gpr;
-use crate::cpu::{Cpu, Exec, Fault, Source, Stop, seg, vector};
+use crate::cpu::{Cpu, Exec, Stop, seg};
 use crate::exec::Uop;
 
 /// Rights of the flat segments that these instructions load without reading a descriptor: DPL 0; G set.
@@ -70,10 +70,7 @@ pub fn syscall(cpu: &mut Cpu, u: &Uop) -> Exec {
 /// that masks TF never takes one on its user's stack.
 fn single_step_by_new_flags(cpu: &mut Cpu, traced: bool) -> Exec {
     if cpu.eflags & rflags::TF != 0 {
-        const BS: u64 = 1 << 14;
-        cpu.debug.dr6 |= BS;
-        cpu.fault = Fault { vector: vector::DB, error: None, source: Source::Exception };
-        return Err(Stop::Trap);
+        return Err(cpu.debug_trap(true));
     }
     super::end_untraced(traced)
 }

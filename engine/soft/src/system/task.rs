@@ -5,7 +5,8 @@ use vireo_core::state::{Segment, cr0, cr4, rflags};
 use super::descriptor::{self, Descriptor, Selector, system_type};
 use super::stack::Stack;
 use super::{control, segment};
-use crate::cpu::{Cpu, Exec, Fault, Shadow, Source, Stop, seg, vector};
+use crate::cpu::{Cpu, Exec, Shadow, Stop, seg, vector};
+use crate::debug::dr6;
 use crate::mmu::Value;
 
 /// What makes the processor switch tasks.
@@ -191,8 +192,9 @@ fn enter(cpu: &mut Cpu, t: State, cause: Cause, wide: bool) -> Exec {
         cpu.set_segment(r, segment::null(Selector(selector)));
     }
     cpu.ldtr = segment::null(Selector(t.ldt));
-    // Local and global-by-task breakpoints end with the task (SDM vol. 3A, 17.2.4).
+    // Local breakpoints end with the task (SDM vol. 3B, 18.2.4).
     cpu.debug.dr7 &= !0x155;
+    cpu.breakpoints_changed();
     // Faults of the new task come at the privilege that its CS names.
     cpu.cpl = (t.selectors[seg::CS as usize] & 3) as u8;
     let nested = if cause.nests() { rflags::NT } else { 0 };
@@ -216,9 +218,7 @@ fn enter(cpu: &mut Cpu, t: State, cause: Cause, wide: bool) -> Exec {
         return Err(cpu.gp(ext));
     }
     if t.trap {
-        const BT: u64 = 1 << 15;
-        cpu.debug.dr6 |= BT;
-        cpu.fault = Fault { vector: vector::DB, error: None, source: Source::Exception };
+        cpu.debug_exception(dr6::BT);
         return Err(Stop::Trap);
     }
     Ok(())

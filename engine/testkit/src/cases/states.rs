@@ -165,6 +165,7 @@ fn moved(from: &Bench<'_>, to: &Bench<'_>, mode: Mode) -> Result<Record, Failure
     let mut g = Guest::new(from, mode, |a| counter(a, mode))?;
     let start = g.start.clone();
     g.machine.load(&start)?;
+    g.machine.bus.stop_at(100);
     g.machine.run_part(|h: &Host<'_>| h.wait_for_reports(100))?;
     let before = g.reports().len() as u32;
     g.machine.partition.freeze_clock();

@@ -52,7 +52,7 @@ fn a_masked_trap_flag_gives_no_trap_in_the_kernel() {
     g.cpu.msr.syscall_mask = rflags::TF;
     g.code(CODE, 64, |a| a.syscall());
     g.cpu.set_rflags(rflags::TF);
-    assert_eq!(g.cpu.run_block(true), Err(crate::cpu::Stop::Yield));
+    assert_eq!(g.cpu.run_block(true), Err(crate::cpu::Stop::Untraced));
     assert_eq!((g.cpu.rip, g.cpu.eflags & rflags::TF), (HANDLER, 0));
 }
 

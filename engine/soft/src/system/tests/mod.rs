@@ -1,5 +1,6 @@
 //! The system half executes small pieces of guest code in every mode.
 
+mod breakpoints;
 mod guest;
 mod hostile;
 mod legacy;
