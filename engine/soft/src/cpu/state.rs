@@ -179,7 +179,9 @@ impl Cpu {
         if (c.efer & efer::LMA != 0) != long || long && c.cr4 & cr4::PAE == 0 {
             return bad("EFER.LMA does not follow from CR0.PG, EFER.LME and CR4.PAE");
         }
-        if c.xcr0 & 1 == 0 || c.xcr0 & !self.model.xcr0_mask() != 0 {
+        // A model without XSAVE has no XCR0; states then say 0 or 1.
+        let xcr0 = self.model.xcr0_mask() | 1;
+        if c.xcr0 & !xcr0 != 0 || c.xcr0 & 1 == 0 && self.model.xcr0_mask() != 0 {
             return bad("XCR0 lacks x87, or has what the CPU model has not");
         }
         if s.segments.cpl > 3 {

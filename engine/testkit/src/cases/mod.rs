@@ -2,6 +2,7 @@
 
 mod apic;
 mod control;
+mod debug;
 mod faults;
 mod interrupts;
 mod io;
@@ -33,7 +34,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 9] = [
+    let rooms: [&[Case]; 10] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -42,6 +43,7 @@ pub fn cases() -> Vec<Case> {
         apic::CASES,
         memory::CASES,
         control::CASES,
+        debug::CASES,
         states::CASES,
     ];
     rooms.into_iter().flatten().map(|c| case(c.name, c.body)).collect()
