@@ -69,6 +69,13 @@ impl Drop for Memory {
     }
 }
 
+/// Whether the processor has VMX (SDM vol. 2, CPUID.1:ECX[5]) or SVM (AMD APM vol. 3, CPUID.8000_0001h:ECX[2]).
+pub fn processor_virtualizes() -> bool {
+    use core::arch::x86_64::__cpuid;
+    __cpuid(1).ecx >> 5 & 1 != 0
+        || __cpuid(0x8000_0000).eax > 0x8000_0000 && __cpuid(0x8000_0001).ecx >> 2 & 1 != 0
+}
+
 /// Instructions that a guest's kernel executes in a second.
 pub fn measure(kvm: &Kvm) -> Result<u64, EngineError> {
     let memory = Memory::new()?;

@@ -145,7 +145,9 @@ impl Cpu {
         Ok(())
     }
 
-    /// Instruction by instruction, at least one.
+    /// Instruction by instruction, at least one. Out of line, or the loop over blocks becomes slower.
+    #[cold]
+    #[inline(never)]
     fn run_stepwise(&mut self) -> Exec {
         for _ in 0..BLOCKS_PER_LOOK {
             self.run_one()?;

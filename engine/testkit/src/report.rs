@@ -90,7 +90,7 @@ impl Run<'_> {
         if !name.contains(self.only) {
             return None;
         }
-        if let Some(why) = deviation(on.beneath, on.name, name).filter(|_| !self.all) {
+        if let Some(why) = deviation(on.beneath, name).filter(|_| !self.all) {
             self.summary.skipped += 1;
             println!("SKIPPED  {:10} {name}: {:?} beneath: {why}", on.name, on.beneath);
             return None;
@@ -127,9 +127,8 @@ impl Run<'_> {
             if !name.contains(self.only) {
                 continue;
             }
-            if let Some(why) = deviation(from.beneath, from.name, name)
-                .or(deviation(to.beneath, to.name, name))
-                .filter(|_| !self.all)
+            if let Some(why) =
+                deviation(from.beneath, name).or(deviation(to.beneath, name)).filter(|_| !self.all)
             {
                 self.summary.skipped += 1;
                 println!("SKIPPED  {way:10} {name}: {why}");

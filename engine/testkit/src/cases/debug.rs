@@ -68,8 +68,8 @@ fn data(bench: &Bench<'_>) -> Result<Record, Failure> {
     check(&mut g, vec![start + 2 + 3 + 3, start + 2 + 3 + 3 + 3 + 4], 0xffff_0ff1)
 }
 
-/// Bytes of [`watch`]: MOV with 64-bit immediate shortened to 7 bytes, MOV DR 3, MOV 5, MOV DR 3.
-const SETUP: u64 = 7 + 3 + 5 + 3;
+/// Bytes of [`watch`].
+const SETUP: u64 = 10 + 3 + 5 + 3;
 
 /// The trap comes after the iteration, with RIP at the instruction until the last one.
 fn string(bench: &Bench<'_>) -> Result<Record, Failure> {
