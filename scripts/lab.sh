@@ -10,7 +10,7 @@ readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${VIREO_GUEST_CACHE:-$here/guests/cache}
 vireo=$1
-testkit=$(dirname "$vireo")/testkit
+testkit=$(dirname "$vireo")/vireo-testkit
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -71,7 +71,7 @@ reset_twice() { # GUEST
 in_lab "vireo host info: KVM is there and chosen" 0 '^engine kvm +usable, chosen' \
     "$vireo" --timeout "$LIMIT" -- vireo host info
 in_lab "engine tests: KVM with ring and bitmap, software" 0 ' [1-9][0-9]* passed, 0 failed' \
-    "$testkit" --timeout "$LIMIT" -- testkit
+    "$testkit" --timeout "$LIMIT" -- vireo-testkit
 grep -E '^SKIPPED| passed, ' "$work/text" | sed 's/^/lab:   /'
 for guest in $GUESTS; do
     boot "$guest" 1

@@ -163,7 +163,8 @@ struct Files {
 
 impl Files {
     fn read(spec: &RunSpec) -> Result<Self, RunError> {
-        let read = |what, path| read_file(what, path, spec.memory).map_err(|e| RunError::Machine(e.to_string()));
+        let read =
+            |what, path| read_file(what, path, spec.memory).map_err(|e| RunError::Machine(e.to_string()));
         Ok(Self {
             kernel: read("kernel", &spec.kernel)?,
             initrd: spec.initrd.as_deref().map(|p| read("initrd", p)).transpose()?,

@@ -248,13 +248,12 @@ impl Cpu {
             self.nmi_masked = true;
             return self.inject(vector::NMI);
         }
-        if self.interrupt_waits && self.eflags & rflags::IF != 0 && self.shadow == Shadow::None {
-            if let Some(v) = self.take_interrupt() {
-                self.own().counters.interrupts.fetch_add(1, Relaxed);
-                return self.inject(v);
-            }
+        if !self.interrupt_due() || self.shadow != Shadow::None {
+            return Ok(());
         }
-        Ok(())
+        let Some(v) = self.take_interrupt() else { return Ok(()) };
+        self.own().counters.interrupts.fetch_add(1, Relaxed);
+        self.inject(v)
     }
 
     fn inject(&mut self, vector: u8) -> Exec {

@@ -18,8 +18,7 @@ fn check(mode: Mode, seed: u64) {
     let model = CpuModel::named("vireo-v2").expect("the model");
     let known = model.clone();
     let mut engine = SoftSubject::new(model);
-    let report =
-        fuzz(&mut engine, mode, seed, CASES, &|d| known.has(d.feature)).expect("the oracle runs");
+    let report = fuzz(&mut engine, mode, seed, CASES, &|d| known.has(d.feature)).expect("the oracle runs");
     println!("{report}");
     assert!(report.clean(), "the engine differs from the CPU:\n{report}");
 }

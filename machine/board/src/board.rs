@@ -175,7 +175,7 @@ impl Board {
             let (gate, bus, events) = (Arc::clone(&self.gate), Arc::clone(&bus), Arc::clone(events));
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu {index}"))
-                .spawn(move || run_vcpu(index, &gate, &vcpu, &*bus, &events))
+                .spawn(move || run_vcpu(index, &gate, &vcpu, &bus, &events))
                 .map_err(BoardError::Thread)?;
             self.threads.push(thread);
         }

@@ -78,6 +78,7 @@ pub struct CodeCache {
     /// Grows when a block was dropped; part of the stamp of recent lookups.
     generation: u64,
     /// Dropped blocks that may still be running; freed between blocks.
+    #[expect(clippy::vec_box, reason = "a running block must not move")]
     dropped: Vec<Box<Block>>,
     /// The block that runs now.
     current: *const Block,
@@ -164,6 +165,7 @@ impl CodeCache {
 }
 
 /// Keeps a dropped block until it is certain not to run, and cuts it short if it runs now.
+#[expect(clippy::vec_box, reason = "a running block must not move")]
 fn retire(dropped: &mut Vec<Box<Block>>, current: *const Block, block: Box<Block>) {
     if std::ptr::eq(&*block, current) {
         block.uops.iter().for_each(|u| u.run.set(stale));

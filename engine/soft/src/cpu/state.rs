@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use vireo_core::state::{
-    Activity, ControlRegisters, DebugRegisters, Element, Events, GeneralRegisters, Injection,
-    Segment, SegmentRegisters, cr0, cr4, efer, msr, rflags,
+    Activity, ControlRegisters, DebugRegisters, Element, Events, GeneralRegisters, Injection, Segment,
+    SegmentRegisters, cr0, cr4, efer, msr, rflags,
 };
 use vireo_core::{EngineError, VcpuState};
 

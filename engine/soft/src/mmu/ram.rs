@@ -46,7 +46,7 @@ impl RamMap {
     /// The page that holds `gpa`, if it is RAM.
     pub fn page(&self, gpa: u64) -> Option<HostPage> {
         let r = self.ranges.iter().find(|r| gpa >= r.gpa && gpa < r.end())?;
-        let at = r.offset + (gpa - r.gpa & !0xfff);
+        let at = r.offset + ((gpa - r.gpa) & !0xfff);
         // Within the backing: `RamRange::validate` was called before the range came here.
         Some(HostPage { host: r.host.as_ptr().wrapping_add(at as usize), writable: r.writable })
     }

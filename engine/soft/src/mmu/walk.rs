@@ -75,25 +75,20 @@ impl Cpu {
     /// Translates and caches.
     pub fn walk_and_fill(&mut self, view: View, linear: u64, access: Access) -> Exec<Translation> {
         let t = self.walk(view, linear, access)?;
-        if let Some(ram) = self.mmu.ram.page(t.gpa) {
-            if !self.apic.owns(t.gpa) {
-                let page = linear & !0xfff;
-                let tag = |allowed: bool| if allowed { page } else { Entry::NONE };
-                let free = !self.breakpoints.watches(page);
-                self.mmu.fill(
-                    view,
-                    linear,
-                    Entry {
-                        read: tag(free && self.allowed(&t, view, Access::Read)),
-                        write: tag(free && t.dirty && ram.writable && self.allowed(&t, view, Access::Write)),
-                        exec: tag(self.allowed(&t, view, Access::Exec)),
-                        addend: (ram.host as usize).wrapping_sub(page as usize),
-                        page: (t.gpa >> 12) as u32,
-                        global: t.global && self.ctl.cr4 & cr4::PGE != 0,
-                        large: t.large,
-                    },
-                );
-            }
+        if let Some(ram) = self.mmu.ram.page(t.gpa).filter(|_| !self.apic.owns(t.gpa)) {
+            let page = linear & !0xfff;
+            let tag = |allowed: bool| if allowed { page } else { Entry::NONE };
+            let free = !self.breakpoints.watches(page);
+            let entry = Entry {
+                read: tag(free && self.allowed(&t, view, Access::Read)),
+                write: tag(free && t.dirty && ram.writable && self.allowed(&t, view, Access::Write)),
+                exec: tag(self.allowed(&t, view, Access::Exec)),
+                addend: (ram.host as usize).wrapping_sub(page as usize),
+                page: (t.gpa >> 12) as u32,
+                global: t.global && self.ctl.cr4 & cr4::PGE != 0,
+                large: t.large,
+            };
+            self.mmu.fill(view, linear, entry);
         }
         Ok(t)
     }
@@ -180,7 +175,7 @@ impl Cpu {
 
     /// Bits 12 to the physical address width.
     fn address_mask(&self) -> u64 {
-        (1u64 << self.shared.physical_bits) - 1 & !0xfff
+        ((1u64 << self.shared.physical_bits) - 1) & !0xfff
     }
 
     /// 8-byte entries, from `level` (4 for PML4, 2 for a PAE page directory) down to 1.
@@ -211,7 +206,7 @@ impl Cpu {
             }
             match level {
                 4 => reserved |= pte::PS,
-                2 | 3 if leaf => reserved |= (1 << shift) - 1 & !0x1fff,
+                2 | 3 if leaf => reserved |= ((1 << shift) - 1) & !0x1fff,
                 _ => {}
             }
             if e & reserved != 0 {

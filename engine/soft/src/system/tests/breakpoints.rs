@@ -433,9 +433,9 @@ fn general_detect_pushes_rf() {
 #[test]
 fn breakpoints_are_linear_addresses() {
     let mut g = Guest::protected();
-    let flat = |base| Segment { selector: sel::CODE32, base, limit: u32::MAX, attributes: 0xc09b };
-    g.cpu.seg[seg::CS as usize] = flat(CODE - 0x100);
-    g.cpu.seg[seg::DS as usize] = Segment { base: DATA, ..g.cpu.seg[seg::DS as usize] };
+    for (r, base) in [(seg::CS, CODE - 0x100), (seg::DS, DATA)] {
+        g.cpu.seg[r as usize] = Segment { base, ..g.cpu.seg[r as usize] };
+    }
     g.cpu.rip = 0x100;
     g.cpu.mode_changed();
     g.code(CODE, 32, |a| {
