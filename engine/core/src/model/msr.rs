@@ -93,6 +93,7 @@ const PLATFORM_INFO: u32 = 0xce;
 const DEBUG_CTL: u32 = 0x1d9;
 const AMD_SYSCFG: u32 = 0xc001_0010;
 const AMD_HWCR: u32 = 0xc001_0015;
+const AMD_NB_CFG: u32 = 0xc001_001f;
 const AMD_DE_CFG: u32 = 0xc001_1029;
 /// EFER.AIBRSE: automatic IBRS (AMD APM vol. 2, 3.1.7).
 const EFER_AUTO_IBRS: u64 = 1 << 21;
@@ -221,6 +222,8 @@ impl CpuModel {
             AMD_SYSCFG => Some(MsrContract { ignored: u64::MAX, ..self.plain(i, 0, 0) }),
             // TscFreqSel: the TSC counts at the P0 rate. CPUID user disable and the like do not exist.
             AMD_HWCR => Some(MsrContract { ignored: u64::MAX, ..self.plain(i, 1 << 24, 0) }),
+            // EnableCf8ExtCfg: Linux sets it on every family since 10h; extended configuration space does not exist.
+            AMD_NB_CFG => Some(MsrContract { ignored: u64::MAX, ..self.plain(i, 0, 0) }),
             // LFENCE serializes, as leaf 8000_0021h says.
             AMD_DE_CFG => Some(MsrContract { ignored: u64::MAX, ..self.plain(i, 1 << 1, 0) }),
             _ => None,
