@@ -281,7 +281,6 @@ impl Engine for KvmEngine {
         let fds = fds?;
         let msrs = KnownMsrs::find(&fds[0], &model);
         for (index, vcpu) in (0..).zip(&fds) {
-            msrs.set_constants(vcpu);
             state::load(vcpu, &msrs, &VcpuState::at_reset(index))?;
         }
         let tsc_hz = tsc_hz(&fds[0])?;

@@ -12,10 +12,17 @@ use crate::sys::os;
 /// The ranges that have MSRs of processors: architectural, AMD64, AMD. (first, count)
 const RANGES: [(u32, u32); 3] = [(0, 0x2000), (0xc000_0000, 0x2000), (0xc001_0000, 0x2000)];
 
+/// Whether a contract is all there is to an MSR: it never changes, so KVM, which has its own idea of some of them (as of
+/// MCG_CAP), need not be asked.
+fn is_constant(c: &MsrContract) -> bool {
+    c.plain && c.writable == 0
+}
+
 /// Lets the guest reach the MSRs of its model and of the local APIC in KVM, and sends all others to user space:
-/// those that only KVM or the host's processor have, and those of paravirtual interfaces, which are the board's.
+/// the model's constants, those that only KVM or the host's processor have, and those of paravirtual interfaces, which
+/// are the board's.
 pub fn set_filter(vm: &VmFd, model: &CpuModel) -> Result<(), EngineError> {
-    let mut allowed: Vec<u32> = model.msrs().iter().map(|c| c.index).collect();
+    let mut allowed: Vec<u32> = model.msrs().iter().filter(|c| !is_constant(c)).map(|c| c.index).collect();
     allowed.extend([msr::APIC_BASE, msr::TSC_DEADLINE]);
     let bitmaps = RANGES.map(|(base, count)| {
         let mut bits = vec![0u8; count as usize / 8];
@@ -42,7 +49,7 @@ pub fn set_filter(vm: &VmFd, model: &CpuModel) -> Result<(), EngineError> {
 pub struct KnownMsrs(Vec<MsrContract>);
 
 impl KnownMsrs {
-    /// Asks KVM about each MSR of the model, and gives a fresh vCPU's constants the model's values.
+    /// Asks KVM about each MSR of the model that can change.
     pub fn find(vcpu: &VcpuFd, model: &CpuModel) -> Self {
         let stateful =
             |c: &MsrContract| c.plain && c.access != MsrAccess::WriteOnly || c.index == msr::TSC_ADJUST;
@@ -50,16 +57,8 @@ impl KnownMsrs {
         Self(model.msrs().into_iter().filter(stateful).filter(known).collect())
     }
 
-    /// Gives a vCPU the model's constants: feature MSRs, microcode revision.
-    pub fn set_constants(&self, vcpu: &VcpuFd) {
-        for c in self.0.iter().filter(|c| c.writable == 0) {
-            // KVM has its own idea of some of them, as of MCG_CAP, and refuses another.
-            clock::write_msr(vcpu, c.index, c.reset).ok();
-        }
-    }
-
     fn movable(&self) -> impl Iterator<Item = &MsrContract> {
-        self.0.iter().filter(|c| c.writable != 0)
+        self.0.iter().filter(|c| !is_constant(c))
     }
 
     /// Reads those that move with a vCPU.
@@ -105,7 +104,7 @@ fn list(entries: &[kvm_msr_entry]) -> Result<Msrs, EngineError> {
     Msrs::from_entries(entries).map_err(|e| EngineError::Internal(format!("building a list of MSRs: {e:?}")))
 }
 
-/// An MSR of the model that KVM does not have: the contract alone answers, and a written value is not kept.
+/// A constant of the model, or an MSR that KVM does not have: the contract alone answers, and nothing written is kept.
 pub fn read_from_contract(model: &CpuModel, index: u32) -> Option<Result<u64, MsrFault>> {
     model.msr(index).map(|c| c.read(c.reset))
 }
