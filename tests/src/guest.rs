@@ -23,7 +23,9 @@ impl Guest {
         let script = source_root().join("guests/build.sh");
         let out = Command::new(&script).arg(name).output().expect("guests/build.sh runs");
         assert!(out.status.success(), "guests/build.sh {name}: {}", String::from_utf8_lossy(&out.stderr));
+        // Empty is unset, as for the scripts.
         let cache = std::env::var_os("VIREO_GUEST_CACHE")
+            .filter(|v| !v.is_empty())
             .map_or_else(|| source_root().join("guests/cache"), PathBuf::from);
         Self::at(&cache.join(name))
     }
