@@ -57,11 +57,11 @@ impl FromStr for SerialSpec {
 pub fn parse_memory(s: &str) -> Result<u64, String> {
     let digits = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
     let (number, unit) = s.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
-        "k" => 10,
-        "" | "m" => 20,
-        "g" => 30,
-        "t" => 40,
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => 10,
+        "" | "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
         _ => return Err(format!("the unit {unit:?} is not one of K, M, G, T")),
     };
     let n: u64 = number.parse().map_err(|_| "it is a number with a unit, as in 512M or 2G".to_string())?;
@@ -102,7 +102,7 @@ mod tests {
         {
             assert_eq!(parse_memory(text), Ok(mib << 20), "{text}");
         }
-        for text in ["", "M", "0", "-1", "1.5G", "12X", "99999999999999999999", "18446744073709551615T"] {
+        for text in ["", "M", "0", "-1", "1.5G", "12X", "512B", "1i", "99999999999999999999", "18446744073709551615T"] {
             assert!(parse_memory(text).is_err(), "{text}");
         }
     }

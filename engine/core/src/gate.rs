@@ -30,6 +30,8 @@ struct GateState {
     parked: Vec<bool>,
     /// Percent of time each vCPU is kept out of guest code, 0 to 99.
     throttle: u32,
+    /// The thread that does so is there.
+    throttling: bool,
 }
 
 /// The gate of one partition.
@@ -51,6 +53,7 @@ impl RunGate {
             ending: false,
             parked: vec![false; vcpus as usize],
             throttle: 0,
+            throttling: false,
         };
         Arc::new(Self { partition, state: Mutex::new(state), changed: Condvar::new() })
     }
@@ -134,20 +137,25 @@ impl RunGate {
     /// Keeps each vCPU out of guest code for `percent` (0 to 99) of the time, for a migration to converge.
     pub fn set_throttle(self: &Arc<Self>, percent: u32) {
         let percent = percent.min(99);
-        let was = std::mem::replace(&mut self.lock().throttle, percent);
-        if was == 0 && percent > 0 {
+        let mut s = self.lock();
+        s.throttle = percent;
+        if percent > 0 && !s.throttling {
             let gate = Arc::clone(self);
-            std::thread::Builder::new().name("throttle".into()).spawn(move || gate.throttle_loop()).ok();
+            let thread = std::thread::Builder::new().name("throttle".into());
+            s.throttling = thread.spawn(move || gate.throttle_loop()).is_ok();
         }
     }
 
     /// Alternates between all paused and all running until the throttle is zero again.
     fn throttle_loop(self: Arc<Self>) {
         loop {
-            let percent = match self.lock() {
-                s if s.throttle == 0 || s.ending => return,
-                s => s.throttle,
-            };
+            let mut s = self.lock();
+            if s.throttle == 0 || s.ending {
+                s.throttling = false;
+                return;
+            }
+            let percent = s.throttle;
+            drop(s);
             let held = THROTTLE_PERIOD * percent / 100;
             if self.pause_all(THROTTLE_PERIOD).is_ok() {
                 std::thread::sleep(held);

@@ -1,5 +1,6 @@
 //! Building and running a board.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -79,12 +80,29 @@ pub enum BoardError {
 /// How long vCPUs get to come to rest.
 const PAUSE_DEADLINE: Duration = Duration::from_secs(5);
 
-struct EventSink(Mutex<Sender<BoardEvent>>);
+struct EventSink {
+    owner: Mutex<Sender<BoardEvent>>,
+    /// The owner was told of something that ends the guest's run.
+    told: AtomicBool,
+}
 
 impl EventSink {
+    fn new(owner: Sender<BoardEvent>) -> Self {
+        Self { owner: Mutex::new(owner), told: AtomicBool::new(false) }
+    }
+
+    /// Tells the owner, once until [`EventSink::forget`]: until it has acted, the guest runs on and may ask for a reset
+    /// again, or shut a processor down because the first way to reset seems not to work.
     fn send(&self, event: BoardEvent) {
-        // An owner that has gone needs no events.
-        _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(event);
+        if !self.told.swap(true, Ordering::AcqRel) {
+            // An owner that has gone needs no events.
+            _ = self.owner.lock().unwrap_or_else(PoisonError::into_inner).send(event);
+        }
+    }
+
+    /// The guest starts anew, and has asked for nothing yet.
+    fn forget(&self) {
+        self.told.store(false, Ordering::Release);
     }
 }
 
@@ -110,6 +128,7 @@ pub struct Board {
     vcpus: Vec<Arc<SharedVcpu>>,
     threads: Vec<JoinHandle<()>>,
     input: Arc<SerialInput>,
+    events: Arc<EventSink>,
     boot: Boot,
 }
 
@@ -133,7 +152,7 @@ impl Board {
         }
         // The memory is new: nobody else can have registered.
         _ = memory.set_observer(Box::new(Arc::clone(&partition)));
-        let events = Arc::new(EventSink(Mutex::new(spec.events.clone())));
+        let events = Arc::new(EventSink::new(spec.events.clone()));
         let clock = HostClock::new(0);
         let timers =
             Arc::new(TimerThread::start(Arc::clone(&clock) as Arc<dyn Clock>).map_err(BoardError::Thread)?);
@@ -160,19 +179,20 @@ impl Board {
             timers,
             vcpus: Vec::new(),
             threads: Vec::new(),
+            events,
             boot,
         };
-        board.start_threads(spec.vcpus, &events)?;
+        board.start_threads(spec.vcpus)?;
         board.boot()?;
         Ok(board)
     }
 
-    fn start_threads(&mut self, vcpus: u32, events: &Arc<EventSink>) -> Result<(), BoardError> {
+    fn start_threads(&mut self, vcpus: u32) -> Result<(), BoardError> {
         let bus = Arc::new(BoardBus { chipset: Arc::clone(&self.chipset) });
         for index in 0..vcpus {
             let vcpu = Arc::new(Mutex::new(Arc::clone(&self.partition).take_vcpu(index)?));
             self.vcpus.push(Arc::clone(&vcpu));
-            let (gate, bus, events) = (Arc::clone(&self.gate), Arc::clone(&bus), Arc::clone(events));
+            let (gate, bus, events) = (Arc::clone(&self.gate), Arc::clone(&bus), Arc::clone(&self.events));
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu {index}"))
                 .spawn(move || run_vcpu(index, &gate, &vcpu, &bus, &events))
@@ -213,6 +233,7 @@ impl Board {
     pub fn reset(&self) -> Result<(), BoardError> {
         self.pause()?;
         self.chipset.reset_all();
+        self.events.forget();
         self.boot()?;
         self.resume();
         Ok(())
@@ -265,8 +286,24 @@ impl Drop for Board {
     }
 }
 
+/// Tells the owner when a vCPU's thread panics: nobody else would, and the machine would stand still.
+struct TellPanic<'a> {
+    index: u32,
+    events: &'a EventSink,
+}
+
+impl Drop for TellPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let e = EngineError::Internal(format!("the thread of vCPU {} panicked", self.index));
+            self.events.send(BoardEvent::Failed(e));
+        }
+    }
+}
+
 /// A vCPU's thread.
 fn run_vcpu(index: u32, gate: &RunGate, vcpu: &SharedVcpu, bus: &BoardBus, events: &EventSink) {
+    let _tell = TellPanic { index, events };
     while gate.enter(index) {
         let mut v = lock_vcpu(vcpu);
         match v.run(bus) {

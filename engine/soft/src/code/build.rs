@@ -33,8 +33,7 @@ impl Cpu {
             let mut second = None;
             if d.truncated {
                 // Its own rules: the second page is checked, and can change, on its own.
-                let next = self.rip.wrapping_add(available as u64);
-                let gpa = self.fetch_address(self.mode.mask_ip(next))?;
+                let gpa = self.fetch_second_page(key.gpa)?;
                 self.read_code(gpa, &mut bytes[available..MAX_BYTES]);
                 d = self.decode(key.mode, &bytes[..MAX_BYTES]);
                 d.uops.truncate(1);

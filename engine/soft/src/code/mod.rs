@@ -149,17 +149,15 @@ impl CodeCache {
         if self.uops > MAX_UOPS {
             self.clear();
         }
+        // One over a page border whose second page moved is built anew: the old one goes with its entries in `by_page`.
+        self.remove(block.key);
         self.built += 1;
         self.uops += block.uops.len();
         for (page, _) in block.pages.iter().flatten() {
             self.by_page.entry(*page).or_default().push(block.key);
         }
         let at: *const Block = &*block;
-        if let Some(old) = self.blocks.insert(block.key, block) {
-            self.uops -= old.uops.len();
-            retire(&mut self.dropped, self.current, old);
-            self.generation += 1;
-        }
+        self.blocks.insert(block.key, block);
         at
     }
 }
@@ -210,7 +208,7 @@ impl Cpu {
             // A block over a page border is only good while the second page is where it was.
             Some(b) => {
                 let (second, at) = (b.pages[1].map(|p| p.0), &**b as *const Block);
-                let page = self.fetch_address((rip | 0xfff).wrapping_add(1))? >> 12;
+                let page = self.fetch_second_page(gpa)? >> 12;
                 if second == Some(page as u32) { at } else { self.build(key)? }
             }
             None => self.build(key)?,
@@ -239,6 +237,15 @@ impl Cpu {
         self.translate(view, linear, Access::Exec)
     }
 
+    /// Guest-physical address of the page after that of the code at RIP, which is at `gpa`, with fetch rights checked.
+    fn fetch_second_page(&mut self, gpa: u64) -> Exec<u64> {
+        let next = self.mode.mask_ip(self.rip.wrapping_add(0x1000 - (gpa & 0xfff)));
+        if self.mode.is64() && !Self::canonical(next) {
+            return Err(self.gp(0));
+        }
+        self.fetch_address(next)
+    }
+
     /// Runs one block (or with `single`, one instruction) from RIP. On return RIP is exact; `Ok` and `EndBlock` are both
     /// given as `Ok`.
     #[inline(always)]
@@ -255,7 +262,8 @@ impl Cpu {
         let uops = if single { &block.uops[..1] } else { &block.uops[..] };
         for (n, u) in uops.iter().enumerate() {
             if let Err(stop) = (u.run.get())(self, u) {
-                self.instructions += n as u64 + 1;
+                // Wraps: `stale` may have taken one from zero.
+                self.instructions = self.instructions.wrapping_add(n as u64 + 1);
                 return self.stopped(u, stop);
             }
         }

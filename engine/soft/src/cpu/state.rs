@@ -106,6 +106,8 @@ impl Cpu {
 
     /// The architectural state.
     pub fn save(&mut self) -> Result<VcpuState, EngineError> {
+        // What arrived since the last look is part of it.
+        self.take_mail();
         let mut msrs = self.msr.to_list();
         msrs.set(msr::TSC_ADJUST, self.tsc_adjust);
         let mut control = self.ctl.clone();
@@ -143,10 +145,12 @@ impl Cpu {
     /// Replaces the state; refused whole if no processor of this model can be in it.
     pub fn load_state(&mut self, s: &VcpuState) -> Result<(), EngineError> {
         self.check_state(s)?;
-        let list = s.msrs.clone();
-        self.msr.load(&list);
-        self.tsc_adjust = list.get(msr::TSC_ADJUST).unwrap_or(0);
+        // The last that can refuse.
         self.fpu.load(&s.xsave)?;
+        // What is on its way was meant for the state that ends here.
+        self.shared.vcpus[self.index as usize].mailbox.take();
+        self.msr.load(&s.msrs);
+        self.tsc_adjust = s.msrs.get(msr::TSC_ADJUST).unwrap_or(0);
         self.set_registers(s);
         self.code.clear();
         self.apic.load(&s.apic, self.tsc());

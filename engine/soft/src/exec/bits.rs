@@ -248,11 +248,12 @@ pub fn cmpxchg16b(cpu: &mut Cpu, u: &Uop) -> Exec {
 /// `p` points to 16 aligned, writable bytes; the host has CX16.
 unsafe fn exchange16(p: *mut u8, old: u128, new: u128) -> u128 {
     let (mut low, mut high) = (old as u64, (old >> 64) as u64);
-    // SAFETY: as the caller vouches. RBX belongs to the compiler and is put back.
+    // SAFETY: as the caller vouches. RBX belongs to the compiler and is put back; the operands are pinned, because class
+    // `reg` includes RBX, which is not the address any more when the instruction comes.
     unsafe {
         std::arch::asm!(
-            "xchg {b}, rbx", "lock cmpxchg16b xmmword ptr [{p}]", "mov rbx, {b}",
-            b = inout(reg) new as u64 => _, p = in(reg) p, in("rcx") (new >> 64) as u64,
+            "xchg rsi, rbx", "lock cmpxchg16b xmmword ptr [rdi]", "mov rbx, rsi",
+            inout("rsi") new as u64 => _, in("rdi") p, in("rcx") (new >> 64) as u64,
             inout("rax") low, inout("rdx") high, options(nostack));
     }
     u128::from(high) << 64 | u128::from(low)

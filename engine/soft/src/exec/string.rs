@@ -20,6 +20,9 @@ pub mod repeat {
     pub const WHILE_NOT_EQUAL: u16 = 2;
 }
 
+/// Pieces of pages done before the run loop looks at the time.
+const PAGES: u32 = 64;
+
 /// Elements done one by one before the run loop may look at events.
 const BATCH: u32 = 1024;
 
@@ -98,8 +101,10 @@ impl Cpu {
 /// `movs`.
 pub fn movs<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
     if by_pages(cpu, u) {
+        let mut pages = 0;
         while cpu.repeat_count(u) > 1 && movs_in_page::<T>(cpu, u)? {
-            if cpu.events_wanted() {
+            pages += 1;
+            if pages == PAGES || cpu.events_wanted() {
                 return if cpu.repeat_count(u) == 0 { Ok(()) } else { cpu.repeat_later(u) };
             }
         }
@@ -175,8 +180,10 @@ fn fits(cpu: &mut Cpu, u: &Uop, bytes: u32, source: bool) -> bool {
 /// `stos`.
 pub fn stos<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
     if by_pages(cpu, u) {
+        let mut pages = 0;
         while cpu.repeat_count(u) > 1 && stos_in_page::<T>(cpu, u)? {
-            if cpu.events_wanted() {
+            pages += 1;
+            if pages == PAGES || cpu.events_wanted() {
                 return if cpu.repeat_count(u) == 0 { Ok(()) } else { cpu.repeat_later(u) };
             }
         }

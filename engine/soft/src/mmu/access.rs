@@ -68,8 +68,8 @@ value!(u64, 8, reg, "mov {v}, qword ptr [{p}]", "mov qword ptr [{p}], {v}");
 /// One piece of an access: within one page.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// RAM: host address.
-    Ram(*mut u8),
+    /// RAM: host address, and page for the attention that a write has to look at.
+    Ram(*mut u8, u32),
     /// Anything else: guest-physical address.
     Bus(u64),
 }
@@ -136,7 +136,7 @@ impl Cpu {
             return Ok(Some((linear as usize).wrapping_add(e.addend) as *const u8));
         }
         Ok(match self.accessed(view, seg, linear, size, Access::Read)? {
-            (Place::Ram(p), None) => Some(p.cast_const()),
+            (Place::Ram(p, _), None) => Some(p.cast_const()),
             _ => None,
         })
     }
@@ -149,16 +149,10 @@ impl Cpu {
         if e.write == linear & !0xfff && linear as u32 & 0xfff <= 4096 - size {
             return Ok(Some(((linear as usize).wrapping_add(e.addend) as *mut u8, e.page)));
         }
-        if let (Place::Ram(p), None) = self.accessed(view, seg, linear, size, Access::Write)? {
-            let e = self.mmu.entry(view, linear);
-            if e.write == linear & !0xfff {
-                return Ok(Some((p, e.page)));
-            }
-            // A view without a TLB: find the page by a second walk.
-            let gpa = self.translate(view, linear, Access::Write)?;
-            return Ok(Some((p, (gpa >> 12) as u32)));
-        }
-        Ok(None)
+        Ok(match self.accessed(view, seg, linear, size, Access::Write)? {
+            (Place::Ram(p, page), None) => Some((p, page)),
+            _ => None,
+        })
     }
 
     /// Reads bytes (at most a page) in pieces; raises before anything is read from a device.
@@ -186,13 +180,6 @@ impl Cpu {
         if let Some(second) = second {
             self.write_piece(second, b);
         }
-        // Attention is by guest-physical page; the translations were just checked.
-        for (at, len) in [(linear, a.len()), (linear.wrapping_add(a.len() as u64), b.len())] {
-            if len > 0 {
-                let gpa = self.translate(view, self.wrap_linear(at), Access::Write)?;
-                self.wrote_physical(gpa, len as u32);
-            }
-        }
         Ok(())
     }
 
@@ -202,7 +189,7 @@ impl Cpu {
         let (first, second) = self.accessed(view, seg, linear, size, Access::Read)?;
         let mut data = [0; 8];
         match (first, second) {
-            (Place::Ram(p), None) => return Ok(load_sized(p, size)),
+            (Place::Ram(p, _), None) => return Ok(load_sized(p, size)),
             (first, None) => self.read_piece(first, &mut data[..size as usize]),
             (first, Some(second)) => {
                 let (a, b) = data[..size as usize].split_at_mut(in_first_page(linear, size as usize));
@@ -218,10 +205,9 @@ impl Cpu {
     fn store_slow(&mut self, view: View, seg: u8, linear: u64, size: u32, v: u64) -> Exec {
         let (first, second) = self.accessed(view, seg, linear, size, Access::Write)?;
         match (first, second) {
-            (Place::Ram(p), None) => {
+            (Place::Ram(p, page), None) => {
                 store_sized(p, size, v);
-                let gpa = self.translate(view, self.wrap_linear(linear), Access::Write)?;
-                self.wrote_physical(gpa, size);
+                self.look_after_write(page, (linear & 0xfff) as u32, size);
                 Ok(())
             }
             (Place::Bus(gpa), None) => {
@@ -281,7 +267,7 @@ impl Cpu {
         let gpa = self.walk_and_fill(view, linear, access)?.gpa;
         Ok(match self.mmu.ram.page(gpa) {
             Some(p) if !self.apic.owns(gpa) && (p.writable || access != Access::Write) => {
-                Place::Ram(p.host.wrapping_add((gpa & 0xfff) as usize))
+                Place::Ram(p.host.wrapping_add((gpa & 0xfff) as usize), (gpa >> 12) as u32)
             }
             _ => Place::Bus(gpa),
         })
@@ -294,7 +280,7 @@ impl Cpu {
 
     fn read_piece(&mut self, place: Place, data: &mut [u8]) {
         match place {
-            Place::Ram(p) => {
+            Place::Ram(p, _) => {
                 for (i, b) in data.iter_mut().enumerate() {
                     // SAFETY: `places` found the whole piece in one mapped page.
                     *b = unsafe { u8::load(p.wrapping_add(i)) };
@@ -306,11 +292,13 @@ impl Cpu {
 
     fn write_piece(&mut self, place: Place, data: &[u8]) {
         match place {
-            Place::Ram(p) => {
+            Place::Ram(p, page) => {
                 for (i, &b) in data.iter().enumerate() {
                     // SAFETY: `places` found the whole piece in one mapped, writable page.
                     unsafe { u8::store(p.wrapping_add(i), b) };
                 }
+                // Host pages are aligned, so the host address has the offset.
+                self.look_after_write(page, p.addr() as u32 & 0xfff, data.len() as u32);
             }
             Place::Bus(gpa) => self.physical_write(gpa, data),
         }
@@ -332,6 +320,14 @@ impl Cpu {
         }
         for (i, chunk) in data.chunks(8).enumerate() {
             self.bus().mmio_write(self.index, gpa + 8 * i as u64, chunk);
+        }
+    }
+
+    /// After a write within one page, which is the one that was translated: not translated again, because another
+    /// vCPU may have changed the tables meanwhile.
+    pub(super) fn look_after_write(&mut self, page: u32, offset: u32, len: u32) {
+        if self.mmu.watch.attention(page) != 0 {
+            self.wrote(page, offset, len);
         }
     }
 

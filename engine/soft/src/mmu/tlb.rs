@@ -199,6 +199,19 @@ impl Mmu {
         self.flushes += 1;
     }
 
+    /// Drops the translations of one 4 KiB page in every view (a page fault).
+    pub fn forget_page(&mut self, linear: u64) {
+        for t in self.tables.iter_mut().filter(|t| t.used) {
+            let e = &mut t.entries[(linear >> 12) as usize % ENTRIES];
+            if e.holds(linear) {
+                if e.exec != Entry::NONE {
+                    self.exec_generation += 1;
+                }
+                *e = Entry::EMPTY;
+            }
+        }
+    }
+
     /// Drops the translation of one page (INVLPG); where it may be part of a cached large page, everything of that
     /// view's table.
     pub fn flush_page(&mut self, linear: u64) {

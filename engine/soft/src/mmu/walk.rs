@@ -127,6 +127,8 @@ impl Cpu {
             Access::Exec => {}
         }
         self.mmu.fault_address = linear;
+        // A page fault drops what is cached of its page (SDM vol. 3A, 4.10.4.1).
+        self.mmu.forget_page(linear);
         self.raise(vector::PF, Some(code))
     }
 
@@ -297,7 +299,7 @@ impl Cpu {
 
     /// Sets A (and D). False: another processor changed the entry since it was read.
     fn set_bits64(&mut self, gpa: u64, entry: u64, bits: u64) -> bool {
-        let Some(p) = self.table_word(gpa).filter(|_| entry & bits != bits) else { return true };
+        let Some(p) = self.writable_table_word(gpa).filter(|_| entry & bits != bits) else { return true };
         // SAFETY: as in `read_pte64`.
         let word = unsafe { AtomicU64::from_ptr(p.cast()) };
         let done = word.compare_exchange(entry, entry | bits, AcqRel, Relaxed).is_ok();
@@ -307,7 +309,7 @@ impl Cpu {
 
     /// As [`Cpu::set_bits64`] for 4-byte entries.
     fn set_bits32(&mut self, gpa: u64, entry: u64, bits: u64) -> bool {
-        let Some(p) = self.table_word(gpa).filter(|_| entry & bits != bits) else { return true };
+        let Some(p) = self.writable_table_word(gpa).filter(|_| entry & bits != bits) else { return true };
         // SAFETY: as in `read_pte32`.
         let word = unsafe { AtomicU32::from_ptr(p.cast()) };
         let done = word.compare_exchange(entry as u32, (entry | bits) as u32, AcqRel, Relaxed).is_ok();
@@ -319,11 +321,14 @@ impl Cpu {
         Some(self.mmu.ram.page(gpa)?.host.wrapping_add((gpa & 0xfff) as usize))
     }
 
+    /// `None` also for tables in read-only RAM: their A and D bits stay as they are.
+    fn writable_table_word(&self, gpa: u64) -> Option<*mut u8> {
+        self.mmu.ram.page(gpa).filter(|p| p.writable)?;
+        self.table_word(gpa)
+    }
+
     /// After a write to RAM by guest-physical address within one page.
-    pub fn wrote_physical(&mut self, gpa: u64, len: u32) {
-        let page = (gpa >> 12) as u32;
-        if self.mmu.watch.attention(page) != 0 {
-            self.wrote(page, (gpa & 0xfff) as u32, len);
-        }
+    fn wrote_physical(&mut self, gpa: u64, len: u32) {
+        self.look_after_write((gpa >> 12) as u32, (gpa & 0xfff) as u32, len);
     }
 }
