@@ -109,11 +109,9 @@ clock_parameters() {
 }
 
 # The command's output comes out of our standard output, which must be a pipe: QEMU opens it by name.
-# One thread for all processors: with a thread each, QEMU's SVM loses state of the host it emulates once in some ten boots of
-# a guest with two processors (a hang, or a stack fault in the host's own kernel). It costs a second or two.
 boot_host() { # WORK
     timeout --foreground --kill-after=2 "$timeout" qemu-system-x86_64 \
-        -machine q35,smm=off -accel tcg,thread=single -cpu max -smp "$cpus" -m "$memory" \
+        -machine q35,smm=off -accel tcg,thread=multi -cpu max -smp "$cpus" -m "$memory" \
         -nodefaults -display none -no-reboot \
         -kernel "$LAB/vmlinux" -initrd "$1/initrd.img" \
         -append "console=ttyS0 panic=-1 $(clock_parameters)" \

@@ -102,7 +102,9 @@ mod tests {
         {
             assert_eq!(parse_memory(text), Ok(mib << 20), "{text}");
         }
-        for text in ["", "M", "0", "-1", "1.5G", "12X", "512B", "1i", "99999999999999999999", "18446744073709551615T"] {
+        for text in
+            ["", "M", "0", "-1", "1.5G", "12X", "512B", "1i", "99999999999999999999", "18446744073709551615T"]
+        {
             assert!(parse_memory(text).is_err(), "{text}");
         }
     }

@@ -22,7 +22,7 @@ pub fn host_tsc_hz() -> u64 {
         std::thread::sleep(Duration::from_millis(20));
         let (b, tb) = bracketed();
         let ns = (tb - ta).as_nanos().max(1);
-        let hz = u128::from(b - a) * 1_000_000_000 / ns;
+        let hz = u128::from(b.saturating_sub(a)) * 1_000_000_000 / ns;
         // Counters run at a multiple of 100 kHz on every known host; the measurement's noise is below that.
         let step = 100_000;
         ((hz + step / 2) / step * step) as u64
@@ -36,8 +36,8 @@ fn bracketed() -> (u64, Instant) {
         let before = host_tsc();
         let now = Instant::now();
         let after = host_tsc();
-        if after - before < best.0 {
-            best = (after - before, before + (after - before) / 2, now);
+        if after.saturating_sub(before) < best.0 {
+            best = (after.saturating_sub(before), before + after.saturating_sub(before) / 2, now);
         }
     }
     (best.1, best.2)

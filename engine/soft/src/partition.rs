@@ -25,6 +25,32 @@ pub mod request {
     pub const CODE: u32 = 4;
 }
 
+/// Code that a vCPU has to drop before it runs its next block.
+pub enum StaleCode {
+    /// Decoded from these (page, granules).
+    Some(Vec<(u32, u64)>),
+    /// Everything: the vCPU slept through more changes than are worth remembering.
+    All,
+}
+
+/// Most changes that are remembered one by one.
+const MAX_STALE: usize = 4096;
+
+impl Default for StaleCode {
+    fn default() -> Self {
+        Self::Some(Vec::new())
+    }
+}
+
+impl StaleCode {
+    fn add(&mut self, page: u32, granules: u64) {
+        match self {
+            Self::Some(list) if list.len() < MAX_STALE => list.push((page, granules)),
+            _ => *self = Self::All,
+        }
+    }
+}
+
 /// The part of a vCPU that other threads reach.
 pub struct VcpuShared {
     /// Bits of [`request`]; polled between blocks.
@@ -33,8 +59,8 @@ pub struct VcpuShared {
     pub mailbox: Mailbox,
     /// Level of the PIC's output (vCPU 0 only).
     pub extint: AtomicBool,
-    /// (page, granules) that others wrote to.
-    stale_code: Mutex<Vec<(u32, u64)>>,
+    /// Code that others wrote to.
+    stale_code: Mutex<StaleCode>,
     /// Whether it sleeps in HLT or waits for SIPI.
     asleep: Mutex<bool>,
     wake: Condvar,
@@ -101,8 +127,8 @@ impl VcpuShared {
         *asleep = false;
     }
 
-    /// Takes the list of overwritten code.
-    pub fn take_stale_code(&self) -> Vec<(u32, u64)> {
+    /// Takes what is known of overwritten code.
+    pub fn take_stale_code(&self) -> StaleCode {
         std::mem::take(&mut *lock(&self.stale_code))
     }
 }
@@ -113,6 +139,8 @@ pub struct Shared {
     pub model: Arc<CpuModel>,
     /// Guest-physical address width.
     pub physical_bits: u32,
+    /// First address above all RAM there can be.
+    ram_limit: u64,
     /// How bytes are decoded for the model.
     pub decoder_options: u32,
     /// Host stubs of x87, MMX, SSE and rare instructions.
@@ -138,7 +166,7 @@ impl Shared {
     pub fn code_changed(&self, except: Option<u32>, page: u32, granules: u64) {
         for (i, v) in (0..).zip(&self.vcpus) {
             if Some(i) != except {
-                lock(&v.stale_code).push((page, granules));
+                lock(&v.stale_code).add(page, granules);
                 v.requests.fetch_or(request::CODE, AcqRel);
             }
         }
@@ -158,6 +186,7 @@ impl SoftPartition {
         host_tsc_hz();
         Ok(Self(Arc::new(Shared {
             physical_bits: model.physical_bits(),
+            ram_limit: spec.ram_limit,
             decoder_options: vireo_isa::decoder_options(model.features()),
             stubs: StubCache::new()?,
             split_lock: Mutex::new(()),
@@ -193,6 +222,10 @@ impl Partition for SoftPartition {
 
     fn map_ram(&self, range: RamRange) -> Result<(), EngineError> {
         range.validate(self.0.physical_bits)?;
+        if range.end() > self.0.ram_limit {
+            let reason = "it ends above the partition's RAM limit";
+            return Err(EngineError::BadRange { start: range.gpa, len: range.len, reason });
+        }
         self.change_ram(|m| m.insert(range))
     }
 

@@ -10,7 +10,7 @@ use vireo_core::{Bus, EngineError, Exit, Vcpu, VcpuState};
 
 use crate::clock::host_tsc_hz;
 use crate::cpu::{Cpu, Exec, Fault, Shadow, Source, Stop, vector};
-use crate::partition::{Shared, request};
+use crate::partition::{Shared, StaleCode, request};
 use crate::system;
 
 /// Blocks between two looks at the time: a few microseconds.
@@ -227,8 +227,13 @@ impl Cpu {
             return false;
         }
         if bits & request::CODE != 0 {
-            for (page, granules) in self.own().take_stale_code() {
-                self.code.invalidate(page, granules);
+            match self.own().take_stale_code() {
+                StaleCode::Some(list) => {
+                    for (page, granules) in list {
+                        self.code.invalidate(page, granules);
+                    }
+                }
+                StaleCode::All => self.code.clear(),
             }
         }
         if bits & request::INTERRUPT != 0 {

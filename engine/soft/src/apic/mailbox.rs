@@ -25,7 +25,7 @@ pub struct Mailbox {
 /// What a vCPU finds in its mailbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mail {
-    /// Interrupts, for [`super::Apic::receive`].
+    /// Interrupts, for [`super::Apic::raise`].
     pub vectors: VectorSet,
     /// Those that are level-triggered.
     pub level: VectorSet,

@@ -25,15 +25,7 @@ fn goes_on(i: &Instruction) -> bool {
             true
         }
         M::Pushf | M::Pushfd | M::Pushfq | M::Push | M::Rdfsbase | M::Rdgsbase => true,
-        M::Rdtsc
-        | M::Rdtscp
-        | M::Rdpid
-        | M::Rdmsr
-        | M::Cpuid
-        | M::Xgetbv
-        | M::Rdrand
-        | M::Rdseed
-        | M::Pause => true,
+        M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdmsr | M::Xgetbv | M::Rdrand | M::Rdseed | M::Pause => true,
         M::Mov => !matches!(
             i.code(),
             C::Mov_cr_r32
