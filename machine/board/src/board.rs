@@ -121,6 +121,8 @@ type SharedVcpu = Mutex<Box<dyn Vcpu>>;
 pub struct Board {
     partition: Arc<dyn Partition>,
     gate: Arc<RunGate>,
+    /// Pauses in force, as the gate counts them: time stands still while there is one.
+    pauses: Mutex<u32>,
     memory: Arc<GuestMemory>,
     chipset: Arc<Chipset>,
     clock: Arc<HostClock>,
@@ -173,6 +175,7 @@ impl Board {
             input: SerialInput::new(chipset.uart()),
             partition,
             gate,
+            pauses: Mutex::new(1),
             memory,
             chipset,
             clock,
@@ -212,24 +215,29 @@ impl Board {
         Ok(())
     }
 
-    /// Lets everything run.
+    /// Takes one pause back; with the last one everything runs.
     pub fn resume(&self) {
-        self.clock.resume();
-        self.partition.thaw_clock();
-        self.timers.resume();
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        *pauses = pauses.saturating_sub(1);
+        if *pauses == 0 {
+            self.clock.resume();
+            self.partition.thaw_clock();
+            self.timers.resume();
+        }
         self.gate.resume();
     }
 
-    /// Stops everything: vCPUs first, then timers, then guest time.
+    /// Stops everything: vCPUs first, then timers, then guest time. Pauses nest.
     pub fn pause(&self) -> Result<(), BoardError> {
         self.gate.pause_all(PAUSE_DEADLINE)?;
+        *self.pauses.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.timers.pause();
         self.partition.freeze_clock();
         self.clock.pause();
         Ok(())
     }
 
-    /// Resets a running machine and starts it again.
+    /// Resets the machine; it goes on as it was, running or paused.
     pub fn reset(&self) -> Result<(), BoardError> {
         self.pause()?;
         self.chipset.reset_all();
