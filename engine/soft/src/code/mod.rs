@@ -215,7 +215,7 @@ impl Cpu {
         };
         let stamp = self.mmu.exec_generation + self.code.generation;
         // A block over a page border is looked up each time, because its second page may move alone.
-        // SAFETY: the cache owns the block, and blocks are freed only in `free_dropped`.
+        // SAFETY: the cache owns the block, and dropped blocks are freed only at the start of `run_block`.
         if unsafe { (*block).pages[1].is_none() } {
             let at = rip.wrapping_add(self.code_base);
             self.code.recent[(at ^ at >> 12) as usize % RECENT] = Recent { at, stamp, mode, block };

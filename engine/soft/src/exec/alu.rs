@@ -29,9 +29,7 @@ impl Cpu {
             let new = change(self, old);
             // SAFETY: as above.
             unsafe { T::store(p, new) };
-            if self.mmu.watch.attention(page) != 0 {
-                self.wrote(page, (at & 0xfff) as u32, T::SIZE);
-            }
+            self.look_after_write(page, (at & 0xfff) as u32, T::SIZE);
             return Ok(());
         }
         let old = self.load(seg, at)?;
@@ -63,9 +61,7 @@ impl Cpu {
                 Err(found) => old = found,
             }
         }
-        if self.mmu.watch.attention(page) != 0 {
-            self.wrote(page, (at & 0xfff) as u32, T::SIZE);
-        }
+        self.look_after_write(page, (at & 0xfff) as u32, T::SIZE);
         Ok(())
     }
 

@@ -220,9 +220,7 @@ pub fn cmpxchg16b(cpu: &mut Cpu, u: &Uop) -> Exec {
         Some((p, page)) => {
             // SAFETY: 16 aligned bytes of writable guest memory; the CPU model has CX16 only where the host has it.
             let seen = unsafe { exchange16(p, expected, new) };
-            if cpu.mmu.watch.attention(page) != 0 {
-                cpu.wrote(page, (at & 0xfff) as u32, 16);
-            }
+            cpu.look_after_write(page, (at & 0xfff) as u32, 16);
             seen
         }
         None => {

@@ -156,9 +156,7 @@ fn movs_in_page<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec<bool> {
     cpu.advance(u, gpr::RSI, u64::from(bytes));
     cpu.advance(u, gpr::RDI, u64::from(bytes));
     cpu.advance(u, gpr::RCX, n.wrapping_neg());
-    if cpu.mmu.watch.attention(page) != 0 {
-        cpu.wrote(page, (to & 0xfff) as u32, bytes);
-    }
+    cpu.look_after_write(page, (to & 0xfff) as u32, bytes);
     Ok(true)
 }
 
@@ -225,9 +223,7 @@ fn stos_in_page<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec<bool> {
     }
     cpu.advance(u, gpr::RDI, u64::from(bytes));
     cpu.advance(u, gpr::RCX, n.wrapping_neg());
-    if cpu.mmu.watch.attention(page) != 0 {
-        cpu.wrote(page, (to & 0xfff) as u32, bytes);
-    }
+    cpu.look_after_write(page, (to & 0xfff) as u32, bytes);
     Ok(true)
 }
 

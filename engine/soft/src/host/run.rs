@@ -51,9 +51,7 @@ impl Cpu {
     /// Tells the watch of a write of `size` bytes through a host address.
     #[inline(always)]
     pub(super) fn after_host_write(&mut self, page: u32, linear: u64, size: u32) {
-        if self.mmu.watch.attention(page) != 0 {
-            self.wrote(page, (linear & 0xfff) as u32, size);
-        }
+        self.look_after_write(page, (linear & 0xfff) as u32, size);
     }
 }
 

@@ -94,9 +94,7 @@ impl Cpu {
             // SAFETY: a valid entry maps the whole page for writing, and the access ends within it.
             unsafe { T::store((linear as usize).wrapping_add(e.addend) as *mut u8, v) };
             let page = e.page;
-            if self.mmu.watch.attention(page) != 0 {
-                self.wrote(page, (linear & 0xfff) as u32, T::SIZE);
-            }
+            self.look_after_write(page, (linear & 0xfff) as u32, T::SIZE);
             return Ok(());
         }
         self.store_slow(self.mmu.view(), seg, linear, T::SIZE, v.to_u64())
@@ -325,7 +323,8 @@ impl Cpu {
 
     /// After a write within one page, which is the one that was translated: not translated again, because another
     /// vCPU may have changed the tables meanwhile.
-    pub(super) fn look_after_write(&mut self, page: u32, offset: u32, len: u32) {
+    #[inline(always)]
+    pub fn look_after_write(&mut self, page: u32, offset: u32, len: u32) {
         if self.mmu.watch.attention(page) != 0 {
             self.wrote(page, offset, len);
         }
