@@ -81,7 +81,7 @@ pub trait Partition: Send + Sync {
 
     /// Guest time now: the TSC value of vCPU 0 and its rate. While paused it does not move.
     fn clock(&self) -> ClockState;
-    /// Sets guest time; only while paused. The rate must equal the partition's or be one it can scale to.
+    /// Sets guest time; only while paused, and before the vCPUs' states are loaded: their timers count from it. The rate must equal the partition's or be one it can scale to.
     fn set_clock(&self, clock: &ClockState) -> Result<(), EngineError>;
     /// Stops guest time and timers (all vCPUs are paused).
     fn freeze_clock(&self);

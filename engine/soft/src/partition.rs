@@ -190,7 +190,7 @@ impl SoftPartition {
             decoder_options: vireo_isa::decoder_options(model.features()),
             stubs: StubCache::new()?,
             split_lock: Mutex::new(()),
-            watch: Arc::new(Watch::new(spec.ram_limit)),
+            watch: Arc::new(Watch::new(spec.ram_limit)?),
             clock: Clock::new(),
             vcpus: (0..spec.vcpus).map(VcpuShared::new).collect(),
             ram: RwLock::default(),
@@ -272,10 +272,8 @@ impl Partition for SoftPartition {
             let page = (at / PAGE) as u32;
             let piece = (end - at).min(PAGE - at % PAGE);
             if self.0.watch.attention(page) != 0 {
-                let granules = self.0.watch.after_write(page, (at % PAGE) as u32, piece as u32);
-                if granules != 0 {
-                    self.0.code_changed(None, page, granules);
-                }
+                let tell = |granules| self.0.code_changed(None, page, granules);
+                self.0.watch.after_write(page, (at % PAGE) as u32, piece as u32, tell);
             }
             at += piece;
         }

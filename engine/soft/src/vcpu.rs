@@ -73,14 +73,19 @@ impl Vcpu for SoftVcpu {
 impl Cpu {
     /// Before guest code runs: takes the RAM map if it changed.
     pub(crate) fn enter(&mut self) {
+        self.take_ram();
+        self.fpu.enter();
+        self.mode_changed();
+    }
+
+    /// Takes the RAM map if it changed.
+    pub(crate) fn take_ram(&mut self) {
         let ram = self.shared.ram();
         if !Arc::ptr_eq(&ram, &self.mmu.ram) {
             self.mmu.ram = ram;
             self.mmu.flush_all();
             self.code.clear();
         }
-        self.fpu.enter();
-        self.mode_changed();
     }
 
     /// After guest code ran.
@@ -227,19 +232,30 @@ impl Cpu {
             return false;
         }
         if bits & request::CODE != 0 {
-            match self.own().take_stale_code() {
-                StaleCode::Some(list) => {
-                    for (page, granules) in list {
-                        self.code.invalidate(page, granules);
-                    }
-                }
-                StaleCode::All => self.code.clear(),
-            }
+            self.take_stale_code();
         }
         if bits & request::INTERRUPT != 0 {
             self.take_mail();
         }
         bits & request::KICK != 0
+    }
+
+    /// Drops the blocks whose bytes others are known to have overwritten, in the middle of a block too.
+    pub(crate) fn drop_stale_code(&mut self) {
+        let bits = &self.own().requests;
+        if bits.load(SeqCst) & request::CODE != 0 {
+            bits.fetch_and(!request::CODE, AcqRel);
+            self.take_stale_code();
+        }
+    }
+
+    fn take_stale_code(&mut self) {
+        match self.own().take_stale_code() {
+            StaleCode::Some(list) => {
+                list.into_iter().for_each(|(page, granules)| self.code.invalidate(page, granules))
+            }
+            StaleCode::All => self.code.clear(),
+        }
     }
 
     /// Delivers the event of highest priority that can be delivered now (SDM vol. 3A, table 6-2).

@@ -8,8 +8,6 @@ use super::vectors::VectorSet;
 
 const NMI: u32 = 1;
 const INIT: u32 = 2;
-const SMI: u32 = 4;
-const EXTINT: u32 = 8;
 /// A start-up IPI, with its vector in bits 15:8.
 const SIPI: u32 = 16;
 
@@ -33,10 +31,6 @@ pub struct Mail {
     pub nmi: bool,
     /// INIT; it comes before [`Mail::startup`].
     pub init: bool,
-    /// A system-management interrupt.
-    pub smi: bool,
-    /// The PIC is to be asked for a vector, once.
-    pub extint: bool,
     /// A start-up IPI and its vector.
     pub startup: Option<u8>,
 }
@@ -81,9 +75,9 @@ impl Mailbox {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
                 self.post_vector(message.vector, message.level)
             }
-            DeliveryMode::Smi => self.post_event(SMI),
             DeliveryMode::Nmi => self.post_event(NMI),
-            DeliveryMode::ExtInt => self.post_event(EXTINT),
+            // There is no system-management mode here, and the PIC's output is a wire, not a message.
+            DeliveryMode::Smi | DeliveryMode::ExtInt => {}
             DeliveryMode::Init => self.change_events(|e| (e & !(0xff00 | SIPI)) | INIT),
             DeliveryMode::StartUp => {
                 self.change_events(|e| e & !0xff00 | SIPI | u32::from(message.vector) << 8);
@@ -128,8 +122,6 @@ impl Mailbox {
             let events = self.events.swap(0, Acquire);
             mail.nmi = events & NMI != 0;
             mail.init = events & INIT != 0;
-            mail.smi = events & SMI != 0;
-            mail.extint = events & EXTINT != 0;
             mail.startup = (events & SIPI != 0).then_some((events >> 8) as u8);
         }
         mail

@@ -93,7 +93,11 @@ impl Cpu {
                 return d;
             }
             let next = d.len + i.len().max(1) as u16;
-            let mut u = Uop::new(exec::undefined, i.len().max(1) as u8, next);
+            let otherwise = match i.is_invalid() && self.too_long(mode, &bytes[usize::from(d.len)..]) {
+                true => exec::too_long,
+                false => exec::undefined,
+            };
+            let mut u = Uop::new(otherwise, i.len().max(1) as u8, next);
             let ends = self.decode_one(mode, &i, &mut u);
             d.uops.push(u);
             d.len = next;
@@ -102,6 +106,14 @@ impl Cpu {
             }
         }
         d
+    }
+
+    /// Whether the bytes begin with an instruction that has not ended with its 15th byte. (One of 15 bytes that is
+    /// undefined counts as such.)
+    fn too_long(&self, mode: Mode, bytes: &[u8]) -> bool {
+        let Some(most) = bytes.get(..MAX_BYTES - 1) else { return false };
+        let mut decoder = Decoder::with_ip(mode.bits(), most, 0, self.shared.decoder_options);
+        decoder.decode().is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes
     }
 
     /// Chooses the handler of one instruction; whether the block ends with it.
@@ -178,7 +190,12 @@ fn explicit_operand(i: &Instruction, u: &mut Uop) -> u8 {
     u.base = number(i.memory_base());
     u.index = number(i.memory_index());
     u.scale = i.memory_index_scale().trailing_zeros() as u8;
-    u.disp = i.memory_displacement64() as i32;
+    let displacement = i.memory_displacement64();
+    u.disp = displacement as i32;
+    if i.memory_base() == Register::RIP && displacement as i64 > i64::from(i32::MAX) {
+        // Counted from the block's start it has 33 bits; there is no index whose place would be needed.
+        (u.index, u.disp) = (regs::HALF_SLOT, displacement.wrapping_sub(regs::HALF) as i32);
+    }
     let by = |r: Register| match r.size() {
         2 => 0,
         4 => 1,

@@ -43,8 +43,13 @@ struct Recent {
 
 const RECENT: usize = 4096;
 
-/// Bounds the memory of decoded code per vCPU: micro-operations of 32 bytes.
-const MAX_UOPS: usize = 640 * 1024;
+/// Bounds the memory of decoded code per vCPU, in bytes.
+const MAX_BYTES: usize = 24 << 20;
+
+/// What a block takes: its micro-operations, itself, and its entries in the two maps.
+fn footprint(block: &Block) -> usize {
+    size_of_val(&*block.uops) + size_of::<Block>() + 4 * size_of::<Key>()
+}
 
 /// The multiplicative hash of integers; keys come from the guest, but a guest can only slow itself.
 #[derive(Default)]
@@ -82,7 +87,8 @@ pub struct CodeCache {
     dropped: Vec<Box<Block>>,
     /// The block that runs now.
     current: *const Block,
-    uops: usize,
+    /// Sum of the blocks' footprints.
+    bytes: usize,
     /// Blocks built, for statistics.
     pub built: u64,
 }
@@ -104,20 +110,27 @@ impl CodeCache {
             generation: 1,
             dropped: Vec::new(),
             current: std::ptr::null(),
-            uops: 0,
+            bytes: 0,
             built: 0,
         }
     }
 
     /// Drops blocks decoded from these granules of a page. A running block among them ends after its current instruction.
     pub fn invalidate(&mut self, page: u32, granules: u64) {
-        let Some(keys) = self.by_page.get(&page) else { return };
+        let Some(mut keys) = self.by_page.remove(&page) else { return };
         let hit = |b: &Block| b.pages.iter().flatten().any(|&(p, g)| p == page && g & granules != 0);
-        let stale: Vec<Key> =
-            keys.iter().filter(|k| self.blocks.get(k).is_some_and(|b| hit(b))).copied().collect();
+        let stale: Vec<Key> = keys.extract_if(.., |k| self.blocks.get(k).is_none_or(|b| hit(b))).collect();
+        if !keys.is_empty() {
+            self.by_page.insert(page, keys);
+        }
         for key in stale {
             self.remove(key);
         }
+    }
+
+    /// Has every block looked up, and its limits checked, anew.
+    pub fn forget_recent(&mut self) {
+        self.generation += 1;
     }
 
     /// Drops everything.
@@ -127,13 +140,13 @@ impl CodeCache {
             retire(&mut self.dropped, self.current, b);
         }
         self.by_page.clear();
-        self.uops = 0;
+        self.bytes = 0;
     }
 
     fn remove(&mut self, key: Key) {
         let Some(block) = self.blocks.remove(&key) else { return };
         self.generation += 1;
-        self.uops -= block.uops.len();
+        self.bytes -= footprint(&block);
         for (page, _) in block.pages.iter().flatten() {
             if let Some(keys) = self.by_page.get_mut(page) {
                 keys.retain(|k| *k != key);
@@ -146,13 +159,13 @@ impl CodeCache {
     }
 
     fn insert(&mut self, block: Box<Block>) -> *const Block {
-        if self.uops > MAX_UOPS {
+        if self.bytes > MAX_BYTES {
             self.clear();
         }
         // One over a page border whose second page moved is built anew: the old one goes with its entries in `by_page`.
         self.remove(block.key);
         self.built += 1;
-        self.uops += block.uops.len();
+        self.bytes += footprint(&block);
         for (page, _) in block.pages.iter().flatten() {
             self.by_page.entry(*page).or_default().push(block.key);
         }
@@ -197,7 +210,7 @@ impl Cpu {
     #[inline(never)]
     fn block_slow(&mut self, mode: u16) -> Exec<*const Block> {
         let rip = self.rip;
-        let limit = u64::from(self.seg[crate::cpu::seg::CS as usize].limit);
+        let limit = u64::from(self.code_limit);
         if if self.mode.is64() { !Self::canonical(rip) } else { rip > limit } {
             return Err(self.gp(0));
         }
@@ -213,10 +226,16 @@ impl Cpu {
             }
             None => self.build(key)?,
         };
+        // SAFETY: the cache owns the block, and dropped blocks are freed only at the start of `run_block`.
+        let (uops, crosses) = unsafe { (&(*block).uops, (*block).pages[1].is_some()) };
+        let end = |u: Option<&Uop>| rip + u.map_or(0, |u| u64::from(u.next));
+        if self.code_limit != u32::MAX && end(uops.last()) > limit + 1 {
+            // Part of it lies beyond the segment: one instruction, and a fresh look at the next.
+            return if end(uops.first()) > limit + 1 { Err(self.gp(0)) } else { self.run_one_of(block) };
+        }
         let stamp = self.mmu.exec_generation + self.code.generation;
         // A block over a page border is looked up each time, because its second page may move alone.
-        // SAFETY: the cache owns the block, and dropped blocks are freed only at the start of `run_block`.
-        if unsafe { (*block).pages[1].is_none() } {
+        if !crosses {
             let at = rip.wrapping_add(self.code_base);
             self.code.recent[(at ^ at >> 12) as usize % RECENT] = Recent { at, stamp, mode, block };
         }
@@ -254,7 +273,11 @@ impl Cpu {
             self.code.dropped.clear();
         }
         self.regs.set(crate::cpu::regs::BLOCK_RIP, self.rip);
-        let block = self.block()?;
+        let block = match self.block() {
+            Ok(block) => block,
+            Err(Stop::EndBlock) => return Ok(()),
+            Err(stop) => return Err(stop),
+        };
         self.code.current = block;
         // SAFETY: the cache owns the block; dropped blocks are kept until the next call of this function, and no other
         // is running.
@@ -271,6 +294,20 @@ impl Cpu {
         let done = uops.last().map_or(0, |u| u64::from(u.next));
         self.rip = self.mode.mask_ip(self.regs.block_rip().wrapping_add(done));
         Ok(())
+    }
+
+    /// Runs the first instruction of a block that is not to be run whole; `Err(EndBlock)` when all went well.
+    #[cold]
+    fn run_one_of(&mut self, block: *const Block) -> Exec<*const Block> {
+        self.code.current = block;
+        // SAFETY: as in `run_block`, which is the caller's caller.
+        let u = unsafe { &(*block).uops[0] };
+        self.instructions += 1;
+        match (u.run.get())(self, u) {
+            Ok(()) => self.rip = self.next_rip(u),
+            Err(stop) => self.stopped(u, stop)?,
+        }
+        Err(Stop::EndBlock)
     }
 
     #[inline(always)]

@@ -139,6 +139,8 @@ pub struct Cpu {
     pub mode: Mode,
     /// Base of the code segment; 0 in 64-bit mode. Derived by [`Cpu::mode_changed`].
     pub code_base: u64,
+    /// Last offset in the code segment; the highest there is in 64-bit mode. Derived by [`Cpu::mode_changed`].
+    pub code_limit: u32,
     /// Software TLB and walker.
     pub mmu: Mmu,
     /// Decoded blocks.
@@ -251,7 +253,12 @@ impl Cpu {
     /// any of them changed, before the next instruction.
     pub fn mode_changed(&mut self) {
         self.mode = Mode::of(self);
-        self.code_base = if self.mode.is64() { 0 } else { self.seg[seg::CS as usize].base };
+        let cs = &self.seg[seg::CS as usize];
+        let window = if self.mode.is64() { (0, u32::MAX) } else { (cs.base, cs.limit) };
+        if window != (self.code_base, self.code_limit) {
+            (self.code_base, self.code_limit) = window;
+            self.code.forget_recent();
+        }
         self.mmu.select_view(self.cpl, self.eflags & rflags::AC != 0, &self.ctl);
     }
 

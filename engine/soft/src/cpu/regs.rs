@@ -4,6 +4,11 @@
 pub const ZERO: u8 = 16;
 /// Slot that holds the virtual address at which the running block starts: the base of RIP-relative addresses.
 pub const BLOCK_RIP: u8 = 17;
+/// Slot that always reads [`HALF`].
+pub const HALF_SLOT: u8 = 18;
+/// Half of the range of an address, for the displacements beyond 2^31 that RIP-relative addresses can have when they
+/// are counted from the start of their block.
+pub const HALF: u64 = 1 << 31;
 /// Added to a register number 0 to 3: AH, CH, DH, BH.
 pub const HIGH: u8 = 32;
 
@@ -28,7 +33,9 @@ pub struct Regs([u64; 32]);
 impl Regs {
     /// All zero.
     pub fn new() -> Self {
-        Self([0; 32])
+        let mut regs = [0; 32];
+        regs[HALF_SLOT as usize] = HALF;
+        Self(regs)
     }
     /// All 64 bits.
     #[inline(always)]

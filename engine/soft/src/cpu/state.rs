@@ -43,6 +43,7 @@ impl Cpu {
             fpu: FpuState::new(),
             mode: Mode(0),
             code_base: 0,
+            code_limit: u32::MAX,
             mmu: Mmu::new(shared.ram(), Arc::clone(&shared.watch)),
             code: CodeCache::new(),
             apic: Apic::new(index),
@@ -145,6 +146,8 @@ impl Cpu {
     /// Replaces the state; refused whole if no processor of this model can be in it.
     pub fn load_state(&mut self, s: &VcpuState) -> Result<(), EngineError> {
         self.check_state(s)?;
+        // Part of the state is still in memory: the page-directory-pointer entries.
+        self.take_ram();
         // The last that can refuse.
         self.fpu.load(&s.xsave)?;
         // What is on its way was meant for the state that ends here.

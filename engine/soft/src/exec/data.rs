@@ -207,6 +207,11 @@ pub fn undefined(cpu: &mut Cpu, _: &Uop) -> Exec {
     Err(cpu.ud())
 }
 
+/// An instruction of more than 15 bytes.
+pub fn too_long(cpu: &mut Cpu, _: &Uop) -> Exec {
+    Err(cpu.gp(0))
+}
+
 /// `clc`, `stc` (`imm` = 0, 1), `cmc` (2).
 pub fn carry(cpu: &mut Cpu, u: &Uop) -> Exec {
     let v = if u.imm == 2 { !cpu.flags.cf() } else { u.imm == 1 };

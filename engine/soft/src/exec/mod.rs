@@ -11,6 +11,6 @@ mod stack;
 mod string;
 mod uop;
 
-pub use data::undefined;
+pub use data::{too_long, undefined};
 pub use select::{register, select};
 pub use uop::{Address, Handler, Uop};

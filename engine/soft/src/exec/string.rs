@@ -8,6 +8,7 @@ use super::Uop;
 use super::native::{Int, binary};
 use crate::cpu::regs::gpr;
 use crate::cpu::{Cpu, Exec, Stop, seg};
+use crate::mmu::Value;
 use vireo_core::state::rflags;
 
 /// Prefix in [`Uop::aux`].
@@ -28,7 +29,7 @@ const BATCH: u32 = 1024;
 
 impl Cpu {
     /// Adds to a register at the address size.
-    fn advance(&mut self, u: &Uop, r: u8, by: u64) {
+    pub fn advance(&mut self, u: &Uop, r: u8, by: u64) {
         let v = self.regs.get(r).wrapping_add(by);
         match u.seg >> 4 {
             0 => self.regs.set16(r, v as u16),
@@ -36,9 +37,11 @@ impl Cpu {
             _ => self.regs.set(r, v),
         }
     }
-    /// One element forward or back.
-    fn step<T: Int>(&self) -> u64 {
-        if self.eflags & rflags::DF == 0 { u64::from(T::SIZE) } else { u64::from(T::SIZE).wrapping_neg() }
+    /// Moves an index register by one element, forward or back.
+    pub fn step<T: Value>(&mut self, u: &Uop, r: u8) {
+        let size = u64::from(T::SIZE);
+        let by = if self.eflags & rflags::DF == 0 { size } else { size.wrapping_neg() };
+        self.advance(u, r, by);
     }
     /// Linear address of the string operand in `segment` at register `r`.
     #[inline(always)]
@@ -72,10 +75,11 @@ impl Cpu {
         Err(Stop::Yield)
     }
 
-    /// Runs `one` while the count lasts and `one` says so.
+    /// Runs `one` once, or with a repeat prefix while the count lasts and `one` says so. The registers show what is
+    /// done, so a fault or a look at events in the middle goes on from there.
     #[inline(always)]
-    fn repeated(&mut self, u: &Uop, one: impl Fn(&mut Self, &Uop) -> Exec<bool>) -> Exec {
-        if u.aux == repeat::NO {
+    pub fn repeated(&mut self, u: &Uop, prefix: bool, one: impl Fn(&mut Self, &Uop) -> Exec<bool>) -> Exec {
+        if !prefix {
             return one(self, u).map(|_| ());
         }
         let batch = if self.stepwise() { 1 } else { BATCH };
@@ -109,12 +113,11 @@ pub fn movs<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
             }
         }
     }
-    cpu.repeated(u, |cpu, u| {
+    cpu.repeated(u, u.aux != repeat::NO, |cpu, u| {
         let v = cpu.source::<T>(u)?;
         cpu.string_store(u, v)?;
-        let step = cpu.step::<T>();
-        cpu.advance(u, gpr::RSI, step);
-        cpu.advance(u, gpr::RDI, step);
+        cpu.step::<T>(u, gpr::RSI);
+        cpu.step::<T>(u, gpr::RDI);
         Ok(true)
     })
 }
@@ -186,11 +189,10 @@ pub fn stos<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
             }
         }
     }
-    cpu.repeated(u, |cpu, u| {
+    cpu.repeated(u, u.aux != repeat::NO, |cpu, u| {
         let v = T::get(&cpu.regs, gpr::RAX);
         cpu.string_store(u, v)?;
-        let step = cpu.step::<T>();
-        cpu.advance(u, gpr::RDI, step);
+        cpu.step::<T>(u, gpr::RDI);
         Ok(true)
     })
 }
@@ -229,11 +231,10 @@ fn stos_in_page<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec<bool> {
 
 /// `lods`.
 pub fn lods<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
-    cpu.repeated(u, |cpu, u| {
+    cpu.repeated(u, u.aux != repeat::NO, |cpu, u| {
         let v = cpu.source::<T>(u)?;
         T::set(&mut cpu.regs, gpr::RAX, v);
-        let step = cpu.step::<T>();
-        cpu.advance(u, gpr::RSI, step);
+        cpu.step::<T>(u, gpr::RSI);
         Ok(true)
     })
 }
@@ -246,7 +247,7 @@ fn goes_on(cpu: &Cpu, u: &Uop) -> bool {
 /// A repeated comparison that faults shows the flags from before the instruction (SDM vol. 2, REP).
 fn comparing(cpu: &mut Cpu, u: &Uop, one: impl Fn(&mut Cpu, &Uop) -> Exec<bool>) -> Exec {
     let before = cpu.flags;
-    let done = cpu.repeated(u, one);
+    let done = cpu.repeated(u, u.aux != repeat::NO, one);
     if done == Err(Stop::Fault) {
         cpu.flags = before;
     }
@@ -258,8 +259,7 @@ pub fn scas<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
     comparing(cpu, u, |cpu, u| {
         let b = cpu.destination::<T>(u)?;
         cpu.flags = T::binary::<{ binary::CMP }>(T::get(&cpu.regs, gpr::RAX), b, cpu.flags).1;
-        let step = cpu.step::<T>();
-        cpu.advance(u, gpr::RDI, step);
+        cpu.step::<T>(u, gpr::RDI);
         Ok(goes_on(cpu, u))
     })
 }
@@ -270,9 +270,8 @@ pub fn cmps<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
         let a = cpu.source::<T>(u)?;
         let b = cpu.destination::<T>(u)?;
         cpu.flags = T::binary::<{ binary::CMP }>(a, b, cpu.flags).1;
-        let step = cpu.step::<T>();
-        cpu.advance(u, gpr::RSI, step);
-        cpu.advance(u, gpr::RDI, step);
+        cpu.step::<T>(u, gpr::RSI);
+        cpu.step::<T>(u, gpr::RDI);
         Ok(goes_on(cpu, u))
     })
 }

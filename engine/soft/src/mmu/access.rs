@@ -5,6 +5,7 @@
 
 use super::tlb::View;
 use super::walk::Access;
+use super::watch::Written;
 use crate::cpu::{Cpu, Exec, vector};
 
 /// An integer that memory can hold.
@@ -262,12 +263,10 @@ impl Cpu {
     }
 
     fn place(&mut self, view: View, linear: u64, access: Access) -> Exec<Place> {
-        let gpa = self.walk_and_fill(view, linear, access)?.gpa;
-        Ok(match self.mmu.ram.page(gpa) {
-            Some(p) if !self.apic.owns(gpa) && (p.writable || access != Access::Write) => {
-                Place::Ram(p.host.wrapping_add((gpa & 0xfff) as usize), (gpa >> 12) as u32)
-            }
-            _ => Place::Bus(gpa),
+        let (gpa, ram) = self.walk_and_fill(view, linear, access)?;
+        Ok(match ram.filter(|p| p.writable || access != Access::Write) {
+            Some(p) => Place::Ram(p.host.wrapping_add((gpa & 0xfff) as usize), (gpa >> 12) as u32),
+            None => Place::Bus(gpa),
         })
     }
 
@@ -334,11 +333,17 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub fn wrote(&mut self, page: u32, offset: u32, len: u32) {
-        let granules = self.mmu.watch.after_write(page, offset, len);
-        if granules != 0 {
-            self.code.invalidate(page, granules);
-            let shared = std::sync::Arc::clone(&self.shared);
-            shared.code_changed(Some(self.index), page, granules);
+        let shared = std::sync::Arc::clone(&self.shared);
+        let tell = |granules| shared.code_changed(Some(self.index), page, granules);
+        match shared.watch.after_write(page, offset, len, tell) {
+            Written::Data => {}
+            Written::Code(granules) => self.code.invalidate(page, granules),
+            // Somebody else may have written here just before: then this vCPU's blocks are stale, and it may be about
+            // to run what it has just written.
+            Written::BesideCode => {
+                shared.watch.wait_for_notices();
+                self.drop_stale_code();
+            }
         }
     }
 }

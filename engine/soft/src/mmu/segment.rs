@@ -29,11 +29,17 @@ impl Cpu {
                 return false;
             }
         }
+        Self::within_limit(s, offset, size)
+    }
+
+    /// Whether `size` bytes at `offset` are within the limit (SDM vol. 3A, 5.3).
+    pub fn within_limit(s: &Segment, offset: u32, size: u32) -> bool {
+        let expand_down = s.kind() & 0xc == 4;
         let Some(last) = offset.checked_add(size.saturating_sub(1)) else {
             // Wraps at 4 GiB: allowed only where no limit is left to be crossed.
-            return !(code || kind & 4 == 0) || s.limit == u32::MAX;
+            return !expand_down && s.limit == u32::MAX;
         };
-        if !code && kind & 4 != 0 {
+        if expand_down {
             let top = if s.attributes & Segment::DB != 0 { u32::MAX } else { 0xffff };
             offset > s.limit && last <= top
         } else {
@@ -46,5 +52,29 @@ impl Cpu {
     pub fn segment_fault(&mut self, seg: u8) -> Stop {
         let v = if seg == seg::SS { vector::SS } else { vector::GP };
         self.raise(v, Some(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_ends_at_the_limit() {
+        let s = Segment { selector: 0, base: 0, limit: 0xfff, attributes: 0x93 };
+        assert!(Cpu::within_limit(&s, 0xffc, 4));
+        assert!(!Cpu::within_limit(&s, 0xffd, 4));
+        assert!(!Cpu::within_limit(&s, 0xffff_fffe, 4));
+    }
+
+    #[test]
+    fn an_expand_down_segment_has_room_above_its_limit() {
+        let s = Segment { selector: 0, base: 0, limit: 0xfff, attributes: 0x97 };
+        assert!(!Cpu::within_limit(&s, 0xfff, 2));
+        assert!(Cpu::within_limit(&s, 0x1000, 2));
+        assert!(Cpu::within_limit(&s, 0xfffe, 2));
+        assert!(!Cpu::within_limit(&s, 0xffff, 2));
+        let big = Segment { attributes: 0x97 | Segment::DB, ..s };
+        assert!(Cpu::within_limit(&big, 0xffff, 2));
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
 use vireo_core::state::{cr0, cr4, efer};
 
+use super::ram::HostPage;
 use super::tlb::{Entry, View};
 use crate::cpu::{Cpu, Exec, Stop, vector};
 
@@ -41,9 +42,9 @@ mod fault {
 
 /// Where a linear address leads.
 #[derive(Clone, Copy, Debug)]
-pub struct Translation {
+struct Translation {
     /// Guest-physical address of the byte.
-    pub gpa: u64,
+    gpa: u64,
     /// Rights common to all levels.
     rights: u64,
     /// The D bit is set, or there is none to set (paging off).
@@ -69,13 +70,19 @@ impl Cpu {
 
     /// Translates for `view`, checking rights, setting A and D bits. Raises #PF.
     pub fn translate(&mut self, view: View, linear: u64, access: Access) -> Exec<u64> {
-        Ok(self.walk_and_fill(view, linear, access)?.gpa)
+        Ok(self.walk_and_fill(view, linear, access)?.0)
     }
 
-    /// Translates and caches.
-    pub fn walk_and_fill(&mut self, view: View, linear: u64, access: Access) -> Exec<Translation> {
+    /// Translates and caches. Gives the guest-physical address, and its page if that is RAM.
+    pub fn walk_and_fill(
+        &mut self,
+        view: View,
+        linear: u64,
+        access: Access,
+    ) -> Exec<(u64, Option<HostPage>)> {
         let t = self.walk(view, linear, access)?;
-        if let Some(ram) = self.mmu.ram.page(t.gpa).filter(|_| !self.apic.owns(t.gpa)) {
+        let ram = self.mmu.ram.page(t.gpa).filter(|_| !self.apic.owns(t.gpa));
+        if let Some(ram) = &ram {
             let page = linear & !0xfff;
             let tag = |allowed: bool| if allowed { page } else { Entry::NONE };
             let free = !self.breakpoints.watches(page);
@@ -90,7 +97,7 @@ impl Cpu {
             };
             self.mmu.fill(view, linear, entry);
         }
-        Ok(t)
+        Ok((t.gpa, ram))
     }
 
     /// Whether the rights found allow an access (SDM vol. 3A, 4.6.1).
@@ -224,24 +231,27 @@ impl Cpu {
             }
             let offset_mask = (1u64 << shift) - 1;
             let gpa = e & self.address_mask() & !offset_mask | linear & offset_mask;
-            let mut t = Translation {
-                gpa,
-                rights: w.rights,
-                dirty: false,
-                global: e & pte::G != 0,
-                large: level > 1,
-            };
-            t.dirty = self.finish(&t, view, access, e & pte::D != 0);
-            let bits = if t.dirty { pte::A | pte::D } else { pte::A };
-            let done = !self.allowed(&t, view, access) || self.set_bits64(at, e, bits);
+            let (t, bits) = self.leaf(view, access, gpa, w.rights, e, level > 1);
+            let done = bits.is_none_or(|bits| self.set_bits64(at, e, bits));
             return Ok(done.then_some(t));
         }
         unreachable!("level 1 is always a leaf")
     }
 
-    /// Whether D is set, or is to be set now.
-    fn finish(&self, t: &Translation, view: View, access: Access, already: bool) -> bool {
-        already || access == Access::Write && self.allowed(t, view, access)
+    /// The end of a walk at entry `e`, and the bits (A, D) to set in it, if the access is allowed.
+    fn leaf(
+        &self,
+        view: View,
+        access: Access,
+        gpa: u64,
+        rights: u64,
+        e: u64,
+        large: bool,
+    ) -> (Translation, Option<u64>) {
+        let mut t = Translation { gpa, rights, dirty: e & pte::D != 0, global: e & pte::G != 0, large };
+        let allowed = self.allowed(&t, view, access);
+        t.dirty |= allowed && access == Access::Write;
+        (t, allowed.then_some(if t.dirty { pte::A | pte::D } else { pte::A }))
     }
 
     /// 32-bit paging with 4-byte entries and, with CR4.PSE, 4 MiB pages (PSE-36 addresses).
@@ -269,16 +279,8 @@ impl Cpu {
             }
             (at, e, pde & e, e & 0xffff_f000 | linear & 0xfff)
         };
-        let mut t = Translation {
-            gpa,
-            rights: rights & (pte::RW | pte::US),
-            dirty: false,
-            global: e & pte::G != 0,
-            large,
-        };
-        t.dirty = self.finish(&t, view, access, e & pte::D != 0);
-        let bits = if t.dirty { pte::A | pte::D } else { pte::A };
-        let done = !self.allowed(&t, view, access) || self.set_bits32(at, e, bits);
+        let (t, bits) = self.leaf(view, access, gpa, rights & (pte::RW | pte::US), e, large);
+        let done = bits.is_none_or(|bits| self.set_bits32(at, e, bits));
         Ok(done.then_some(t))
     }
 

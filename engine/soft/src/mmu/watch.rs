@@ -5,13 +5,15 @@
 //! a bit issues a process-wide memory barrier (membarrier(2)) before relying on it: after the barrier each earlier
 //! store is visible to the setter, and each later store sees the bit.
 //! - Code: a vCPU sets the granule bits and [`CODE`] before it reads the bytes it decodes. A later writer finds
-//!   the granules and has every vCPU drop the blocks decoded from them.
+//!   the granules, takes their announcement away and has every vCPU drop the blocks decoded from them. A second writer
+//!   that finds no announcement waits until no such notice is on its way, then takes the ones for itself: its own
+//!   blocks must be gone before its next instruction.
 //! - Dirty log: the harvester takes the bitmap, sets [`CLEAN`] again, barrier, then reads page contents. A later writer
 //!   finds `CLEAN` and marks the page for the next round.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::*, fence};
 
-use vireo_core::{DirtyBitmap, dirty::PAGE};
+use vireo_core::{DirtyBitmap, EngineError, dirty::PAGE};
 
 /// Attention bit: code was decoded from the page at some time.
 pub const CODE: u8 = 1;
@@ -25,7 +27,20 @@ const GRANULE: u32 = 64;
 pub struct Watch {
     attention: Box<[AtomicU8]>,
     granules: Box<[AtomicU64]>,
+    /// Notices of overwritten code on their way to vCPUs.
+    notices: AtomicU32,
     dirty: DirtyBitmap,
+}
+
+/// What a write met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// No code was ever decoded from the page.
+    Data,
+    /// The page has code, and nobody has announced any in the bytes written.
+    BesideCode,
+    /// Announced code in these granules. They are no longer announced.
+    Code(u64),
 }
 
 /// The granules that `len` bytes at `offset` in a page touch; bytes beyond the page are left out.
@@ -36,15 +51,17 @@ pub fn granule_mask(offset: u32, len: u32) -> u64 {
 }
 
 impl Watch {
-    /// For RAM below `limit` bytes of guest-physical address.
-    pub fn new(limit: u64) -> Self {
+    /// For RAM below `limit` bytes of guest-physical address. Fails on a kernel without membarrier(2), which Linux has
+    /// since 4.14.
+    pub fn new(limit: u64) -> Result<Self, EngineError> {
         let pages = limit.div_ceil(PAGE) as usize;
-        register_barrier();
-        Self {
+        register_barrier()?;
+        Ok(Self {
             attention: (0..pages).map(|_| AtomicU8::new(0)).collect(),
             granules: (0..pages).map(|_| AtomicU64::new(0)).collect(),
+            notices: AtomicU32::new(0),
             dirty: DirtyBitmap::new(limit),
-        }
+        })
     }
 
     /// The attention byte of a page, to be looked at after a store.
@@ -65,11 +82,11 @@ impl Watch {
         }
     }
 
-    /// Looks after a write that found attention: marks the dirty log; gives the code granules that were hit, which are
-    /// then no longer announced: the caller has every vCPU drop the blocks decoded from them.
-    pub fn after_write(&self, page: u32, offset: u32, len: u32) -> u64 {
+    /// Looks after a write that found attention: marks the dirty log; has `tell` drop the blocks, on every vCPU, that
+    /// were decoded from the code granules hit, if any.
+    pub fn after_write(&self, page: u32, offset: u32, len: u32, tell: impl FnOnce(u64)) -> Written {
         let (Some(g), Some(a)) = (self.granules.get(page as usize), self.attention.get(page as usize)) else {
-            return 0;
+            return Written::Data;
         };
         let seen = a.load(Relaxed);
         if seen & CLEAN != 0 {
@@ -77,14 +94,28 @@ impl Watch {
             self.dirty.mark(u64::from(page) * PAGE, 1);
         }
         if seen & CODE == 0 {
-            return 0;
+            return Written::Data;
         }
         fence(SeqCst);
-        let hit = g.load(SeqCst) & granule_mask(offset, len);
-        if hit != 0 {
-            g.fetch_and(!hit, SeqCst);
+        let mask = granule_mask(offset, len);
+        if g.load(SeqCst) & mask == 0 {
+            return Written::BesideCode;
         }
-        hit
+        self.notices.fetch_add(1, SeqCst);
+        let hit = g.fetch_and(!mask, SeqCst) & mask;
+        if hit != 0 {
+            tell(hit);
+        }
+        self.notices.fetch_sub(1, SeqCst);
+        if hit == 0 { Written::BesideCode } else { Written::Code(hit) }
+    }
+
+    /// Waits until every notice of a change that was seen to be under way has reached its vCPUs.
+    pub fn wait_for_notices(&self) {
+        // A notice takes well under a microsecond, unless its thread was put aside in the middle.
+        while self.notices.load(SeqCst) != 0 {
+            std::thread::yield_now();
+        }
     }
 
     /// Turns the dirty log on, all pages clean.
@@ -121,23 +152,29 @@ impl Watch {
 /// membarrier(2) commands (linux/membarrier.h).
 const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
 const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
-const GLOBAL: libc::c_int = 1 << 0;
 
 fn membarrier(command: libc::c_int) -> bool {
     // SAFETY: the call takes no pointers and only orders memory.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
 }
 
-fn register_barrier() {
-    membarrier(REGISTER_PRIVATE_EXPEDITED);
+fn register_barrier() -> Result<(), EngineError> {
+    if membarrier(REGISTER_PRIVATE_EXPEDITED) {
+        return Ok(());
+    }
+    Err(EngineError::Unsupported {
+        engine: "soft",
+        what: "order writes of its vCPUs",
+        reason: format!("membarrier(2) failed: {}", std::io::Error::last_os_error()),
+    })
 }
 
 /// A full memory barrier on every running thread of the process.
 fn barrier() {
     fence(SeqCst);
-    // The private form fails only where it was never registered (before the first `Watch`); the global one always works.
-    if !membarrier(PRIVATE_EXPEDITED) {
-        membarrier(GLOBAL);
+    // Registered by every `Watch`, it can fail only for want of memory (a mask of processors).
+    while !membarrier(PRIVATE_EXPEDITED) {
+        std::thread::yield_now();
     }
 }
 
@@ -155,20 +192,23 @@ mod tests {
 
     #[test]
     fn a_write_to_decoded_bytes_is_reported_once() {
-        let w = Watch::new(1 << 20);
+        let w = Watch::new(1 << 20).unwrap();
         w.before_decode(3, granule_mask(100, 10));
         assert_eq!(w.attention(3), CODE);
-        assert_eq!(w.after_write(3, 0, 8), 0);
-        assert_eq!(w.after_write(3, 96, 8), 0b10);
-        assert_eq!(w.after_write(3, 96, 8), 0);
+        let mut told = Vec::new();
+        assert_eq!(w.after_write(3, 0, 8, |g| told.push(g)), Written::BesideCode);
+        assert_eq!(w.after_write(3, 96, 8, |g| told.push(g)), Written::Code(0b10));
+        assert_eq!(w.after_write(3, 96, 8, |g| told.push(g)), Written::BesideCode);
+        assert_eq!(w.after_write(4, 96, 8, |g| told.push(g)), Written::Data);
+        assert_eq!(told, [0b10]);
     }
 
     #[test]
     fn the_dirty_log_sees_the_first_write_of_each_round() {
-        let w = Watch::new(1 << 20);
+        let w = Watch::new(1 << 20).unwrap();
         w.dirty_start();
         assert_ne!(w.attention(7), 0);
-        w.after_write(7, 0, 1);
+        w.after_write(7, 0, 1, |_| unreachable!("no code was announced"));
         assert_eq!(w.attention(7), 0);
         assert_eq!(vireo_core::dirty::pages(&w.dirty_harvest()).collect::<Vec<_>>(), [0x7000]);
         assert_ne!(w.attention(7), 0);

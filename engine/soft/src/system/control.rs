@@ -234,7 +234,8 @@ const DR6_ONES: u64 = 0xffff_0ff0;
 /// Control bits of DR7; bit 10 reads as one.
 const DR7_WRITABLE: u64 = 0xffff_23ff;
 const DR7_ONE: u64 = 1 << 10;
-const DR7_GD: u64 = 1 << 13;
+/// Debug registers raise #DB when accessed.
+pub const DR7_GD: u64 = 1 << 13;
 
 /// Checks common to both directions; gives the register number with the aliases of DR6 and DR7 resolved.
 fn debug_register(cpu: &mut Cpu, n: u8) -> Exec<u8> {

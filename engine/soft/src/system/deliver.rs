@@ -9,9 +9,6 @@ use super::{far, task, tss};
 use crate::cpu::regs::gpr;
 use crate::cpu::{Cpu, Exec, Fault, Shadow, Source, Stop, seg, vector};
 
-/// DR7.GD: debug registers raise #DB when accessed.
-const DR7_GD: u64 = 1 << 13;
-
 /// Delivers an event at [`Cpu::rip`]; exceptions that come up on the way are delivered in its place. `Err`:
 /// [`Stop::Shutdown`], a triple fault.
 pub fn deliver(cpu: &mut Cpu, first: Fault) -> Exec {
@@ -90,7 +87,7 @@ fn deliver_once(cpu: &mut Cpu, event: Fault) -> Exec {
         protected(cpu, event)?;
     }
     if event.vector == vector::DB {
-        cpu.debug.dr7 &= !DR7_GD;
+        cpu.debug.dr7 &= !super::control::DR7_GD;
     }
     cpu.shadow = Shadow::None;
     Ok(())

@@ -1,15 +1,11 @@
 //! IN, OUT, INS, OUTS (SDM vol. 1, chapter 18).
 
-use vireo_core::state::rflags;
-
 use super::tss;
 use crate::cpu::regs::gpr;
-use crate::cpu::{Cpu, Exec, Stop, seg};
+use crate::cpu::{Cpu, Exec, seg};
 use crate::exec::Uop;
 use crate::mmu::Value;
 
-/// Elements of a repeated INS or OUTS before the run loop looks at events.
-const BATCH: u32 = 256;
 /// Bit of `aux`: the port is `imm`, not DX.
 pub const IMMEDIATE: u16 = 0x100;
 /// Bit of `aux`: REP prefix.
@@ -62,7 +58,7 @@ pub fn output(cpu: &mut Cpu, u: &Uop) -> Exec {
 /// `ins`.
 pub fn ins<T: Value>(cpu: &mut Cpu, u: &Uop) -> Exec {
     check(cpu, port(cpu, u), T::SIZE)?;
-    repeat(cpu, u, |cpu, u| {
+    cpu.repeated(u, u.aux & REPEAT != 0, |cpu, u| {
         let offset = cpu.regs.get(gpr::RDI) & u.address_mask();
         let at = cpu.segment_linear(seg::ES, offset, T::SIZE, true)?;
         // The device gives each value once, so memory must be known to take it.
@@ -70,58 +66,21 @@ pub fn ins<T: Value>(cpu: &mut Cpu, u: &Uop) -> Exec {
         let port = port(cpu, u);
         let v = read_port(cpu, port, T::SIZE);
         cpu.store(seg::ES, at, T::from_u64(u64::from(v)))?;
-        step::<T>(cpu, u, gpr::RDI);
-        Ok(())
+        cpu.step::<T>(u, gpr::RDI);
+        Ok(true)
     })
 }
 
 /// `outs`.
 pub fn outs<T: Value>(cpu: &mut Cpu, u: &Uop) -> Exec {
     check(cpu, port(cpu, u), T::SIZE)?;
-    repeat(cpu, u, |cpu, u| {
+    cpu.repeated(u, u.aux & REPEAT != 0, |cpu, u| {
         let offset = cpu.regs.get(gpr::RSI) & u.address_mask();
         let at = cpu.segment_linear(u.segment(), offset, T::SIZE, false)?;
         let v = cpu.load::<T>(u.segment(), at)?.to_u64();
         let port = port(cpu, u);
         write_port(cpu, port, T::SIZE, v as u32);
-        step::<T>(cpu, u, gpr::RSI);
-        Ok(())
+        cpu.step::<T>(u, gpr::RSI);
+        Ok(true)
     })
-}
-
-/// Adds to a register at the address size.
-fn advance(cpu: &mut Cpu, u: &Uop, r: u8, by: u64) {
-    let v = cpu.regs.get(r).wrapping_add(by);
-    match u.address_mask() {
-        0xffff => cpu.regs.set16(r, v as u16),
-        mask => cpu.regs.set(r, v & mask),
-    }
-}
-
-fn step<T: Value>(cpu: &mut Cpu, u: &Uop, r: u8) {
-    let size = u64::from(T::SIZE);
-    let by = if cpu.eflags & rflags::DF == 0 { size } else { size.wrapping_neg() };
-    advance(cpu, u, r, by);
-}
-
-/// Runs `one` once, or with REP while the count lasts. The registers show what is done, so a fault or a look at
-/// events in the middle goes on from there.
-fn repeat(cpu: &mut Cpu, u: &Uop, one: impl Fn(&mut Cpu, &Uop) -> Exec) -> Exec {
-    if u.aux & REPEAT == 0 {
-        return one(cpu, u);
-    }
-    let batch = if cpu.stepwise() { 1 } else { BATCH };
-    for _ in 0..batch {
-        if cpu.regs.get(gpr::RCX) & u.address_mask() == 0 {
-            return Ok(());
-        }
-        one(cpu, u)?;
-        advance(cpu, u, gpr::RCX, u64::MAX);
-    }
-    if cpu.regs.get(gpr::RCX) & u.address_mask() == 0 {
-        return Ok(());
-    }
-    cpu.pass_breakpoint();
-    cpu.rip = cpu.instruction_rip(u);
-    Err(Stop::EndBlock)
 }

@@ -49,7 +49,7 @@ impl Stack {
                 false => Err(cpu.raise(vector::SS, Some(self.error))),
             };
         }
-        if !room(&self.segment, sp as u32, size) {
+        if !Cpu::within_limit(&self.segment, sp as u32, size) {
             return Err(cpu.raise(vector::SS, Some(self.error)));
         }
         Ok(self.segment.base.wrapping_add(sp) & 0xffff_ffff)
@@ -102,40 +102,5 @@ fn set_pointer(cpu: &mut Cpu, mask: u64, sp: u64) {
     match mask {
         0xffff => cpu.regs.set16(gpr::RSP, sp as u16),
         _ => cpu.regs.set(gpr::RSP, sp & mask),
-    }
-}
-
-/// Whether `size` bytes at `offset` are within the limit (SDM vol. 3A, 5.3).
-fn room(s: &Segment, offset: u32, size: u32) -> bool {
-    let Some(last) = offset.checked_add(size - 1) else { return s.limit == u32::MAX };
-    if s.kind() & 0xc == 4 {
-        let top = if s.attributes & Segment::DB != 0 { u32::MAX } else { 0xffff };
-        offset > s.limit && last <= top
-    } else {
-        last <= s.limit
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn room_ends_at_the_limit() {
-        let s = Segment { selector: 0, base: 0, limit: 0xfff, attributes: 0x93 };
-        assert!(room(&s, 0xffc, 4));
-        assert!(!room(&s, 0xffd, 4));
-        assert!(!room(&s, 0xffff_fffe, 4));
-    }
-
-    #[test]
-    fn an_expand_down_segment_has_room_above_its_limit() {
-        let s = Segment { selector: 0, base: 0, limit: 0xfff, attributes: 0x97 };
-        assert!(!room(&s, 0xfff, 2));
-        assert!(room(&s, 0x1000, 2));
-        assert!(room(&s, 0xfffe, 2));
-        assert!(!room(&s, 0xffff, 2));
-        let big = Segment { attributes: 0x97 | Segment::DB, ..s };
-        assert!(room(&big, 0xffff, 2));
     }
 }

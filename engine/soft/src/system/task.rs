@@ -244,7 +244,8 @@ fn load_segments(cpu: &mut Cpu, selectors: &[u16; 6], ext: u32) -> Exec {
     let selector = |r: u8| Selector(selectors[r as usize]);
     let cs = selector(seg::CS);
     let cpl = cs.rpl();
-    cpu.seg[seg::SS as usize] = segment::stack(cpu, selector(seg::SS), cpl, vector::TS, ext)?;
+    let stack = segment::stack(cpu, selector(seg::SS), cpl, vector::TS, ext)?;
+    cpu.set_segment(seg::SS, stack);
     let code = load_code(cpu, cs, ext)?;
     cpu.set_segment(seg::CS, code);
     for r in [seg::ES, seg::DS, seg::FS, seg::GS] {
