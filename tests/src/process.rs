@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use rustix::pty::OpenptFlags;
 use rustix::termios::LocalModes;
 
@@ -85,14 +86,23 @@ pub struct Process {
 impl Process {
     /// Starts a program with pipes on its standard streams; it may run for at most `limit`.
     pub fn start(mut command: Command, limit: Duration) -> Result<Self, Failure> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_with_outputs(command, limit)
+    }
+
+    /// Starts a program whose outputs go where the command says; only those that are pipes are collected.
+    pub fn start_with_outputs(mut command: Command, limit: Duration) -> Result<Self, Failure> {
+        command.stdin(Stdio::piped());
         let mut process = Self::spawn(command, limit)?;
         let child = &mut process.child;
         process.input = child.stdin.take().map(|s| File::from(OwnedFd::from(s)));
-        let streams = (child.stdout.take(), child.stderr.take());
-        if let (Some(out), Some(err)) = streams {
-            let (output, errors) = (Arc::clone(&process.output), Arc::clone(&process.errors));
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        if let Some(out) = out {
+            let output = Arc::clone(&process.output);
             process.readers.push(std::thread::spawn(move || output.collect(out)));
+        }
+        if let Some(err) = err {
+            let errors = Arc::clone(&process.errors);
             process.readers.push(std::thread::spawn(move || errors.collect(err)));
         }
         Ok(process)
@@ -163,6 +173,13 @@ impl Process {
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let sent = self.input.as_mut().map_or(Ok(()), |i| i.write_all(bytes));
         sent.map_err(|e| self.failure(&format!("it takes no input: {e}")))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        // It is ours and was not waited for: its id cannot be another's.
+        let sent = rustix::process::kill_process(Pid::from_child(&self.child), signal);
+        sent.map_err(|e| self.failure(&format!("it takes no signal: {e}")))
     }
 
     /// Closes its standard input.

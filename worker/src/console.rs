@@ -1,14 +1,18 @@
 //! The guest's console: where its first serial port comes from and goes to.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{self, Termios};
-use vireo_chipset::lines::SerialSink;
 
+use crate::output::Output;
 use crate::{RunError, SerialSpec};
 
 /// What the user does at the console, besides typing.
@@ -76,68 +80,132 @@ impl EscapeParser {
     }
 }
 
-/// Takes console events; called on the console's thread.
+/// Takes console events; called on the threads of the console and of signals.
 pub type Events = Arc<dyn Fn(ConsoleEvent) + Send + Sync>;
 
 /// The console. Dropping it puts the terminal back and removes the socket.
 pub struct Console {
     output: Arc<Output>,
+    /// What we ourselves say at a terminal. Standard error may be as stuck as the guest's output.
+    notices: Option<Arc<Output>>,
+    client: Arc<Client>,
     terminal: Option<Termios>,
     socket: Option<PathBuf>,
 }
 
-enum Sink {
-    Stdout,
-    File(File),
-    Client(Option<UnixStream>),
-}
+/// The client of the socket, when there is one.
+#[derive(Default)]
+struct Client(Mutex<Option<Arc<UnixStream>>>);
 
-struct Output(Mutex<Sink>);
+impl Client {
+    fn set(&self, stream: Option<UnixStream>) {
+        let mut client = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gone) = std::mem::replace(&mut *client, stream.map(Arc::new)) {
+            // It may have closed its own direction only, and a write may be waiting for it to read.
+            _ = gone.shutdown(Shutdown::Both);
+        }
+    }
 
-impl Output {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Sink> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The lock is not held while a client is written to: it may never read.
+    fn get(&self) -> Option<Arc<UnixStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl SerialSink for Output {
-    fn write(&self, bytes: &[u8]) {
-        match &mut *self.lock() {
-            Sink::Stdout => {
-                let mut out = std::io::stdout().lock();
-                // A closed pipe is no reason to stop the guest.
-                _ = out.write_all(bytes).and_then(|()| out.flush());
-            }
-            Sink::File(f) => _ = f.write_all(bytes),
-            Sink::Client(client) => {
-                if client.as_mut().is_some_and(|c| c.write_all(bytes).is_err()) {
-                    *client = None;
+/// Writes to the client; what comes while there is none is lost, as on a line that is not plugged in.
+struct ToClient(Arc<Client>);
+
+impl Write for ToClient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.get().map_or(Ok(bytes.len()), |client| (&*client).write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes to a file, or to whatever a standard stream is.
+struct ToFile(File);
+
+impl Write for ToFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                // Another program may have made a stream that it shares with us non-blocking.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None)?;
                 }
+                result => return result,
             }
         }
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A queue to standard error, for what must not keep the process when nobody reads it.
+///
+/// # Errors
+/// The host refused a file descriptor or a thread.
+pub fn standard_error() -> io::Result<Arc<Output>> {
+    Output::start(ToFile(io::stderr().as_fd().try_clone_to_owned()?.into()))
+}
+
+/// Opens the file that takes the output.
+fn open_file(path: &Path) -> io::Result<File> {
+    // Opened for writing only, a FIFO would wait for its reader. Like this the guest starts, and readers come and go.
+    if std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo()) {
+        return File::options().read(true).write(true).open(path);
+    }
+    File::create(path)
 }
 
 impl Console {
     /// Opens what the spec names; nothing is read before [`Console::start`].
     pub fn open(spec: &SerialSpec) -> Result<(Self, Option<UnixListener>), RunError> {
-        let fail = |path: &Path, e| RunError::Console(format!("{}: {e}", path.display()));
-        let (sink, socket, listener) = match spec {
-            SerialSpec::Stdio => (Sink::Stdout, None, None),
+        let fail = |e: io::Error| {
+            RunError::Console(match spec {
+                SerialSpec::Stdio => e.to_string(),
+                SerialSpec::Socket(path) | SerialSpec::File(path) => format!("{}: {e}", path.display()),
+            })
+        };
+        let client = Arc::<Client>::default();
+        let console = |output: io::Result<Arc<Output>>| {
+            let output = output.map_err(fail)?;
+            Ok(Self { output, notices: None, client: Arc::clone(&client), terminal: None, socket: None })
+        };
+        match spec {
+            SerialSpec::Stdio => {
+                let stdout = io::stdout().as_fd().try_clone_to_owned();
+                let mut console = console(stdout.and_then(|fd| Output::start(ToFile(fd.into()))))?;
+                console.notices = Some(standard_error().map_err(fail)?);
+                Ok((console, None))
+            }
             SerialSpec::File(path) => {
-                (Sink::File(File::create(path).map_err(|e| fail(path, e))?), None, None)
+                Ok((console(open_file(path).and_then(|f| Output::start(ToFile(f))))?, None))
             }
             SerialSpec::Socket(path) => {
-                let listener = UnixListener::bind(path).map_err(|e| fail(path, e))?;
-                (Sink::Client(None), Some(path.clone()), Some(listener))
+                let mut console = console(Output::start(ToClient(Arc::clone(&client))))?;
+                let listener = UnixListener::bind(path).map_err(fail)?;
+                console.socket = Some(path.clone());
+                Ok((console, Some(listener)))
             }
-        };
-        Ok((Self { output: Arc::new(Output(Mutex::new(sink))), terminal: None, socket }, listener))
+        }
     }
 
     /// Where the serial port writes.
-    pub fn sink(&self) -> Arc<dyn SerialSink> {
-        Arc::clone(&self.output) as Arc<dyn SerialSink>
+    pub fn output(&self) -> &Arc<Output> {
+        &self.output
+    }
+
+    /// Shows the escapes, where there may be a terminal.
+    pub fn help(&self) {
+        if let Some(notices) = &self.notices {
+            notices.offer(HELP.as_bytes());
+        }
     }
 
     /// Starts reading: a terminal is set to raw mode, so that every key goes to the guest.
@@ -148,7 +216,7 @@ impl Console {
         };
         match (spec, listener) {
             (SerialSpec::Stdio, _) => {
-                let stdin = std::io::stdin();
+                let stdin = io::stdin();
                 if let Ok(saved) = termios::tcgetattr(&stdin) {
                     let mut raw = saved.clone();
                     raw.make_raw();
@@ -161,8 +229,8 @@ impl Console {
                 spawn("console", Box::new(move || read_terminal(&events)));
             }
             (SerialSpec::Socket(_), Some(listener)) => {
-                let output = Arc::clone(&self.output);
-                spawn("console", Box::new(move || serve_clients(&listener, &output, &events)));
+                let client = Arc::clone(&self.client);
+                spawn("console", Box::new(move || serve_clients(&listener, &client, &events)));
             }
             _ => {}
         }
@@ -172,7 +240,7 @@ impl Console {
 impl Drop for Console {
     fn drop(&mut self) {
         if let Some(saved) = &self.terminal {
-            _ = termios::tcsetattr(std::io::stdin(), termios::OptionalActions::Now, saved);
+            _ = termios::tcsetattr(io::stdin(), termios::OptionalActions::Now, saved);
         }
         if let Some(path) = &self.socket {
             _ = std::fs::remove_file(path);
@@ -184,22 +252,20 @@ fn read_terminal(events: &Events) {
     let mut parser = EscapeParser::default();
     let mut bytes = [0; 1024];
     // The end of a file or pipe is not a wish to end the machine.
-    while let Ok(n @ 1..) = std::io::stdin().read(&mut bytes) {
+    while let Ok(n @ 1..) = io::stdin().read(&mut bytes) {
         parser.parse(&bytes[..n]).into_iter().for_each(|e| events(e));
     }
 }
 
-fn serve_clients(listener: &UnixListener, output: &Output, events: &Events) {
-    for mut client in listener.incoming().flatten() {
-        let Ok(writer) = client.try_clone() else { continue };
-        // A client that does not read must not stop the guest for ever.
-        _ = writer.set_write_timeout(Some(std::time::Duration::from_secs(1)));
-        *output.lock() = Sink::Client(Some(writer));
+fn serve_clients(listener: &UnixListener, client: &Client, events: &Events) {
+    for mut stream in listener.incoming().flatten() {
+        let Ok(writer) = stream.try_clone() else { continue };
+        client.set(Some(writer));
         let mut bytes = [0; 1024];
-        while let Ok(n @ 1..) = client.read(&mut bytes) {
+        while let Ok(n @ 1..) = stream.read(&mut bytes) {
             events(ConsoleEvent::Input(bytes[..n].to_vec()));
         }
-        *output.lock() = Sink::Client(None);
+        client.set(None);
     }
 }
 
@@ -215,5 +281,31 @@ mod tests {
         assert_eq!(p.parse(b"a\x01"), [Input(b"a".to_vec())]);
         assert_eq!(p.parse(b"xb"), [Quit, Input(b"b".to_vec())]);
         assert_eq!(p.parse(b"\x01\x01\x01p\x01r\x01z"), [Input(vec![1]), PowerButton, Reset]);
+    }
+
+    #[test]
+    fn a_client_that_has_gone_holds_no_writer() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while (&ours).write(&[0; 4096]).is_ok() {}
+        ours.set_nonblocking(false).unwrap();
+        ours.set_write_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        let client = Client::default();
+        client.set(Some(ours));
+        let held = client.get().unwrap();
+        let writer = std::thread::spawn(move || (&*held).write(b"more").map_err(|e| e.kind()));
+        client.set(None);
+        assert_eq!(writer.join().unwrap(), Err(io::ErrorKind::BrokenPipe));
+        drop(theirs);
+    }
+
+    #[test]
+    fn a_fifo_is_opened_without_its_reader() {
+        let path = std::env::temp_dir().join(format!("vireo-console-{}-fifo", std::process::id()));
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let opened = open_file(&path).and_then(|mut f| f.write_all(b"no reader yet"));
+        std::fs::remove_file(&path).unwrap();
+        opened.unwrap();
     }
 }

@@ -37,6 +37,9 @@ pub enum RunError {
     /// The console could not be set up.
     #[error("serial port: {0}")]
     Console(String),
+    /// The signals that end a machine could not be caught.
+    #[error("signals cannot be caught: {0}")]
+    Signals(#[source] std::io::Error),
     /// Memory, kernel or tables.
     #[error("{0}")]
     Machine(String),

@@ -1,17 +1,20 @@
 //! Runs a machine from start to end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use vireo_board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
+use vireo_chipset::lines::SerialSink;
 use vireo_core::{CpuModel, PartitionStats};
 use vireo_firmware::linux::{File, LinuxBoot, read_file};
 use vireo_firmware::{acpi, smbios};
 use vireo_memory::GuestMemory;
 
-use crate::console::{Console, ConsoleEvent, HELP};
-use crate::{RunError, RunSpec, SerialSpec, engines};
+use crate::console::{Console, ConsoleEvent, Events};
+use crate::output::Output;
+use crate::{RunError, RunSpec, engines, signals};
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub enum GuestEnd {
         /// Its instruction pointer.
         rip: u64,
     },
-    /// The user ended it.
+    /// The user ended it, at the console or by a signal (SIGINT, SIGTERM, SIGHUP).
     Quit,
 }
 
@@ -46,6 +49,8 @@ pub struct Outcome {
     pub ran: Duration,
     /// Times the guest reset and was started again.
     pub resets: u32,
+    /// Bytes of console output that nobody took before the end.
+    pub unread_output: u64,
 }
 
 /// Everything that the main loop waits for.
@@ -69,24 +74,30 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         memory: spec.memory,
         vcpus: spec.cpus,
         cpu_model,
-        serial: console.sink(),
+        serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
         events: forward_board_events(&events),
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    console.start(&spec.serial, listener, Arc::new(move |e| _ = events.send(Event::Console(e))));
+    let user = Arc::new(User::new(events, Arc::clone(console.output())));
+    signals::watch(user.events()).map_err(RunError::Signals)?;
+    console.start(&spec.serial, listener, user.events());
     let started = Instant::now();
     board.resume();
-    let mut resets = 0;
-    let end = serve(&board, spec, &inbox, &mut resets);
+    let mut machine = Machine { board: &board, console: &console, user: &user, resets: 0 };
+    let end = machine.serve(spec, &inbox);
+    let resets = machine.resets;
     board.stop();
+    let ran = started.elapsed();
+    let unread_output = console.output().finish();
     Ok(Outcome {
         end: end?,
         engine: chosen.capabilities.engine.to_string(),
         passed_over: chosen.passed_over,
         stats: board.partition().stats(),
-        ran: started.elapsed(),
+        ran,
         resets,
+        unread_output,
     })
 }
 
@@ -117,42 +128,75 @@ fn forward_board_events(to: &Sender<Event>) -> Sender<BoardEvent> {
     sender
 }
 
-/// Serves events until one of them ends the machine.
-fn serve(
-    board: &Board,
-    spec: &RunSpec,
-    inbox: &Receiver<Event>,
-    resets: &mut u32,
-) -> Result<GuestEnd, RunError> {
-    for event in inbox {
-        let reset = match event {
-            Event::Board(BoardEvent::PowerOff) => return Ok(GuestEnd::PowerOff),
-            Event::Board(BoardEvent::Shutdown { vcpu, rip }) => return Ok(GuestEnd::Shutdown { vcpu, rip }),
-            Event::Board(BoardEvent::Failed(e)) => return Err(RunError::EngineFailed(e.to_string())),
-            Event::Board(BoardEvent::Reset) if spec.no_reboot => return Ok(GuestEnd::Reset),
-            Event::Board(BoardEvent::Reset) | Event::Console(ConsoleEvent::Reset) => true,
-            Event::Console(ConsoleEvent::Quit) => return Ok(GuestEnd::Quit),
-            Event::Console(ConsoleEvent::Input(bytes)) => {
-                board.type_bytes(&bytes);
-                false
-            }
-            Event::Console(ConsoleEvent::PowerButton) => {
-                board.press_power_button();
-                false
-            }
-            Event::Console(ConsoleEvent::Help) => {
-                if spec.serial == SerialSpec::Stdio {
-                    eprint!("{HELP}");
-                }
-                false
-            }
-        };
-        if reset {
-            *resets += 1;
-            board.reset().map_err(|e| RunError::Machine(format!("the machine could not be reset: {e}")))?;
-        }
+/// What the user wants, on its way to the main loop.
+struct User {
+    inbox: Sender<Event>,
+    output: Arc<Output>,
+    /// A reset was asked for and is not done: to ask again asks for nothing more.
+    reset_pending: AtomicBool,
+}
+
+impl User {
+    fn new(inbox: Sender<Event>, output: Arc<Output>) -> Self {
+        Self { inbox, output, reset_pending: AtomicBool::new(false) }
     }
-    Ok(GuestEnd::Quit)
+
+    fn events(self: &Arc<Self>) -> Events {
+        let user = Arc::clone(self);
+        Arc::new(move |event| user.wants(event))
+    }
+
+    fn wants(&self, event: ConsoleEvent) {
+        if event == ConsoleEvent::Reset && self.reset_pending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if event == ConsoleEvent::Quit {
+            // The main loop may be waiting for a port whose output nobody reads.
+            self.output.hurry();
+        }
+        // A main loop that has ended needs no events.
+        _ = self.inbox.send(Event::Console(event));
+    }
+}
+
+/// A machine that runs, as the main loop sees it.
+struct Machine<'a> {
+    board: &'a Board,
+    console: &'a Console,
+    user: &'a User,
+    resets: u32,
+}
+
+impl Machine<'_> {
+    /// Serves events until one of them ends the machine.
+    fn serve(&mut self, spec: &RunSpec, inbox: &Receiver<Event>) -> Result<GuestEnd, RunError> {
+        for event in inbox {
+            match event {
+                Event::Board(BoardEvent::PowerOff) => return Ok(GuestEnd::PowerOff),
+                Event::Board(BoardEvent::Shutdown { vcpu, rip }) => {
+                    return Ok(GuestEnd::Shutdown { vcpu, rip });
+                }
+                Event::Board(BoardEvent::Failed(e)) => return Err(RunError::EngineFailed(e.to_string())),
+                Event::Board(BoardEvent::Reset) if spec.no_reboot => return Ok(GuestEnd::Reset),
+                Event::Board(BoardEvent::Reset) => self.reset()?,
+                Event::Console(ConsoleEvent::Reset) => {
+                    self.reset()?;
+                    self.user.reset_pending.store(false, Ordering::Release);
+                }
+                Event::Console(ConsoleEvent::Quit) => return Ok(GuestEnd::Quit),
+                Event::Console(ConsoleEvent::Input(bytes)) => _ = self.board.type_bytes(&bytes),
+                Event::Console(ConsoleEvent::PowerButton) => self.board.press_power_button(),
+                Event::Console(ConsoleEvent::Help) => self.console.help(),
+            }
+        }
+        Ok(GuestEnd::Quit)
+    }
+
+    fn reset(&mut self) -> Result<(), RunError> {
+        self.resets += 1;
+        let failed = |e| RunError::Machine(format!("the machine could not be reset: {e}"));
+        self.board.reset().map_err(failed)
+    }
 }
 
 /// Kernel and initrd, read once: a reset boots the same bytes again.
@@ -204,5 +248,25 @@ impl Files {
             tracing::debug!(protocol = ?loaded.protocol, kernel = ?loaded.kernel, initrd = ?loaded.initrd, "loaded");
             Ok(loaded.entry)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pending_reset_is_enough() {
+        let (sender, inbox) = channel();
+        let user = Arc::new(User::new(sender, Output::start(std::io::sink()).unwrap()));
+        let resets = || inbox.try_iter().filter(|e| matches!(e, Event::Console(ConsoleEvent::Reset))).count();
+        let events = user.events();
+        events(ConsoleEvent::Reset);
+        events(ConsoleEvent::PowerButton);
+        events(ConsoleEvent::Reset);
+        assert_eq!(resets(), 1);
+        user.reset_pending.store(false, Ordering::Release);
+        events(ConsoleEvent::Reset);
+        assert_eq!(resets(), 1, "a reset after the reset");
     }
 }

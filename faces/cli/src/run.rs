@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vireo_core::PartitionStats;
+use vireo_worker::console::standard_error;
 use vireo_worker::{EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_memory};
 
 /// Shown below the options.
@@ -12,8 +13,8 @@ pub const AFTER_HELP: &str = "\
 On a terminal, Ctrl-A is the escape: Ctrl-A x ends the machine, Ctrl-A p presses the power button, Ctrl-A h helps.
 
 Exit status: 0 the guest switched itself off; 1 the machine could not be started; 2 wrong usage;
-3 the guest's processor shut down (triple fault); 4 ended by the user; 5 the engine failed;
-6 the guest reset and --no-reboot was given.";
+3 the guest's processor shut down (triple fault); 4 ended by the user, or by
+SIGINT, SIGTERM or SIGHUP; 5 the engine failed; 6 the guest reset and --no-reboot was given.";
 
 /// Options of `vireo run`.
 #[derive(Args)]
@@ -63,48 +64,59 @@ pub fn run(args: &RunArgs) -> ExitCode {
         serial: args.serial.clone(),
         no_reboot: args.no_reboot,
     };
-    match vireo_worker::run(&spec) {
-        Ok(outcome) => {
-            if args.stats {
-                print_stats(&outcome);
-            }
-            report_end(&outcome.end)
+    let (report, code) = match vireo_worker::run(&spec) {
+        Ok(outcome) => report(&outcome, args.stats),
+        Err(e) => (format!("vireo: {e}\n"), if matches!(e, RunError::EngineFailed(_)) { 5 } else { 1 }),
+    };
+    print_last(&report);
+    ExitCode::from(code)
+}
+
+/// The last words on standard error. A terminal that takes nothing must not keep the process.
+fn print_last(text: &str) {
+    match standard_error() {
+        Ok(errors) => {
+            errors.offer(text.as_bytes());
+            errors.finish();
         }
-        Err(e) => {
-            crate::complain(&e);
-            ExitCode::from(if matches!(e, RunError::EngineFailed(_)) { 5 } else { 1 })
-        }
+        Err(_) => eprint!("{text}"),
     }
 }
 
-fn report_end(end: &GuestEnd) -> ExitCode {
-    ExitCode::from(match end {
+/// What there is to say at the end of a machine, and the exit code.
+fn report(outcome: &Outcome, stats: bool) -> (String, u8) {
+    let mut text = if stats { describe_stats(outcome) } else { String::new() };
+    if outcome.unread_output > 0 {
+        let lost = outcome.unread_output;
+        text += &format!("vireo: {lost} bytes of console output were lost: nobody read them in time\n");
+    }
+    let code = match &outcome.end {
         GuestEnd::PowerOff => 0,
         GuestEnd::Shutdown { vcpu, rip } => {
-            crate::complain(&format!("the guest's processor {vcpu} shut down (triple fault) at {rip:#x}"));
+            text += &format!("vireo: the guest's processor {vcpu} shut down (triple fault) at {rip:#x}\n");
             3
         }
         GuestEnd::Quit => {
-            crate::complain(&"ended by the user");
+            text += "vireo: ended by the user\n";
             4
         }
         GuestEnd::Reset => {
-            crate::complain(&"the guest reset the machine");
+            text += "vireo: the guest reset the machine\n";
             6
         }
-    })
+    };
+    (text, code)
 }
 
-fn print_stats(outcome: &Outcome) {
+fn describe_stats(outcome: &Outcome) -> String {
     let PartitionStats { instructions, exits, tlb_fills, tlb_flushes, interrupts, timer_fires, other } =
         &outcome.stats;
     let seconds = outcome.ran.as_secs_f64();
-    eprintln!("engine          {}", outcome.engine);
+    let mut text = format!("engine          {}\n", outcome.engine);
     for why in &outcome.passed_over {
-        eprintln!("                {why}");
+        text += &format!("                {why}\n");
     }
-    eprintln!("time            {seconds:.3} s");
-    eprintln!("resets          {}", outcome.resets);
+    text += &format!("time            {seconds:.3} s\nresets          {}\n", outcome.resets);
     let counters = [
         ("instructions", instructions),
         ("exits", exits),
@@ -114,12 +126,13 @@ fn print_stats(outcome: &Outcome) {
         ("timer fires", timer_fires),
     ];
     for (name, value) in counters {
-        match value {
-            Some(v) => eprintln!("{name:<15} {v} ({:.0} per second)", *v as f64 / seconds.max(1e-9)),
-            None => eprintln!("{name:<15} not counted by this engine"),
-        }
+        text += &match value {
+            Some(v) => format!("{name:<15} {v} ({:.0} per second)\n", *v as f64 / seconds.max(1e-9)),
+            None => format!("{name:<15} not counted by this engine\n"),
+        };
     }
     for (name, value) in other {
-        eprintln!("{name:<15} {value}");
+        text += &format!("{name:<15} {value}\n");
     }
+    text
 }
