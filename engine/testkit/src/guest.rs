@@ -8,7 +8,7 @@ use crate::asm::assemble;
 use crate::bus::Event;
 use crate::machine::{Bench, Host, Machine};
 use crate::record::Failure;
-use crate::tables::{self, CODE, Mode, Trap};
+use crate::tables::{self, AFTER, CODE, Mode, Trap};
 
 /// A guest ready to run.
 pub struct Guest {
@@ -38,12 +38,7 @@ impl Guest {
     ) -> Result<Self, Failure> {
         let machine = Machine::new(bench, vcpus, mode.handler_bits())?;
         let guest = Self { machine, mode, start: tables::state(mode) };
-        let bits = match mode {
-            Mode::Real | Mode::Protected16 => 16,
-            Mode::Protected32 | Mode::Paging32 | Mode::Pae => 32,
-            Mode::Long => 64,
-        };
-        guest.code(bits, CODE, write)?;
+        guest.code(mode.bits(), CODE, write)?;
         Ok(guest)
     }
 
@@ -64,6 +59,20 @@ impl Guest {
         self.machine.ram.write(tables::RESUME, &at.to_le_bytes());
     }
 
+    /// Makes handlers return to this code, in the mode's own size, rather than to where a fault was.
+    pub fn resume_with(
+        &self,
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Result<(), Failure> {
+        self.resume_at(AFTER);
+        self.code(self.mode.bits(), AFTER, write)
+    }
+
+    /// Makes handlers end every interrupt at the x2APIC.
+    pub fn end_interrupts(&self) {
+        self.machine.ram.write(tables::END_INTERRUPTS, &[1]);
+    }
+
     /// Runs from the start state to the guest's end.
     pub fn run(&mut self) -> Result<(), Failure> {
         self.run_with(|_| Ok(()))
@@ -73,6 +82,12 @@ impl Guest {
     pub fn run_with(&mut self, host: impl FnOnce(&Host<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
         self.machine.load(&self.start)?;
         self.machine.run_with(host)
+    }
+
+    /// Runs from the start state until the host's part returns.
+    pub fn run_part(&mut self, host: impl FnOnce(&Host<'_>) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.machine.load(&self.start)?;
+        self.machine.run_part(host)
     }
 
     /// The traps so far.

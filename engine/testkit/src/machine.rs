@@ -51,6 +51,12 @@ impl Host<'_> {
     pub fn wait_for_reports(&self, count: usize) -> Result<(), Failure> {
         self.bus.wait_for_reports(count, LIMIT).map_err(Failure::Stuck)
     }
+
+    /// Writes to the guest's RAM as a device does: the partition is told.
+    pub fn write(&self, at: u64, bytes: &[u8]) {
+        self.ram.write(at, bytes);
+        self.partition.host_wrote(at, bytes.len() as u64);
+    }
 }
 
 impl Machine {

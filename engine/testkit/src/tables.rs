@@ -31,6 +31,8 @@ pub const LOG: u64 = 0x3100;
 pub const HANDLERS: u64 = 0x4000;
 /// Where the guest's own code starts.
 pub const CODE: u64 = 0x8000;
+/// Where it goes on after a fault, if it does so elsewhere than at the fault.
+pub const AFTER: u64 = CODE + 0x100;
 /// Code of the second vCPU, page-aligned below 1 MiB for a start-up IPI.
 pub const CODE_AP: u64 = 0xa000;
 /// For what a guest wants to remember.
@@ -272,6 +274,15 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Size of the code that runs in it.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Real | Self::Protected16 => 16,
+            Self::Protected32 | Self::Paging32 | Self::Pae => 32,
+            Self::Long => 64,
+        }
+    }
+
     /// Whether gates and handlers are of 64-bit mode.
     pub fn handler_bits(self) -> u32 {
         if self == Self::Long { 64 } else { 32 }

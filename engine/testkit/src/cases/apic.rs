@@ -26,16 +26,10 @@ pub fn enable_x2apic(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.rdmsr()?;
     a.or(eax, 0xc00)?;
     a.wrmsr()?;
-    write_msr(a, 0x80f, 0x1ff)
+    a.write_msr(0x80f, 0x1ff)
 }
 
-fn write_msr(a: &mut CodeAssembler, index: u32, value: u32) -> Result<(), IcedError> {
-    a.mov(ecx, index)?;
-    a.mov(eax, value)?;
-    a.xor(edx, edx)?;
-    a.wrmsr()
-}
-
+/// Reports the lower half of an MSR.
 fn read_msr(a: &mut CodeAssembler, index: u32) -> Result<(), IcedError> {
     a.mov(ecx, index)?;
     a.rdmsr()?;
@@ -51,7 +45,7 @@ fn registers(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.mov(eax, 0x7)?;
         a.mov(cr8, rax)?;
         read_msr(a, 0x808)?;
-        write_msr(a, 0x808, 0x35)?;
+        a.write_msr(0x808, 0x35)?;
         a.mov(rax, cr8)?;
         a.report()?;
         a.done()
@@ -77,9 +71,7 @@ fn xapic(bench: &Bench<'_>) -> Result<Record, Failure> {
         }
         // An interrupt to itself: fixed, self.
         a.mov(dword_ptr(rbx + 0x300), 0x4_0000 | 0x45)?;
-        a.sti()?;
-        a.nop()?;
-        a.nop()?;
+        a.open_interrupt_window()?;
         a.mov(dword_ptr(rbx + 0xb0), 0)?;
         a.done()
     })?;
@@ -107,14 +99,14 @@ fn halt_until(a: &mut CodeAssembler, count: u64) -> Result<(), IcedError> {
 fn one_shot(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
         enable_x2apic(a)?;
-        write_msr(a, 0x83e, 0xb)?;
-        write_msr(a, 0x832, 0x50)?;
-        write_msr(a, 0x838, 2_000_000)?;
+        a.write_msr(0x83e, 0xb)?;
+        a.write_msr(0x832, 0x50)?;
+        a.write_msr(0x838, 2_000_000)?;
         halt_until(a, 1)?;
         read_msr(a, 0x839)?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     g.run()?;
     let mut r = Record::default();
     r.expect("vectors", g.vectors(), vec![(0x50, 0)])?;
@@ -125,14 +117,14 @@ fn one_shot(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn periodic(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
         enable_x2apic(a)?;
-        write_msr(a, 0x83e, 0xb)?;
-        write_msr(a, 0x832, 0x2_0051)?;
-        write_msr(a, 0x838, 2_000_000)?;
+        a.write_msr(0x83e, 0xb)?;
+        a.write_msr(0x832, 0x2_0051)?;
+        a.write_msr(0x838, 2_000_000)?;
         halt_until(a, 3)?;
-        write_msr(a, 0x832, 0x1_0051)?;
+        a.write_msr(0x832, 0x1_0051)?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     g.run()?;
     let mut r = Record::default();
     let vectors = g.vectors();
@@ -147,10 +139,8 @@ fn periodic(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn deadline(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
         enable_x2apic(a)?;
-        write_msr(a, 0x832, 0x4_0052)?;
-        a.rdtsc()?;
-        a.shl(rdx, 32)?;
-        a.or(rax, rdx)?;
+        a.write_msr(0x832, 0x4_0052)?;
+        a.read_tsc()?;
         a.add(rax, 2_000_000)?;
         a.mov(qword_ptr(DATA), rax)?;
         a.mov(rdx, rax)?;
@@ -158,14 +148,12 @@ fn deadline(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.mov(ecx, 0x6e0)?;
         a.wrmsr()?;
         halt_until(a, 1)?;
-        a.rdtsc()?;
-        a.shl(rdx, 32)?;
-        a.or(rax, rdx)?;
+        a.read_tsc()?;
         a.mov(qword_ptr(DATA + 8), rax)?;
         read_msr(a, 0x6e0)?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     g.run()?;
     let mut r = Record::default();
     r.expect("vectors", g.vectors(), vec![(0x52, 0)])?;
@@ -178,14 +166,12 @@ fn deadline(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn self_ipi(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
         enable_x2apic(a)?;
-        write_msr(a, 0x83f, 0x33)?;
+        a.write_msr(0x83f, 0x33)?;
         read_msr(a, 0x821)?;
-        a.sti()?;
-        a.nop()?;
-        a.nop()?;
+        a.open_interrupt_window()?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     g.run()?;
     let mut r = Record::default();
     r.expect("request register", g.reports(), vec![1 << 19])?;
@@ -206,7 +192,7 @@ fn start_up(bench: &Bench<'_>) -> Result<Record, Failure> {
         halt_until(a, 1)?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     g.code(16, CODE_AP, |a| {
         a.xor(eax, eax)?;
         a.mov(ax, cs)?;
@@ -214,21 +200,9 @@ fn start_up(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.mov(eax, cr0)?;
         a.report()?;
         // Its APIC by MSRs: protected mode is not needed for that. Then vector 48h to processor 0.
-        a.mov(ecx, 0x1b)?;
-        a.rdmsr()?;
-        a.or(eax, 0xc00)?;
-        a.wrmsr()?;
-        a.mov(ecx, 0x80f)?;
-        a.mov(eax, 0x1ff)?;
-        a.xor(edx, edx)?;
-        a.wrmsr()?;
-        a.mov(ecx, 0x802)?;
-        a.rdmsr()?;
-        a.report()?;
-        a.mov(ecx, 0x830)?;
-        a.mov(eax, 0x48)?;
-        a.xor(edx, edx)?;
-        a.wrmsr()?;
+        enable_x2apic(a)?;
+        read_msr(a, 0x802)?;
+        a.write_msr(0x830, 0x48)?;
         a.cli()?;
         a.hlt()
     })?;

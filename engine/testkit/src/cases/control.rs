@@ -29,8 +29,7 @@ pub const CASES: &[Case] = &[
 /// Counts in RAM for ever.
 fn counting(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
     let mut round = a.create_label();
-    a.mov(eax, 1)?;
-    a.report()?;
+    a.report_value(1)?;
     a.set_label(&mut round)?;
     a.inc(qword_ptr(DATA))?;
     a.jmp(round)
@@ -58,8 +57,7 @@ fn stands(h: &Host<'_>) -> bool {
 fn pause(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, counting)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         h.wait_for_reports(1)?;
         for _ in 0..20 {
             r.expect("runs", moves(h), true)?;
@@ -77,8 +75,7 @@ fn pause(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn nested_pauses(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, counting)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         h.wait_for_reports(1)?;
         pause_now(h)?;
         pause_now(h)?;
@@ -95,14 +92,12 @@ fn nested_pauses(bench: &Bench<'_>) -> Result<Record, Failure> {
 /// A halted vCPU and one that waits for its start-up IPI are paused as well.
 fn pause_halted(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::with_vcpus(bench, 2, Mode::Long, |a| {
-        a.mov(eax, 1)?;
-        a.report()?;
+        a.report_value(1)?;
         a.cli()?;
         a.hlt()
     })?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         h.wait_for_reports(1)?;
         for _ in 0..10 {
             r.expect("paused", h.gate.pause_all(LIMIT), Ok(()))?;
@@ -117,8 +112,7 @@ fn pause_halted(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn throttle(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, counting)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         h.wait_for_reports(1)?;
         h.gate.set_throttle(80);
         r.expect("still runs", moves(h), true)?;
@@ -153,9 +147,7 @@ fn vcpu_count(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn watching(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
     let mut round = a.create_label();
     a.set_label(&mut round)?;
-    a.rdtsc()?;
-    a.shl(rdx, 32)?;
-    a.or(rax, rdx)?;
+    a.read_tsc()?;
     a.mov(qword_ptr(DATA), rax)?;
     a.report()?;
     a.jmp(round)
@@ -171,7 +163,7 @@ fn look(g: &mut Guest) -> Result<u64, Failure> {
 fn frozen_clock(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, watching)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
+    g.machine.load(&g.start)?;
     let before = look(&mut g)?;
     let p = std::sync::Arc::clone(&g.machine.partition);
     p.freeze_clock();
@@ -195,7 +187,7 @@ fn frozen_clock(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn clock_import(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, watching)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
+    g.machine.load(&g.start)?;
     let p = std::sync::Arc::clone(&g.machine.partition);
     let fresh = p.clock();
     r.check("starts near zero", fresh.tsc < 10 * fresh.tsc_hz, fresh)?;
@@ -219,32 +211,22 @@ fn clock_import(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn frozen_timer(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
         enable_x2apic(a)?;
-        a.rdtsc()?;
-        a.shl(rdx, 32)?;
-        a.or(rax, rdx)?;
+        a.read_tsc()?;
         a.mov(qword_ptr(DATA + 8), rax)?;
-        for (index, value) in [(0x83e, 0xb), (0x832, 0x50), (0x838, 200_000_000u32)] {
-            a.mov(ecx, index)?;
-            a.mov(eax, value)?;
-            a.xor(edx, edx)?;
-            a.wrmsr()?;
+        for (index, value) in [(0x83e, 0xb), (0x832, 0x50), (0x838, 200_000_000)] {
+            a.write_msr(index, value)?;
         }
-        a.mov(eax, 1)?;
-        a.report()?;
+        a.report_value(1)?;
         a.sti()?;
         a.hlt()?;
-        a.rdtsc()?;
-        a.shl(rdx, 32)?;
-        a.or(rax, rdx)?;
+        a.read_tsc()?;
         a.mov(qword_ptr(DATA), rax)?;
-        a.mov(eax, 2)?;
-        a.report()?;
+        a.report_value(2)?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| h.wait_for_reports(1))?;
+    g.run_part(|h| h.wait_for_reports(1))?;
     let p = std::sync::Arc::clone(&g.machine.partition);
     p.freeze_clock();
     std::thread::sleep(Duration::from_millis(400));

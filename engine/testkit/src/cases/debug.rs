@@ -20,8 +20,6 @@ pub const CASES: &[Case] = &[
     case("instruction-breakpoint-resumed", resumed),
 ];
 
-/// Where guests go on after a fault.
-const AFTER: u64 = CODE + 0x100;
 const RF: u64 = 1 << 16;
 
 /// `mov dr0, at` and `mov dr7, control`.
@@ -39,6 +37,12 @@ fn finish(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(rax, dr6)?;
     a.report()?;
     a.done()
+}
+
+/// As [`finish`], with RBX kept in DATA.
+fn finish_with_count(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(qword_ptr(DATA), rbx)?;
+    finish(a)
 }
 
 /// What all cases look at: the instruction pointers that #DB reported, and DR6 at the end.
@@ -81,11 +85,7 @@ fn instruction(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.inc(ebx)?;
         a.inc(ebx)
     })?;
-    g.code(64, AFTER, |a| {
-        a.mov(qword_ptr(DATA), rbx)?;
-        finish(a)
-    })?;
-    g.resume_at(AFTER);
+    g.resume_with(finish_with_count)?;
     let mut r = check(&mut g, vec![CODE + SETUP + 2], 0xffff_0ff1)?;
     r.expect("nothing was executed", g.machine.ram.u64(DATA), 0)?;
     r.expect("RF", g.trap()?.flags & RF, 0)?;
@@ -111,11 +111,7 @@ fn resumed(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.inc(ebx)?;
         a.jmp(TARGET)
     })?;
-    g.code(64, AFTER, |a| {
-        a.mov(qword_ptr(DATA), rbx)?;
-        finish(a)
-    })?;
-    g.resume_at(AFTER);
+    g.resume_with(finish_with_count)?;
     let mut r = check(&mut g, vec![TARGET], 0xffff_0ff1)?;
     r.expect("the first round passed, the second did not", g.machine.ram.u64(DATA), 1)?;
     Ok(r)

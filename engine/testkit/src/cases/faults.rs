@@ -3,7 +3,7 @@
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
-use super::rings::{USER, enter_user, finish_in_kernel};
+use super::rings::{USER, USER_END, user_guest};
 use super::{Case, case};
 use crate::asm::Phrases;
 use crate::guest::Guest;
@@ -30,21 +30,18 @@ pub const CASES: &[Case] = &[
     case("double-fault-becomes-shutdown", shutdown),
 ];
 
-/// Where guests go on after a fault.
-const AFTER: u64 = CODE + 0x100;
-
-/// Runs code that faults at CODE + `at`, and gives its trap.
+/// Runs code that faults, and gives its trap.
 fn fault(
     bench: &Bench<'_>,
     mode: Mode,
-    prepare: impl FnOnce(&mut Guest) -> Result<(), Failure>,
     write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
 ) -> Result<Trap, Failure> {
-    let mut g = Guest::new(bench, mode, write)?;
-    let bits = if mode == Mode::Long { 64 } else { 32 };
-    g.code(bits, AFTER, |a| a.done())?;
-    g.resume_at(AFTER);
-    prepare(&mut g)?;
+    fault_in(Guest::new(bench, mode, write)?)
+}
+
+/// As [`fault`], of a guest that needed more preparation.
+fn fault_in(mut g: Guest) -> Result<Trap, Failure> {
+    g.resume_with(|a| a.done())?;
     g.run()?;
     g.trap()
 }
@@ -63,12 +60,8 @@ fn check_page(trap: Trap, error: u64, ip: u64, address: u64) -> Result<Record, F
     Ok(r)
 }
 
-fn nothing(_: &mut Guest) -> Result<(), Failure> {
-    Ok(())
-}
-
 fn divide_error(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let trap = fault(bench, Mode::Long, nothing, |a| {
+    let trap = fault(bench, Mode::Long, |a| {
         a.xor(ecx, ecx)?;
         a.div(ecx)
     })?;
@@ -77,7 +70,7 @@ fn divide_error(bench: &Bench<'_>) -> Result<Record, Failure> {
 
 fn breakpoint(bench: &Bench<'_>) -> Result<Record, Failure> {
     // A trap: it reports the instruction after.
-    check(fault(bench, Mode::Long, nothing, |a| a.int3())?, 3, 0, CODE + 1)
+    check(fault(bench, Mode::Long, |a| a.int3())?, 3, 0, CODE + 1)
 }
 
 fn single_step(bench: &Bench<'_>) -> Result<Record, Failure> {
@@ -104,21 +97,21 @@ fn single_step(bench: &Bench<'_>) -> Result<Record, Failure> {
 }
 
 fn invalid_opcode(bench: &Bench<'_>) -> Result<Record, Failure> {
-    check(fault(bench, Mode::Long, nothing, |a| a.ud2())?, 6, 0, CODE)
+    check(fault(bench, Mode::Long, |a| a.ud2())?, 6, 0, CODE)
 }
 
 fn general_protection(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let selector = fault(bench, Mode::Long, nothing, |a| {
+    let selector = fault(bench, Mode::Long, |a| {
         a.mov(eax, 0x1000)?;
         a.mov(ds, eax)
     })?;
     let mut r = check(selector, 13, 0x1000, CODE + 5)?;
-    let address = fault(bench, Mode::Long, nothing, |a| {
+    let address = fault(bench, Mode::Long, |a| {
         a.mov(rax, 0x8000_0000_0000_0000u64)?;
         a.mov(ecx, dword_ptr(rax))
     })?;
     r.0.extend(check(address, 13, 0, CODE + 10)?.0);
-    let reserved = fault(bench, Mode::Long, nothing, |a| {
+    let reserved = fault(bench, Mode::Long, |a| {
         a.mov(eax, 1 << 30)?;
         a.mov(cr4, rax)
     })?;
@@ -127,7 +120,7 @@ fn general_protection(bench: &Bench<'_>) -> Result<Record, Failure> {
 }
 
 fn segment_not_present(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let trap = fault(bench, Mode::Protected32, nothing, |a| {
+    let trap = fault(bench, Mode::Protected32, |a| {
         a.mov(eax, i32::from(sel::NOT_PRESENT))?;
         a.mov(es, eax)
     })?;
@@ -135,7 +128,7 @@ fn segment_not_present(bench: &Bench<'_>) -> Result<Record, Failure> {
 }
 
 fn segment_limit(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let trap = fault(bench, Mode::Protected32, nothing, |a| {
+    let trap = fault(bench, Mode::Protected32, |a| {
         a.mov(eax, i32::from(sel::SMALL))?;
         a.mov(es, eax)?;
         a.mov(dword_ptr(0xffc).es(), eax)?;
@@ -146,102 +139,86 @@ fn segment_limit(bench: &Bench<'_>) -> Result<Record, Failure> {
     check(trap, 13, 0, CODE + before)
 }
 
+/// Sets the entry of a page of the window; 0: not present.
 fn entry(g: &Guest, page: u64, value: u64) {
     g.machine.ram.write(PT + 8 * page, &value.to_le_bytes());
 }
 
 fn page_fault_read(bench: &Bench<'_>) -> Result<Record, Failure> {
     let at = WINDOW + 0x3abc;
-    let absent = |g: &mut Guest| {
-        entry(g, 3, 0);
-        Ok(())
-    };
-    let trap = fault(bench, Mode::Long, absent, |a| {
+    let g = Guest::new(bench, Mode::Long, |a| {
         a.mov(ebx, at as u32)?;
         a.mov(eax, dword_ptr(rbx))
     })?;
-    check_page(trap, 0, CODE + 5, at)
+    entry(&g, 3, 0);
+    check_page(fault_in(g)?, 0, CODE + 5, at)
 }
 
 fn page_fault_write(bench: &Bench<'_>) -> Result<Record, Failure> {
     let at = WINDOW + 0x3ffe;
-    let read_only = |g: &mut Guest| {
-        entry(g, 4, WINDOW_RAM | 1);
-        Ok(())
-    };
     // Crosses from a writable page into a read-only one: neither may change.
-    let trap = fault(bench, Mode::Long, read_only, |a| {
+    let g = Guest::new(bench, Mode::Long, |a| {
         a.mov(ebx, at as u32)?;
         a.mov(dword_ptr(rbx), -1)
     })?;
-    check_page(trap, 3, CODE + 5, WINDOW + 0x4000)
+    // Present, not writable.
+    entry(&g, 4, WINDOW_RAM | 1);
+    check_page(fault_in(g)?, 3, CODE + 5, WINDOW + 0x4000)
 }
 
 fn page_fault_user(bench: &Bench<'_>) -> Result<Record, Failure> {
     let at = WINDOW + 0x2010;
-    let mut g = Guest::new(bench, Mode::Long, |a| enter_user(a, USER))?;
-    // The page is the kernel's.
-    entry(&g, 2, WINDOW_RAM | 3);
-    g.code(64, USER, |a| {
+    let mut g = user_guest(bench, |a| {
         a.mov(ebx, at as u32)?;
         a.mov(eax, dword_ptr(rbx))
     })?;
-    finish_in_kernel(&mut g)?;
-    g.resume_at(USER + 0x80);
+    // The page is the kernel's.
+    entry(&g, 2, WINDOW_RAM | 3);
+    g.resume_at(USER_END);
     g.run()?;
     check_page(g.trap()?, 5, USER + 5, at)
 }
 
 fn page_fault_fetch(bench: &Bench<'_>) -> Result<Record, Failure> {
     let at = WINDOW + 0x6000;
-    let no_execute = |g: &mut Guest| {
-        entry(g, 6, WINDOW_RAM | 1 << 63 | 3);
-        Ok(())
-    };
-    let trap = fault(bench, Mode::Long, no_execute, |a| {
+    let g = Guest::new(bench, Mode::Long, |a| {
         a.mov(ebx, at as u32)?;
         a.jmp(rbx)
     })?;
-    check_page(trap, 0x11, at, at)
+    // Bit 63: no execute.
+    entry(&g, 6, WINDOW_RAM | 1 << 63 | 3);
+    check_page(fault_in(g)?, 0x11, at, at)
 }
 
 fn page_fault_reserved(bench: &Bench<'_>) -> Result<Record, Failure> {
     let at = WINDOW + 0x7000;
-    let reserved = |g: &mut Guest| {
-        entry(g, 7, WINDOW_RAM | 1 << 51 | 3);
-        Ok(())
-    };
-    let trap = fault(bench, Mode::Long, reserved, |a| {
+    let g = Guest::new(bench, Mode::Long, |a| {
         a.mov(ebx, at as u32)?;
         a.mov(eax, dword_ptr(rbx))
     })?;
-    check_page(trap, 9, CODE + 5, at)
+    // Bit 51: above the physical address width.
+    entry(&g, 7, WINDOW_RAM | 1 << 51 | 3);
+    check_page(fault_in(g)?, 9, CODE + 5, at)
 }
 
 fn page_fault_pae(bench: &Bench<'_>) -> Result<Record, Failure> {
     let at = WINDOW + 0x3ab0;
-    let absent = |g: &mut Guest| {
-        entry(g, 3, 0);
-        Ok(())
-    };
-    let trap = fault(bench, Mode::Pae, absent, |a| {
+    let g = Guest::new(bench, Mode::Pae, |a| {
         a.mov(ebx, at as u32)?;
         a.mov(dword_ptr(ebx), eax)
     })?;
-    check_page(trap, 2, CODE + 5, at)
+    entry(&g, 3, 0);
+    check_page(fault_in(g)?, 2, CODE + 5, at)
 }
 
 fn page_fault_32(bench: &Bench<'_>) -> Result<Record, Failure> {
     let at = WINDOW32 + 0x3ab0;
-    let absent = |g: &mut Guest| {
-        g.machine.ram.write(PT32 + 4 * 3, &[0; 4]);
-        Ok(())
-    };
-    let trap = fault(bench, Mode::Paging32, absent, |a| {
+    let g = Guest::new(bench, Mode::Paging32, |a| {
         a.mov(ebx, at as u32)?;
         a.mov(dword_ptr(ebx), eax)
     })?;
-    check_page(trap, 2, CODE + 5, at)
+    g.machine.ram.write(PT32 + 4 * 3, &[0; 4]);
+    check_page(fault_in(g)?, 2, CODE + 5, at)
 }
 
 /// A string instruction faults in its middle, the handler does nothing, the guest's own code maps the page: registers
@@ -253,7 +230,7 @@ fn restarted(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.mov(eax, 0x77)?;
         a.rep().stosb()
     })?;
-    g.code(64, AFTER, |a| {
+    g.resume_with(|a| {
         a.mov(eax, ecx)?;
         a.report()?;
         a.mov(eax, edi)?;
@@ -265,7 +242,6 @@ fn restarted(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.report()?;
         a.done()
     })?;
-    g.resume_at(AFTER);
     entry(&g, 1, 0);
     g.run()?;
     let mut r = Record::default();
@@ -280,8 +256,7 @@ fn restarted(bench: &Bench<'_>) -> Result<Record, Failure> {
 /// No usable IDT: the fault, the double fault and the end.
 fn shutdown(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
-        a.mov(eax, 1)?;
-        a.report()?;
+        a.report_value(1)?;
         a.lidt(fword_ptr(DATA))?;
         a.ud2()
     })?;
@@ -293,8 +268,7 @@ fn shutdown(bench: &Bench<'_>) -> Result<Record, Failure> {
     r.expect("activity", saved.activity, vireo_core::state::Activity::Shutdown)?;
     // A reset is a fresh state; it runs again.
     g.code(64, CODE, |a| {
-        a.mov(eax, 2)?;
-        a.report()?;
+        a.report_value(2)?;
         a.done()
     })?;
     g.run()?;

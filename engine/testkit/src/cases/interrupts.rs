@@ -1,5 +1,6 @@
 //! Interrupts from outside: messages, the PIC, NMI.
 
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use vireo_core::MsiMessage;
 
@@ -8,7 +9,7 @@ use super::{Case, case};
 use crate::asm::Phrases;
 use crate::bus::Event;
 use crate::guest::Guest;
-use crate::machine::{Bench, LIMIT};
+use crate::machine::{Bench, Host, LIMIT};
 use crate::record::{Failure, Record};
 use crate::tables::*;
 
@@ -29,32 +30,58 @@ pub fn message(apic_id: u32, vector: u8) -> MsiMessage {
     MsiMessage { address: 0xfee0_0000 | u64::from(apic_id) << 12, data: vector.into() }
 }
 
+/// Waits until the host has written to DATA.
+fn wait_for_host(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut round = a.create_label();
+    a.set_label(&mut round)?;
+    a.pause()?;
+    a.cmp(dword_ptr(DATA), 0)?;
+    a.je(round)
+}
+
+/// Waits until a handler has logged something.
+fn wait_for_trap(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut round = a.create_label();
+    a.set_label(&mut round)?;
+    a.pause()?;
+    a.cmp(dword_ptr(LOG_POINTER), LOG as i32)?;
+    a.je(round)
+}
+
+/// Reports how many bytes the handlers have logged: 64 for each interrupt.
+fn report_log(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(eax, dword_ptr(LOG_POINTER))?;
+    a.sub(eax, LOG as i32)?;
+    a.report()
+}
+
 /// Reports 1, halts with interrupts on, reports 2.
-fn halting(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
+pub fn halting(a: &mut CodeAssembler) -> Result<(), IcedError> {
     enable_x2apic(a)?;
-    a.mov(eax, 1)?;
-    a.report()?;
+    a.report_value(1)?;
     a.sti()?;
     a.hlt()?;
-    a.mov(eax, 2)?;
-    a.report()?;
+    a.report_value(2)?;
     a.done()
 }
 
 /// Reports 1, then spins with interrupts on until a handler has logged something; reports 2.
-fn spinning(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
-    let mut round = a.create_label();
+fn spinning(a: &mut CodeAssembler) -> Result<(), IcedError> {
     enable_x2apic(a)?;
-    a.mov(eax, 1)?;
-    a.report()?;
+    a.report_value(1)?;
     a.sti()?;
-    a.set_label(&mut round)?;
-    a.pause()?;
-    a.cmp(dword_ptr(LOG_POINTER), LOG as i32)?;
-    a.je(round)?;
-    a.mov(eax, 2)?;
-    a.report()?;
+    wait_for_trap(a)?;
+    a.report_value(2)?;
     a.done()
+}
+
+/// Runs a guest to its end; the host acts once it has reported 1.
+fn run_interrupted(g: &mut Guest, act: impl FnOnce(&Host<'_>)) -> Result<(), Failure> {
+    g.run_with(|h| {
+        h.wait_for_reports(1)?;
+        act(h);
+        Ok(())
+    })
 }
 
 fn one_interrupt(g: &Guest, vector: u64) -> Result<Record, Failure> {
@@ -66,56 +93,33 @@ fn one_interrupt(g: &Guest, vector: u64) -> Result<Record, Failure> {
 
 fn msi_halt(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, halting)?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
-        h.partition.deliver_msi(message(0, 0x55));
-        Ok(())
-    })?;
+    g.end_interrupts();
+    run_interrupted(&mut g, |h| h.partition.deliver_msi(message(0, 0x55)))?;
     one_interrupt(&g, 0x55)
 }
 
 fn msi_running(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, spinning)?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
-        h.partition.deliver_msi(message(0, 0x31));
-        Ok(())
-    })?;
+    g.end_interrupts();
+    run_interrupted(&mut g, |h| h.partition.deliver_msi(message(0, 0x31)))?;
     one_interrupt(&g, 0x31)
 }
 
 /// Comes while IF is clear, stays pending, is delivered after STI.
 fn msi_masked(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
-        let mut round = a.create_label();
         enable_x2apic(a)?;
-        a.mov(eax, 1)?;
-        a.report()?;
-        // Until the host has written to RAM.
-        a.set_label(&mut round)?;
-        a.pause()?;
-        a.cmp(dword_ptr(DATA), 0)?;
-        a.je(round)?;
-        a.mov(eax, dword_ptr(LOG_POINTER))?;
-        a.sub(eax, LOG as i32)?;
-        a.report()?;
-        a.sti()?;
-        a.nop()?;
-        a.nop()?;
-        a.mov(eax, dword_ptr(LOG_POINTER))?;
-        a.sub(eax, LOG as i32)?;
-        a.report()?;
+        a.report_value(1)?;
+        wait_for_host(a)?;
+        report_log(a)?;
+        a.open_interrupt_window()?;
+        report_log(a)?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
+    g.end_interrupts();
+    run_interrupted(&mut g, |h| {
         h.partition.deliver_msi(message(0, 0x44));
-        h.ram.write(DATA, &[1]);
-        h.partition.host_wrote(DATA, 1);
-        Ok(())
+        h.write(DATA, &[1]);
     })?;
     let mut r = Record::default();
     r.expect("log before and after STI", g.reports(), vec![1, 0, 64])?;
@@ -126,27 +130,17 @@ fn msi_masked(bench: &Bench<'_>) -> Result<Record, Failure> {
 /// Two pending messages: the higher vector first.
 fn priorities(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
-        let mut round = a.create_label();
         enable_x2apic(a)?;
-        a.mov(eax, 1)?;
-        a.report()?;
-        a.set_label(&mut round)?;
-        a.pause()?;
-        a.cmp(dword_ptr(DATA), 0)?;
-        a.je(round)?;
-        a.sti()?;
-        a.nop()?;
-        a.nop()?;
+        a.report_value(1)?;
+        wait_for_host(a)?;
+        a.open_interrupt_window()?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
+    g.end_interrupts();
+    run_interrupted(&mut g, |h| {
         h.partition.deliver_msi(message(0, 0x33));
         h.partition.deliver_msi(message(0, 0x52));
-        h.ram.write(DATA, &[1]);
-        h.partition.host_wrote(DATA, 1);
-        Ok(())
+        h.write(DATA, &[1]);
     })?;
     let mut r = Record::default();
     r.expect("vectors", g.vectors(), vec![(0x52, 0), (0x33, 0)])?;
@@ -156,7 +150,7 @@ fn priorities(bench: &Bench<'_>) -> Result<Record, Failure> {
 /// The end of a level-triggered interrupt reaches the IOAPIC.
 fn level_eoi(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, halting)?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     g.run_with(|h| {
         h.wait_for_reports(1)?;
         let level = MsiMessage { data: 0x5a | 1 << 15 | 1 << 14, ..message(0, 0) };
@@ -171,59 +165,38 @@ fn level_eoi(bench: &Bench<'_>) -> Result<Record, Failure> {
 /// LINT0 as ExtINT, unmasked, as firmware leaves it; then as the guest given.
 fn with_lint0(
     a: &mut CodeAssembler,
-    rest: fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
-) -> Result<(), iced_x86::IcedError> {
+    rest: fn(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<(), IcedError> {
     enable_x2apic(a)?;
-    a.mov(ecx, 0x835)?;
-    a.mov(eax, 0x700)?;
-    a.xor(edx, edx)?;
-    a.wrmsr()?;
+    a.write_msr(0x835, 0x700)?;
     rest(a)
 }
 
 fn extint_halt(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| with_lint0(a, halting))?;
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
-        h.bus.raise_pic(0x28);
-        Ok(())
-    })?;
+    run_interrupted(&mut g, |h| h.bus.raise_pic(0x28))?;
     one_interrupt(&g, 0x28)
 }
 
 fn extint_running(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| with_lint0(a, spinning))?;
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
-        h.bus.raise_pic(0x29);
-        Ok(())
-    })?;
+    run_interrupted(&mut g, |h| h.bus.raise_pic(0x29))?;
     one_interrupt(&g, 0x29)
 }
 
 /// The PIC takes its request back while IF is clear: nothing is delivered.
 fn extint_withdrawn(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
-        let mut round = a.create_label();
-        with_lint0(a, |a| a.mov(eax, 1))?;
-        a.report()?;
-        a.set_label(&mut round)?;
-        a.pause()?;
-        a.cmp(dword_ptr(DATA), 0)?;
-        a.je(round)?;
-        a.sti()?;
-        a.nop()?;
-        a.nop()?;
+        with_lint0(a, |a| a.report_value(1))?;
+        wait_for_host(a)?;
+        a.open_interrupt_window()?;
         a.done()
     })?;
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
+    run_interrupted(&mut g, |h| {
         h.partition.set_extint(true);
         std::thread::sleep(std::time::Duration::from_millis(5));
         h.partition.set_extint(false);
-        h.ram.write(DATA, &[1]);
-        h.partition.host_wrote(DATA, 1);
-        Ok(())
+        h.write(DATA, &[1]);
     })?;
     let mut r = Record::default();
     r.expect("vectors", g.vectors(), vec![])?;
@@ -233,21 +206,11 @@ fn extint_withdrawn(bench: &Bench<'_>) -> Result<Record, Failure> {
 /// An NMI is not masked by IF.
 fn nmi(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
-        let mut round = a.create_label();
-        a.mov(eax, 1)?;
-        a.report()?;
-        a.set_label(&mut round)?;
-        a.pause()?;
-        a.cmp(dword_ptr(LOG_POINTER), LOG as i32)?;
-        a.je(round)?;
-        a.mov(eax, 2)?;
-        a.report()?;
+        a.report_value(1)?;
+        wait_for_trap(a)?;
+        a.report_value(2)?;
         a.done()
     })?;
-    g.run_with(|h| {
-        h.wait_for_reports(1)?;
-        h.partition.inject_nmi(0);
-        Ok(())
-    })?;
+    run_interrupted(&mut g, |h| h.partition.inject_nmi(0))?;
     one_interrupt(&g, 2)
 }

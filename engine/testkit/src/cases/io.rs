@@ -250,8 +250,7 @@ fn unknown_msr(bench: &Bench<'_>) -> Result<Record, Failure> {
                 a.xor(edx, edx)?;
                 if write { a.wrmsr() } else { a.rdmsr() }
             })?;
-            g.code(64, CODE + 0x100, |a| a.done())?;
-            g.resume_at(CODE + 0x100);
+            g.resume_with(|a| a.done())?;
             g.run()?;
             r.expect(&format!("MSR {index:#x}, write {write}"), g.vectors(), vec![(13, 0)])?;
             let event = if write { Event::MsrWrite(index, 0) } else { Event::MsrRead(index) };
@@ -281,8 +280,7 @@ fn hypercall(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.mov(eax, 0x9999)?;
         a.vmcall()
     })?;
-    g.code(64, CODE + 0x100, |a| a.done())?;
-    g.resume_at(CODE + 0x100);
+    g.resume_with(|a| a.done())?;
     g.machine.ram.write(DATA, &0xdead_beef_u32.to_le_bytes());
     g.run()?;
     let mut r = Record::default();

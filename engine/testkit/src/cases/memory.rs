@@ -30,6 +30,11 @@ fn window_pages(bits: &[u64]) -> Vec<u64> {
     dirty::pages(bits).filter(|&p| p >= WINDOW_RAM).collect()
 }
 
+/// The pages of [`window_pages`] written since the last harvest.
+fn harvest(h: &Host<'_>) -> Result<Vec<u64>, Failure> {
+    Ok(window_pages(&h.partition.dirty_harvest()?))
+}
+
 /// For each number the host writes to DATA: writes that many pages from 1 MiB on, reports it.
 fn on_demand(a: &mut CodeAssembler) -> Result<(), iced_x86::IcedError> {
     demand(a, WINDOW_RAM, false)
@@ -61,36 +66,32 @@ fn demand(a: &mut CodeAssembler, from: u64, rewriting: bool) -> Result<(), iced_
 
 fn ask(h: &Host<'_>, pages: u32) -> Result<(), Failure> {
     let before = h.bus.reports().len();
-    h.ram.write(DATA, &pages.to_le_bytes());
-    h.partition.host_wrote(DATA, 4);
+    h.write(DATA, &pages.to_le_bytes());
     h.wait_for_reports(before + 1)
 }
 
 fn dirty_log(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, on_demand)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         ask(h, 5)?;
         h.partition.dirty_start()?;
         ask(h, 3)?;
-        let first = h.partition.dirty_harvest()?;
-        r.expect("written since the start", window_pages(&first), vec![0x10_0000, 0x10_1000, 0x10_2000])?;
-        r.expect("nothing since", window_pages(&h.partition.dirty_harvest()?), vec![])?;
+        r.expect("written since the start", harvest(h)?, vec![0x10_0000, 0x10_1000, 0x10_2000])?;
+        r.expect("nothing since", harvest(h)?, vec![])?;
         ask(h, 1)?;
-        h.ram.write(0x14_0ffe, &[1; 4]);
-        h.partition.host_wrote(0x14_0ffe, 4);
+        h.write(0x14_0ffe, &[1; 4]);
         let second = h.partition.dirty_harvest()?;
         let expected = vec![0x10_0000, 0x14_0000, 0x14_1000];
         r.expect("again, and by the host", window_pages(&second), expected.clone())?;
         h.partition.dirty_put_back(&second);
-        r.expect("put back", window_pages(&h.partition.dirty_harvest()?), expected)?;
+        r.expect("put back", harvest(h)?, expected)?;
         h.partition.dirty_stop()?;
         ask(h, 2)?;
         h.partition.dirty_start()?;
-        r.expect("clean after a new start", window_pages(&h.partition.dirty_harvest()?), vec![])?;
+        r.expect("clean after a new start", harvest(h)?, vec![])?;
         ask(h, 2)?;
-        r.expect("and recording", window_pages(&h.partition.dirty_harvest()?), vec![0x10_0000, 0x10_1000])?;
+        r.expect("and recording", harvest(h)?, vec![0x10_0000, 0x10_1000])?;
         Ok(h.partition.dirty_stop()?)
     })?;
     Ok(r)
@@ -111,13 +112,12 @@ fn in_rounds(bench: &Bench<'_>, rewriting: bool) -> Result<Record, Failure> {
     const ROUNDS: usize = 24;
     let mut g = Guest::new(bench, Mode::Long, |a| demand(a, WINDOW_RAM, rewriting))?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         h.partition.dirty_start()?;
         for round in 0..ROUNDS {
             ask(h, PAGES)?;
             if round % 8 == 7 {
-                let seen = window_pages(&h.partition.dirty_harvest()?).len();
+                let seen = harvest(h)?.len();
                 r.expect("pages", seen, PAGES as usize)?;
             }
         }
@@ -136,12 +136,11 @@ fn dirty_overfull(bench: &Bench<'_>) -> Result<Record, Failure> {
     let (_ram, range) = extra(FROM, u64::from(PAGES) * dirty::PAGE, true)?;
     g.machine.partition.map_ram(range)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         h.partition.dirty_start()?;
         for _ in 0..2 {
             ask(h, PAGES)?;
-            let seen = window_pages(&h.partition.dirty_harvest()?);
+            let seen = harvest(h)?;
             r.expect("pages", seen.len(), PAGES as usize)?;
             r.expect(
                 "first and last",
@@ -157,10 +156,9 @@ fn dirty_overfull(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn dirty_off(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, on_demand)?;
     let mut r = Record::default();
-    g.machine.load(&g.start.clone())?;
-    g.machine.run_part(|h| {
+    g.run_part(|h| {
         ask(h, 4)?;
-        r.expect("never started", window_pages(&h.partition.dirty_harvest()?), vec![])
+        r.expect("never started", harvest(h)?, vec![])
     })?;
     Ok(r)
 }

@@ -15,9 +15,9 @@ pub const CASES: &[Case] = &[
     case("big-real-mode", big_real_mode),
     case("protected-16", protected_16),
     case("protected-32", protected_32),
-    case("paging-32", paging_32),
-    case("paging-pae", paging_pae),
-    case("long-mode", long_mode),
+    case("paging-32", |bench| remap(bench, Mode::Paging32, WINDOW32, PT32)),
+    case("paging-pae", |bench| remap(bench, Mode::Pae, WINDOW, PT)),
+    case("long-mode", |bench| remap(bench, Mode::Long, WINDOW, PT)),
     case("compatibility-mode", compatibility_mode),
     case("mode-ladder", mode_ladder),
     case("cpuid", cpuid),
@@ -112,17 +112,17 @@ fn protected_32(bench: &Bench<'_>) -> Result<Record, Failure> {
 }
 
 /// Writes through a window, changes its page table, writes again.
-fn remap(a: &mut CodeAssembler, window: u64, entry: u64, value: u64) -> Result<(), iced_x86::IcedError> {
-    a.mov(dword_ptr(window), 0x1111_1111)?;
-    a.mov(dword_ptr(entry), value as i32)?;
-    a.invlpg(dword_ptr(window))?;
-    a.mov(dword_ptr(window), 0x2222_2222)?;
-    a.mov(eax, dword_ptr(entry))?;
-    a.report()?;
-    a.done()
-}
-
-fn check_remap(g: &Guest, entry: u64) -> Result<Record, Failure> {
+fn remap(bench: &Bench<'_>, mode: Mode, window: u64, entry: u64) -> Result<Record, Failure> {
+    let mut g = Guest::new(bench, mode, |a| {
+        a.mov(dword_ptr(window), 0x1111_1111)?;
+        a.mov(dword_ptr(entry), ((WINDOW_RAM + 0x5000) | 7) as i32)?;
+        a.invlpg(dword_ptr(window))?;
+        a.mov(dword_ptr(window), 0x2222_2222)?;
+        a.mov(eax, dword_ptr(entry))?;
+        a.report()?;
+        a.done()
+    })?;
+    g.run()?;
     let mut r = Record::default();
     let ram = &g.machine.ram;
     r.expect("before", ram.u32(WINDOW_RAM), 0x1111_1111)?;
@@ -130,27 +130,6 @@ fn check_remap(g: &Guest, entry: u64) -> Result<Record, Failure> {
     r.expect("accessed and dirty", ram.u32(entry) & 0x60, 0x60)?;
     r.expect("seen by the guest", g.reports(), vec![ram.u32(entry)])?;
     Ok(r)
-}
-
-fn paging_32(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let to = (WINDOW_RAM + 0x5000) | 7;
-    let mut g = Guest::new(bench, Mode::Paging32, |a| remap(a, WINDOW32, PT32, to))?;
-    g.run()?;
-    check_remap(&g, PT32)
-}
-
-fn paging_pae(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let to = (WINDOW_RAM + 0x5000) | 7;
-    let mut g = Guest::new(bench, Mode::Pae, |a| remap(a, WINDOW, PT, to))?;
-    g.run()?;
-    check_remap(&g, PT)
-}
-
-fn long_mode(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let to = (WINDOW_RAM + 0x5000) | 7;
-    let mut g = Guest::new(bench, Mode::Long, |a| remap(a, WINDOW, PT, to))?;
-    g.run()?;
-    check_remap(&g, PT)
 }
 
 /// 64-bit code goes to 32-bit code and back by far returns.

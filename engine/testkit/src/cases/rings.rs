@@ -4,6 +4,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use vireo_core::state::msr;
 
+use super::apic::enable_x2apic;
 use super::{Case, case};
 use crate::asm::Phrases;
 use crate::guest::Guest;
@@ -18,42 +19,50 @@ pub const CASES: &[Case] = &[
     case("sti-shadow", sti_shadow),
 ];
 
+/// Where code in user mode starts.
 pub const USER: u64 = CODE + 0x200;
+/// Where it may be resumed to end the guest.
+pub const USER_END: u64 = USER + 0x80;
 const KERNEL: u64 = CODE + 0x400;
 
-/// IRET to user mode at an address.
-pub fn enter_user(a: &mut CodeAssembler, at: u64) -> Result<(), IcedError> {
-    a.push(i32::from(sel::USER_DATA))?;
-    a.push(USER_STACK as i32)?;
-    a.push(0x2)?;
-    a.push(i32::from(sel::USER_CODE64))?;
-    a.push(at as i32)?;
-    a.iretq()
+/// A guest that goes to user mode by IRET and runs this code there; INT 42h ends it.
+pub fn user_guest(
+    bench: &Bench<'_>,
+    write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<Guest, Failure> {
+    let g = Guest::new(bench, Mode::Long, |a| {
+        a.push(i32::from(sel::USER_DATA))?;
+        a.push(USER_STACK as i32)?;
+        a.push(0x2)?;
+        a.push(i32::from(sel::USER_CODE64))?;
+        a.push(USER as i32)?;
+        a.iretq()
+    })?;
+    g.code(64, USER, write)?;
+    g.code(64, USER_END, |a| a.int(0x42))?;
+    let gate = KERNEL & 0xffff | u64::from(sel::CODE64) << 16 | 0xee << 40 | (KERNEL >> 16) << 48;
+    g.machine.ram.write(IDT + 16 * 0x42, &gate.to_le_bytes());
+    g.code(64, KERNEL, |a| a.done())?;
+    Ok(g)
 }
 
 /// INT from level 3 to level 0, by the stack in the TSS, and IRET back.
 fn int_from_user(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let mut g = Guest::new(bench, Mode::Long, |a| enter_user(a, USER))?;
-    g.code(64, USER, |a| {
+    let mut g = user_guest(bench, |a| {
         a.int(0x40)?;
         a.mov(eax, cs)?;
         a.mov(qword_ptr(DATA), rax)?;
         a.mov(qword_ptr(DATA + 8), rsp)?;
-        a.mov(qword_ptr(RESUME), (USER + 0x80) as i32)?;
+        a.mov(qword_ptr(RESUME), USER_END as i32)?;
         // Level 3 may not.
         a.cli()
     })?;
-    finish_in_kernel(&mut g)?;
     g.run()?;
     let mut r = Record::default();
-    let traps = g.traps();
-    r.expect(
-        "vectors",
-        traps.iter().map(|t| (t.vector, t.error)).collect::<Vec<_>>(),
-        vec![(0x40, 0), (13, 0)],
-    )?;
-    r.expect("CS of the caller", traps[0].cs, sel::USER_CODE64.into())?;
-    r.expect("address of the caller", traps[0].ip, USER + 2)?;
+    r.expect("vectors", g.vectors(), vec![(0x40, 0), (13, 0)])?;
+    let caller = g.traps()[0];
+    r.expect("CS of the caller", caller.cs, sel::USER_CODE64.into())?;
+    r.expect("address of the caller", caller.ip, USER + 2)?;
     r.expect(
         "CS and stack after the return",
         [g.machine.ram.u64(DATA), g.machine.ram.u64(DATA + 8)],
@@ -62,17 +71,8 @@ fn int_from_user(bench: &Bench<'_>) -> Result<Record, Failure> {
     Ok(r)
 }
 
-/// Lets user code end the guest by vector 42h, and puts an INT 42h at USER + 80h to resume at.
-pub fn finish_in_kernel(g: &mut Guest) -> Result<(), Failure> {
-    let gate = KERNEL & 0xffff | u64::from(sel::CODE64) << 16 | 0xee << 40 | (KERNEL >> 16) << 48;
-    g.machine.ram.write(IDT + 16 * 0x42, &gate.to_le_bytes());
-    g.code(64, KERNEL, |a| a.done())?;
-    g.code(64, USER + 0x80, |a| a.int(0x42))
-}
-
 fn syscall_sysret(bench: &Bench<'_>) -> Result<Record, Failure> {
-    let mut g = Guest::new(bench, Mode::Long, |a| enter_user(a, USER))?;
-    g.code(64, USER, |a| {
+    let mut g = user_guest(bench, |a| {
         a.mov(eax, 0x4711)?;
         a.stc()?;
         a.syscall()?;
@@ -83,7 +83,6 @@ fn syscall_sysret(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.mov(qword_ptr(DATA + 48), rax)?;
         a.int(0x42)
     })?;
-    finish_in_kernel(&mut g)?;
     let entry = CODE + 0x800;
     g.code(64, entry, |a| {
         a.mov(qword_ptr(DATA), rcx)?;
@@ -124,16 +123,11 @@ fn privileged(bench: &Bench<'_>) -> Result<Record, Failure> {
     ];
     let mut r = Record::default();
     for (name, write) in forbidden {
-        let mut g = Guest::new(bench, Mode::Long, |a| enter_user(a, USER))?;
-        g.code(64, USER, write)?;
-        finish_in_kernel(&mut g)?;
-        g.resume_at(USER + 0x80);
+        let mut g = user_guest(bench, write)?;
+        g.resume_at(USER_END);
         g.run()?;
-        r.expect(
-            name,
-            g.traps().iter().map(|t| (t.vector, t.error, t.ip)).collect::<Vec<_>>(),
-            vec![(13, 0, USER)],
-        )?;
+        let traps: Vec<_> = g.traps().iter().map(|t| (t.vector, t.error, t.ip)).collect();
+        r.expect(name, traps, vec![(13, 0, USER)])?;
     }
     Ok(r)
 }
@@ -142,17 +136,8 @@ fn privileged(bench: &Bench<'_>) -> Result<Record, Failure> {
 fn sti_shadow(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut g = Guest::new(bench, Mode::Long, |a| {
         // A self-IPI of vector 50h in x2APIC mode, pending while IF is clear.
-        a.mov(ecx, 0x1b)?;
-        a.rdmsr()?;
-        a.or(eax, 0xc00)?;
-        a.wrmsr()?;
-        a.mov(ecx, 0x80f)?;
-        a.mov(eax, 0x1ff)?;
-        a.xor(edx, edx)?;
-        a.wrmsr()?;
-        a.mov(ecx, 0x83f)?;
-        a.mov(eax, 0x50)?;
-        a.wrmsr()?;
+        enable_x2apic(a)?;
+        a.write_msr(0x83f, 0x50)?;
         a.xor(ebx, ebx)?;
         a.sti()?;
         a.inc(ebx)?;
@@ -161,7 +146,7 @@ fn sti_shadow(bench: &Bench<'_>) -> Result<Record, Failure> {
         a.report()?;
         a.done()
     })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
+    g.end_interrupts();
     g.run()?;
     let mut r = Record::default();
     r.expect("vectors", g.vectors(), vec![(0x50, 0)])?;

@@ -4,10 +4,11 @@ use iced_x86::code_asm::*;
 use vireo_core::EngineError;
 use vireo_core::state::{Activity, Element, VcpuState};
 
+use super::interrupts::{halting, message};
 use super::{Case, case};
 use crate::asm::Phrases;
 use crate::guest::Guest;
-use crate::machine::{Bench, Host, LIMIT, Machine};
+use crate::machine::{Bench, Machine};
 use crate::record::{Failure, Record};
 use crate::tables::*;
 
@@ -163,10 +164,8 @@ const ROUNDS: u32 = 3000;
 /// A guest is stopped mid-run, its state and RAM move to a new partition, and it goes on to the same end.
 fn moved(from: &Bench<'_>, to: &Bench<'_>, mode: Mode) -> Result<Record, Failure> {
     let mut g = Guest::new(from, mode, |a| counter(a, mode))?;
-    let start = g.start.clone();
-    g.machine.load(&start)?;
     g.machine.bus.stop_at(100);
-    g.machine.run_part(|h: &Host<'_>| h.wait_for_reports(100))?;
+    g.run_part(|h| h.wait_for_reports(100))?;
     let before = g.reports().len() as u32;
     g.machine.partition.freeze_clock();
     let (state, clock) = (g.machine.save()?, g.machine.partition.clock());
@@ -188,20 +187,9 @@ fn moved(from: &Bench<'_>, to: &Bench<'_>, mode: Mode) -> Result<Record, Failure
 
 /// A halted guest moves and is woken there.
 fn moved_halted(from: &Bench<'_>, to: &Bench<'_>) -> Result<Record, Failure> {
-    let mut g = Guest::new(from, Mode::Long, |a| {
-        super::apic::enable_x2apic(a)?;
-        a.mov(eax, 1)?;
-        a.report()?;
-        a.sti()?;
-        a.hlt()?;
-        a.mov(eax, 2)?;
-        a.report()?;
-        a.done()
-    })?;
-    g.machine.ram.write(END_INTERRUPTS, &[1]);
-    let start = g.start.clone();
-    g.machine.load(&start)?;
-    g.machine.run_part(|h: &Host<'_>| {
+    let mut g = Guest::new(from, Mode::Long, halting)?;
+    g.end_interrupts();
+    g.run_part(|h| {
         h.wait_for_reports(1)?;
         // Give it time to reach HLT; if it does not, it is moved running, which has to work too.
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -214,8 +202,8 @@ fn moved_halted(from: &Bench<'_>, to: &Bench<'_>) -> Result<Record, Failure> {
     let mut target = Machine::with_ram(to, 1, ram)?;
     target.load(&state)?;
     target.run_with(|h| {
-        h.partition.deliver_msi(super::interrupts::message(0, 0x51));
-        h.bus.wait_for_end(LIMIT).map_err(Failure::Stuck)
+        h.partition.deliver_msi(message(0, 0x51));
+        Ok(())
     })?;
     r.expect("went on", target.bus.reports(), vec![2])?;
     r.expect("vectors", traps(&target.ram).iter().map(|t| t.vector).collect::<Vec<_>>(), vec![0x51])?;
