@@ -27,6 +27,20 @@ bench:
 	guests/build.sh $(GUEST)
 	cargo run --release --quiet -p vireo-bench -- --vireo $(VIREO) --guest guests/cache/$(GUEST)
 
+# The programs of bench/cpu natively, in ours and in QEMU TCG; real programs of Debian in ours and in TCG.
+# ROUNDS of each, ONLY=name,name,… of them, ENGINE of ours.
+.PHONY: bench-cpu bench-programs
+ROUNDS := 3
+ENGINE := soft
+bench-cpu: SET := bench
+bench-programs: SET := programs
+bench-cpu bench-programs:
+	scripts/install-deps.sh bench
+	$(MAKE) --no-print-directory build
+	guests/build.sh $(GUEST)-$(SET)
+	cargo run --release --quiet -p vireo-bench -- $(@:bench-%=%) --vireo $(VIREO) --guest guests/cache/$(GUEST)-$(SET) \
+		--engine $(ENGINE) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
 # Long runs, not part of `make test`.
 # Random instructions on the real CPU and on the software engine, compared bit for bit.
 CASES := 10000000

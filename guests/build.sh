@@ -15,8 +15,11 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 . "$here/initrd.sh"
 # shellcheck source=stress.sh
 . "$here/stress.sh"
+# shellcheck source=bench.sh
+. "$here/bench.sh"
 
-# NAME RELEASE ARCH KERNEL-METAPACKAGE; each also exists as NAME-stress.
+readonly BENCH=$here/../bench
+# NAME RELEASE ARCH KERNEL-METAPACKAGE; each also exists as NAME-stress, the amd64 ones as NAME-bench and NAME-programs.
 readonly GUESTS="
 debian-5.10-cloud-amd64 bullseye amd64 linux-image-cloud-amd64
 debian-6.1-cloud-amd64  bookworm amd64 linux-image-cloud-amd64
@@ -34,17 +37,34 @@ EOF
 }
 
 list_guests() {
-    awk 'NF { print $1; print $1 "-stress" }' <<<"$GUESTS"
+    awk 'NF { print $1; print $1 "-stress" }
+        $3 == "amd64" { print $1 "-bench"; print $1 "-programs" }' <<<"$GUESTS"
+}
+
+# Prints what a guest holds besides busybox: stress, bench, programs, or nothing.
+guest_variant() { # NAME
+    case $1 in
+        *-stress | *-bench | *-programs) echo "${1##*-}" ;;
+    esac
 }
 
 # Prints "RELEASE ARCH METAPACKAGE" of a guest.
 guest_recipe() { # NAME
-    awk -v name="${1%-stress}" '$1 == name { print $2, $3, $4; found = 1 } END { exit !found }' <<<"$GUESTS"
+    local variant
+    variant=$(guest_variant "$1")
+    awk -v name="${1%"${variant:+-$variant}"}" -v variant="$variant" '
+        $1 == name && (variant == "" || variant == "stress" || $3 == "amd64") { print $2, $3, $4; found = 1 }
+        END { exit !found }' <<<"$GUESTS"
 }
 
-# What a built guest depends on besides packages: these scripts. Two processes, no package tools.
-recipe_fingerprint() {
-    cat "$here"/{build,packages,initrd,stress}.sh "$here/init" "$here/power-button" | sha256sum | cut -c1-64
+# What a built guest depends on besides packages: these scripts, and of the guests for benchmarks their sources.
+recipe_fingerprint() { # NAME
+    (
+        cat "$here"/{build,packages,initrd,stress,bench}.sh "$here/init" "$here/power-button"
+        case $1 in
+            *-bench | *-programs) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
+        esac
+    ) | sha256sum | cut -c1-64
 }
 
 require_tools() {
@@ -55,33 +75,46 @@ require_tools() {
     done
 }
 
-build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR STRESS?
+build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     local tree=$1/tree group
     lay_out_base "$tree" "$4/bin/busybox" "$here/init"
     install -D -m 755 "$here/power-button" "$tree/etc/acpi/PWRF/00000080"
     for group in hyperv virtio power; do install_modules "$2" "$3" "$tree" "$group"; done
-    [ -z "$5" ] || install_stress "$4" "$tree"
+    case $5 in
+        stress) install_stress "$4" "$tree" ;;
+        bench) install_bench "$BENCH" "$tree" "$1/out" ;;
+        programs)
+            install_bench "$BENCH" "$tree" "$1/out"
+            install_programs "$BENCH" "$4" "$tree" "$1/out"
+            ;;
+    esac
+}
+
+# Prints the packages that a variant needs besides busybox.
+variant_packages() { # USERLAND-ROOT VARIANT
+    case $2 in
+        stress) package_closure "$1" stress-ng ;;
+        programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;
+    esac
 }
 
 build_guest() { # NAME FINGERPRINT
-    local name=$1 work=$CACHE/.build.$BASHPID release arch meta root userland kernel image epoch stress=
+    local name=$1 work=$CACHE/.build.$BASHPID release arch meta root userland kernel image epoch variant
     local -a packages=(busybox-static)
     read -r release arch meta <<<"$(guest_recipe "$name")"
+    variant=$(guest_variant "$name")
     # shellcheck disable=SC2064 # expanded now: the variable is gone when the trap runs
     trap "rm -rf '$work'" EXIT
     mkdir -p "$work/out"
     root=$(apt_root_for "$release" "$arch")
     userland=$(apt_root_for "$USERLAND_RELEASE" "$arch")
     kernel=$(kernel_package "$root" "$meta")
-    if [ "$name" != "${name%-stress}" ]; then
-        stress=yes
-        mapfile -t -O 1 packages < <(package_closure "$userland" stress-ng)
-    fi
+    mapfile -t -O 1 packages < <(variant_packages "$userland" "$variant")
     unpack_packages "$root" "$work/kernel" "$kernel"
     unpack_packages "$userland" "$work/userland" "${packages[@]}"
     image=$(echo "$work"/kernel/boot/vmlinuz-*)
     epoch=${SOURCE_DATE_EPOCH:-$(stat -c %Y "$image")}
-    build_tree "$work" "$work/kernel" "${image##*/vmlinuz-}" "$work/userland" "$stress"
+    build_tree "$work" "$work/kernel" "${image##*/vmlinuz-}" "$work/userland" "$variant"
     pack_initrd "$work/tree" "$work/out/initrd.img" "$epoch"
     install -m 644 "$image" "$work/out/vmlinuz"
     touch -d "@$epoch" "$work/out"/*
@@ -125,8 +158,10 @@ main() {
     exec {lock}>"$CACHE/.lock"
     flock "$lock"
     [ -z "$update" ] || rm -rf "${CACHE:?}/apt"
-    fingerprint=$(recipe_fingerprint)
-    for name in "$@"; do ensure_guest "$name" "$fingerprint" "$update"; done
+    for name in "$@"; do
+        fingerprint=$(recipe_fingerprint "$name")
+        ensure_guest "$name" "$fingerprint" "$update"
+    done
 }
 
 main "$@"

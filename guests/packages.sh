@@ -54,11 +54,12 @@ unpack_packages() { # ROOT DIR PACKAGE…
     done <<<"$files"
 }
 
-# Prints PACKAGE and everything it depends on, from an empty system.
-package_closure() { # ROOT PACKAGE
-    local plan
-    plan=$(apt_in "$1" apt-get -s install "$2" 2>&1) ||
-        apt_die "cannot resolve what $2 needs: $(apt_first_error "$plan")"
+# Prints PACKAGEs and everything they depend on, from an empty system.
+package_closure() { # ROOT PACKAGE…
+    local root=$1 plan
+    shift
+    plan=$(apt_in "$root" apt-get -s install "$@" 2>&1) ||
+        apt_die "cannot resolve what $* needs: $(apt_first_error "$plan")"
     awk '/^Inst/ { print $2 }' <<<"$plan" | sed 's/:.*//' | sort
 }
 

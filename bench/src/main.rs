@@ -1,28 +1,49 @@
 //! Side-by-side measurements against QEMU's software emulation (TCG), in turn, with the same kernel, initial RAM disk,
 //! memory and number of processors. Prints times and their ratio.
 //!
-//! It judges nothing: a measurement fails only when a guest does not get as far as the measurement needs.
+//! It judges no figure: a measurement fails only when a guest does not get as far as the measurement needs, or when a
+//! program computes something else than elsewhere.
 #![forbid(unsafe_code)]
 
 mod boot;
 mod clock;
+mod cpu;
 mod idle;
 mod peer;
 mod report;
+mod setting;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use vireo_tests::{Failure, Guest};
 
+use crate::cpu::Set;
 use crate::peer::Machines;
 use crate::report::Report;
+use crate::setting::Setting;
 
-/// Compares Vireo with QEMU TCG on this host.
+/// Compares Vireo with QEMU TCG on this host: boot, memory and clock, or what a subcommand names.
 #[derive(Parser)]
-#[command(name = "vireo-bench", version)]
+#[command(name = "vireo-bench", version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    subject: Option<Subject>,
+    #[command(flatten)]
+    machine: Option<MachineOptions>,
+}
+
+#[derive(Subcommand)]
+enum Subject {
+    /// The programs of bench/cpu: natively, in ours and in TCG.
+    Cpu(cpu::Options),
+    /// Real programs of Debian: in ours and in TCG.
+    Programs(cpu::Options),
+}
+
+#[derive(Args)]
+struct MachineOptions {
     /// The `vireo` binary.
     #[arg(long, value_name = "FILE")]
     vireo: PathBuf,
@@ -51,9 +72,16 @@ enum Format {
     Json,
 }
 
+type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
+
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match measure(&options).and_then(|report| Ok(report.print(options.output)?)) {
+    let done = match Options::parse() {
+        Options { subject: Some(Subject::Cpu(options)), .. } => cpu::measure(Set::Cpu, &options),
+        Options { subject: Some(Subject::Programs(options)), .. } => cpu::measure(Set::Programs, &options),
+        Options { machine: Some(options), .. } => measure_machine(&options),
+        Options { .. } => Err("what to measure? see --help".into()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("vireo-bench: {e}");
@@ -62,9 +90,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(options: &Options) -> Result<Report, Box<dyn std::error::Error>> {
+fn measure_machine(options: &MachineOptions) -> AnyResult<()> {
     let machines = Machines { vireo: options.vireo.clone(), guest: Guest::at(&options.guest) };
-    let mut report = Report::of_this_host(&options.vireo, &options.guest)?;
+    let mut report = Report::of(Setting::of_this_host(&options.vireo, &options.guest)?);
     for &cpus in &options.cpus {
         report.boots.push(boot::measure(&machines, cpus, options.runs)?);
     }
@@ -72,7 +100,8 @@ fn measure(options: &Options) -> Result<Report, Box<dyn std::error::Error>> {
     for &cpus in &options.cpus {
         report.clocks.push(clock::measure(&machines, cpus, options.clock_seconds)?);
     }
-    Ok(report)
+    report.print(options.output)?;
+    Ok(())
 }
 
 /// Tells on standard error what is measured now; standard output is for the results.

@@ -1,28 +1,19 @@
 //! The results, for people and for programs.
 
-use std::path::Path;
-use std::process::Command;
-
 use serde::Serialize;
 
 use crate::Format;
 use crate::boot::Boots;
 use crate::clock::Clock;
 use crate::idle::Idle;
+use crate::setting::Setting;
 
 /// What was measured, where, and with what.
 #[derive(Serialize)]
 pub struct Report {
-    /// Version of ours.
-    pub vireo: String,
-    /// Version of the peer.
-    pub qemu: String,
-    /// Package and version of the guest's kernel.
-    pub kernel: String,
-    /// The host's processor, and how many.
-    pub host: String,
-    /// Load average of the host over the minute before the measurement: a busy host makes noise.
-    pub load_before: f64,
+    /// Where, and with what.
+    #[serde(flatten)]
+    pub setting: Setting,
     /// Boots, for each number of processors.
     pub boots: Vec<Boots>,
     /// Memory of an idle guest.
@@ -32,24 +23,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// An empty report that knows its host.
-    pub fn of_this_host(vireo: &Path, guest: &Path) -> Result<Self, String> {
-        let read =
-            |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
-        let cpuinfo = read(Path::new("/proc/cpuinfo"))?;
-        let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let load = read(Path::new("/proc/loadavg"))?;
-        Ok(Self {
-            vireo: version(vireo)?,
-            qemu: version(Path::new("qemu-system-x86_64"))?,
-            kernel: read(&guest.join("version"))?.trim().into(),
-            host: format!("{} processor(s), {}", processors, model.map_or("unknown", |(_, m)| m)),
-            load_before: load.split(' ').next().and_then(|w| w.parse().ok()).unwrap_or(f64::NAN),
-            boots: Vec::new(),
-            idle: None,
-            clocks: Vec::new(),
-        })
+    /// An empty report.
+    pub fn of(setting: Setting) -> Self {
+        Self { setting, boots: Vec::new(), idle: None, clocks: Vec::new() }
     }
 
     /// Prints it on standard output.
@@ -62,10 +38,7 @@ impl Report {
     }
 
     fn print_table(&self) {
-        println!("ours      {}", self.vireo);
-        println!("peer      {}, software emulation (tcg, one thread per processor)", self.qemu);
-        println!("guest     {}, 512 MiB", self.kernel);
-        println!("host      {}, load {} before", self.host, self.load_before);
+        print!("{}", self.setting);
         println!();
         println!("{:<34} {:>4} {:>10} {:>10} {:>10}", "", "CPUs", "vireo", "TCG", "ours/TCG");
         for b in &self.boots {
@@ -97,12 +70,4 @@ impl Report {
             "Drift: known to some 20 ms in the time measured (--clock-seconds), the delay of a line of console output."
         );
     }
-}
-
-/// The first line that a program says about its version.
-fn version(program: &Path) -> Result<String, String> {
-    let out = Command::new(program).arg("--version").output();
-    let out = out.map_err(|e| format!("{} does not start: {e}", program.display()))?;
-    let text = String::from_utf8_lossy(&out.stdout);
-    text.lines().next().map(str::to_string).ok_or_else(|| format!("{} tells no version", program.display()))
 }

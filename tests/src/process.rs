@@ -169,6 +169,11 @@ impl Process {
         }
     }
 
+    /// Sets a new deadline: so much time from now.
+    pub fn allow(&mut self, limit: Duration) {
+        self.deadline = Instant::now() + limit;
+    }
+
     /// Types bytes.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let sent = self.input.as_mut().map_or(Ok(()), |i| i.write_all(bytes));
