@@ -33,6 +33,8 @@ mod mmu;
 mod partition;
 mod step;
 mod system;
+#[allow(dead_code)]
+mod translate;
 mod vcpu;
 
 pub use engine::{MAX_VCPUS, SoftEngine};

@@ -28,6 +28,7 @@ pub enum Step {
 pub struct Stepper {
     partition: SoftPartition,
     cpu: Box<Cpu>,
+    translates: bool,
 }
 
 impl Stepper {
@@ -35,12 +36,27 @@ impl Stepper {
     pub fn new(spec: &PartitionSpec) -> Result<Self, EngineError> {
         let partition = SoftPartition::new(&PartitionSpec { vcpus: 1, ..spec.clone() })?;
         let cpu = Box::new(Cpu::new(Arc::clone(&partition.0), 0));
-        Ok(Self { partition, cpu })
+        Ok(Self { partition, cpu, translates: false })
+    }
+
+    /// Has instructions executed by the translator from now on: each becomes a translation of its own.
+    pub fn translate(&mut self) {
+        self.translates = true;
+        self.cpu.code.translator.one_by_one();
     }
 
     /// Maps RAM.
     pub fn map_ram(&mut self, range: RamRange) -> Result<(), EngineError> {
         self.partition.map_ram(range)
+    }
+
+    /// Looks up a page for reading and writing, as an access would; what that raises is forgotten.
+    pub fn look_up(&mut self, linear: u64) {
+        self.cpu.enter();
+        // In this order: a fault drops what is cached of the page.
+        let _ = self.cpu.host_write(crate::cpu::seg::DS, linear, 1);
+        let _ = self.cpu.host_read(crate::cpu::seg::DS, linear, 1);
+        self.cpu.leave();
     }
 
     /// Tells that the host wrote to RAM.
@@ -67,7 +83,8 @@ impl Stepper {
         cpu.enter();
         let start = cpu.rip;
         let end = loop {
-            match cpu.run_block(true) {
+            let translated = if self.translates { cpu.step_translated() } else { None };
+            match translated.unwrap_or_else(|| cpu.run_block(true)) {
                 Err(Stop::Yield) if cpu.rip == start => {}
                 other => break other,
             }

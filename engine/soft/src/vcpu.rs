@@ -73,6 +73,7 @@ impl Vcpu for SoftVcpu {
 impl Cpu {
     /// Before guest code runs: takes the RAM map if it changed.
     pub(crate) fn enter(&mut self) {
+        self.take_thread();
         self.take_ram();
         self.fpu.enter();
         self.mode_changed();
@@ -141,9 +142,18 @@ impl Cpu {
         if self.shadow != Shadow::None || self.stepwise() {
             return self.run_stepwise();
         }
+        self.renew_budget();
         for _ in 0..BLOCKS_PER_LOOK {
-            self.run_block(false)?;
-            if self.events_wanted() || self.shadow != Shadow::None || self.interrupt_due() || self.tracing() {
+            match self.find_translated() {
+                Some(entry) => self.run_translated(entry)?,
+                None => self.run_block(false)?,
+            }
+            if self.budget_is_used_up()
+                || self.events_wanted()
+                || self.shadow != Shadow::None
+                || self.interrupt_due()
+                || self.tracing()
+            {
                 return Ok(());
             }
         }
@@ -192,7 +202,7 @@ impl Cpu {
 
     /// An interrupt is known to be deliverable now.
     #[inline(always)]
-    fn interrupt_due(&self) -> bool {
+    pub(crate) fn interrupt_due(&self) -> bool {
         self.interrupt_waits && self.eflags & rflags::IF != 0
     }
 

@@ -4,20 +4,22 @@
 
 mod subject;
 
+use std::sync::Arc;
+
 use subject::SoftSubject;
 use vireo_core::CpuModel;
 use vireo_oracle::{Mode, Native, fuzz};
 
 const CASES: u64 = 60_000;
 
-fn check(mode: Mode, seed: u64) {
+fn check(new: impl Fn(Arc<CpuModel>) -> SoftSubject, mode: Mode, seed: u64) {
     if !Native::new().expect("the oracle starts").runs(mode) {
         println!("SKIPPED: this kernel offers user mode no segment for {mode:?}");
         return;
     }
     let model = CpuModel::named("vireo-v2").expect("the model");
     let known = model.clone();
-    let mut engine = SoftSubject::new(model);
+    let mut engine = new(model);
     let report = fuzz(&mut engine, mode, seed, CASES, &|d| known.has(d.feature)).expect("the oracle runs");
     println!("{report}");
     assert!(report.clean(), "the engine differs from the CPU:\n{report}");
@@ -25,15 +27,20 @@ fn check(mode: Mode, seed: u64) {
 
 #[test]
 fn long_mode() {
-    check(Mode::Long, 1);
+    check(SoftSubject::new, Mode::Long, 1);
+}
+
+#[test]
+fn long_mode_translated() {
+    check(SoftSubject::translating, Mode::Long, 4);
 }
 
 #[test]
 fn protected_mode() {
-    check(Mode::Protected, 2);
+    check(SoftSubject::new, Mode::Protected, 2);
 }
 
 #[test]
 fn protected_mode_16_bit() {
-    check(Mode::Protected16, 3);
+    check(SoftSubject::new, Mode::Protected16, 3);
 }

@@ -21,6 +21,9 @@ struct Decoded {
     truncated: bool,
 }
 
+/// A block within one page for the translator: instructions, bytes, granules of the page.
+type StableBlock = (Box<[Uop]>, Vec<u8>, u64);
+
 impl Cpu {
     /// Builds and keeps the block at RIP, whose first byte is at `key.gpa`.
     pub(super) fn build(&mut self, key: Key) -> Exec<*const Block> {
@@ -46,21 +49,46 @@ impl Cpu {
             if let Some((gpa, at)) = second.filter(|(_, at)| usize::from(d.len) > *at) {
                 pages[1] = Some(((gpa >> 12) as u32, granule_mask(0, u32::from(d.len) - at as u32)));
             }
-            for (page, granules) in pages.iter().flatten() {
-                self.mmu.watch.before_decode(*page, *granules);
-            }
-            // Announced now: if the bytes are still the same, any later change will be reported.
-            let mut again = [0u8; MAX_INSTRUCTIONS * MAX_BYTES];
-            self.read_code(key.gpa, &mut again[..first_len]);
-            if let Some((gpa, at)) = second {
-                self.read_code(gpa, &mut again[at..usize::from(d.len).max(at)]);
-            }
             let len = usize::from(d.len);
-            if bytes[..len] == again[..len] {
-                let block = Block { uops: d.uops.into_boxed_slice(), key, pages };
+            let (first, rest) = bytes[..len].split_at(first_len);
+            let second = second.filter(|_| !rest.is_empty()).map(|(gpa, _)| (gpa, rest));
+            if self.announce(&pages, [Some((key.gpa, first)), second]) {
+                let block = Block::new(d.uops.into_boxed_slice(), key, pages);
                 return Ok(self.code.insert(Box::new(block)));
             }
         }
+    }
+
+    /// Announces code in these granules. False: the bytes are not what they were; if they are, any later change will be
+    /// reported.
+    fn announce(&mut self, pages: &[Option<(u32, u64)>; 2], bytes: [Option<(u64, &[u8])>; 2]) -> bool {
+        for (page, granules) in pages.iter().flatten() {
+            self.mmu.watch.before_decode(*page, *granules);
+        }
+        bytes.into_iter().flatten().all(|(gpa, bytes)| {
+            let mut again = [0u8; MAX_INSTRUCTIONS * MAX_BYTES];
+            let again = &mut again[..bytes.len()];
+            self.read_code(gpa, again);
+            again == bytes
+        })
+    }
+
+    /// Decodes the block at `gpa`, for the translator, and announces it. `None`: it crosses a page border, is not in RAM, or
+    /// changes. It has no more than `most` instructions.
+    pub(crate) fn stable_block(&mut self, gpa: u64, mode: Mode, most: usize) -> Option<StableBlock> {
+        self.mmu.ram.page(gpa)?;
+        let offset = (gpa & 0xfff) as usize;
+        let mut bytes = vec![0; (4096 - offset).min(MAX_INSTRUCTIONS * MAX_BYTES)];
+        self.read_code(gpa, &mut bytes);
+        let mut d = self.decode(mode, &bytes);
+        d.uops.truncate(most);
+        if d.truncated || d.uops.is_empty() {
+            return None;
+        }
+        bytes.truncate(d.uops.last().map_or(0, |u| usize::from(u.next)));
+        let granules = granule_mask(offset as u32, bytes.len() as u32);
+        let same = self.announce(&[Some(((gpa >> 12) as u32, granules)), None], [Some((gpa, &bytes)), None]);
+        same.then(|| (d.uops.into_boxed_slice(), bytes, granules))
     }
 
     /// Copies code bytes within a page, from RAM or from the bus.

@@ -6,6 +6,7 @@
 
 mod build;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -13,7 +14,8 @@ use crate::cpu::mode::Mode;
 use crate::cpu::{Cpu, Exec, Stop};
 use crate::exec::Uop;
 use crate::mmu::Access;
-use crate::mmu::View;
+use crate::mmu::{Entry, View};
+use crate::translate::{HOT, Translator};
 
 /// Where a block is from and what its bytes meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +31,14 @@ pub struct Block {
     key: Key,
     /// Page and granules of the bytes; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
+    /// Times it was interpreted, up to [`HOT`].
+    runs: Cell<u32>,
+}
+
+impl Block {
+    fn new(uops: Box<[Uop]>, key: Key, pages: [Option<(u32, u64)>; 2]) -> Self {
+        Self { uops, key, pages, runs: Cell::new(0) }
+    }
 }
 
 /// A recent lookup by virtual address.
@@ -91,6 +101,8 @@ pub struct CodeCache {
     bytes: usize,
     /// Blocks built, for statistics.
     pub built: u64,
+    /// What became host code.
+    pub translator: Translator,
 }
 
 // SAFETY: the raw pointers point into boxes that the cache itself owns, so they move between threads with it.
@@ -112,11 +124,13 @@ impl CodeCache {
             current: std::ptr::null(),
             bytes: 0,
             built: 0,
+            translator: Translator::new(),
         }
     }
 
     /// Drops blocks decoded from these granules of a page. A running block among them ends after its current instruction.
     pub fn invalidate(&mut self, page: u32, granules: u64) {
+        self.translator.invalidate(page, granules);
         let Some(mut keys) = self.by_page.remove(&page) else { return };
         let hit = |b: &Block| b.pages.iter().flatten().any(|&(p, g)| p == page && g & granules != 0);
         let stale: Vec<Key> = keys.extract_if(.., |k| self.blocks.get(k).is_none_or(|b| hit(b))).collect();
@@ -135,6 +149,12 @@ impl CodeCache {
 
     /// Drops everything.
     pub fn clear(&mut self) {
+        self.translator.clear();
+        self.clear_blocks();
+    }
+
+    /// Drops all blocks; translations stay.
+    fn clear_blocks(&mut self) {
         self.generation += 1;
         for (_, b) in self.blocks.drain() {
             retire(&mut self.dropped, self.current, b);
@@ -160,7 +180,7 @@ impl CodeCache {
 
     fn insert(&mut self, block: Box<Block>) -> *const Block {
         if self.bytes > MAX_BYTES {
-            self.clear();
+            self.clear_blocks();
         }
         // One over a page border whose second page moved is built anew: the old one goes with its entries in `by_page`.
         self.remove(block.key);
@@ -193,10 +213,28 @@ fn stale(cpu: &mut Cpu, u: &Uop) -> Exec {
 }
 
 impl Cpu {
+    /// The view of instruction fetches.
+    #[inline(always)]
+    pub(crate) fn code_view(&self) -> View {
+        if self.cpl == 3 { View::User } else { View::Kernel }
+    }
+
+    /// Whether the code at a linear address stays where it is over CR3 writes.
+    fn code_is_global(&self, linear: u64) -> bool {
+        let e = self.mmu.entry(self.code_view(), linear);
+        Entry::hits(e.exec, linear, 1) && e.global
+    }
+
+    /// Changes when a block found by its address may no longer be there.
+    #[inline(always)]
+    fn code_stamp(&self) -> u64 {
+        self.mmu.code_pages.generation(self.code_view()) + self.code.generation
+    }
+
     /// The block at RIP.
     #[inline(always)]
     fn block(&mut self) -> Exec<*const Block> {
-        let stamp = self.mmu.exec_generation + self.code.generation;
+        let stamp = self.code_stamp();
         let mode = u16::from(self.mode.0) | u16::from(self.cpl == 3) << 8;
         let at = self.rip.wrapping_add(self.code_base);
         let r = &self.code.recent[(at ^ at >> 12) as usize % RECENT];
@@ -233,24 +271,26 @@ impl Cpu {
             // Part of it lies beyond the segment: one instruction, and a fresh look at the next.
             return if end(uops.first()) > limit + 1 { Err(self.gp(0)) } else { self.run_one_of(block) };
         }
-        let stamp = self.mmu.exec_generation + self.code.generation;
+        let stamp = self.code_stamp();
         // A block over a page border is looked up each time, because its second page may move alone.
         if !crosses {
-            let at = rip.wrapping_add(self.code_base);
+            let (view, at) = (self.code_view(), rip.wrapping_add(self.code_base));
+            let global = self.code_is_global(at);
+            self.mmu.code_pages.looked_up(view, at, global);
             self.code.recent[(at ^ at >> 12) as usize % RECENT] = Recent { at, stamp, mode, block };
         }
         Ok(block)
     }
 
     /// Guest-physical address of the code at a RIP, with fetch rights checked.
-    fn fetch_address(&mut self, rip: u64) -> Exec<u64> {
+    pub(crate) fn fetch_address(&mut self, rip: u64) -> Exec<u64> {
         let mut linear = self.code_base.wrapping_add(rip);
         if !self.mode.is64() {
             linear &= 0xffff_ffff;
         }
-        let view = if self.cpl == 3 { View::User } else { View::Kernel };
+        let view = self.code_view();
         let e = self.mmu.entry(view, linear);
-        if e.exec == linear & !0xfff {
+        if Entry::hits(e.exec, linear, 1) {
             return Ok(u64::from(e.page) << 12 | linear & 0xfff);
         }
         self.translate(view, linear, Access::Exec)
@@ -282,6 +322,9 @@ impl Cpu {
         // SAFETY: the cache owns the block; dropped blocks are kept until the next call of this function, and no other
         // is running.
         let block = unsafe { &*block };
+        if !single && let Some(end) = self.run_if_hot(block) {
+            return end;
+        }
         let uops = if single { &block.uops[..1] } else { &block.uops[..] };
         for (n, u) in uops.iter().enumerate() {
             if let Err(stop) = (u.run.get())(self, u) {
@@ -294,6 +337,18 @@ impl Cpu {
         let done = uops.last().map_or(0, |u| u64::from(u.next));
         self.rip = self.mode.mask_ip(self.regs.block_rip().wrapping_add(done));
         Ok(())
+    }
+
+    /// Counts a run of a block. One that runs often is run as translated code instead.
+    #[inline(always)]
+    fn run_if_hot(&mut self, block: &Block) -> Option<Exec> {
+        let runs = block.runs.get();
+        block.runs.set(runs.saturating_add(1));
+        match runs {
+            0..HOT => None,
+            // One that cannot be translated now is tried again after as many runs.
+            _ => self.run_hot(runs.is_multiple_of(HOT)),
+        }
     }
 
     /// Runs the first instruction of a block that is not to be run whole; `Err(EndBlock)` when all went well.

@@ -143,8 +143,10 @@ pub struct Cpu {
     pub code_limit: u32,
     /// Software TLB and walker.
     pub mmu: Mmu,
-    /// Decoded blocks.
+    /// Decoded blocks, and what is translated of them.
     pub code: CodeCache,
+    /// What translated code uses.
+    pub gate: crate::translate::Context,
     /// Local APIC.
     pub apic: crate::apic::Apic,
     /// The event to deliver, set with [`Stop::Fault`] and [`Stop::Trap`].

@@ -46,6 +46,7 @@ impl Cpu {
             code_limit: u32::MAX,
             mmu: Mmu::new(shared.ram(), Arc::clone(&shared.watch)),
             code: CodeCache::new(),
+            gate: crate::translate::Context::new(),
             apic: Apic::new(index),
             fault: Fault { vector: 0, error: None, source: Source::Exception },
             trap_rip: 0,

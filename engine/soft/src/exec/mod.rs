@@ -12,5 +12,5 @@ mod string;
 mod uop;
 
 pub use data::{too_long, undefined};
-pub use select::{register, select};
+pub use select::{condition, register, select};
 pub use uop::{Address, Handler, Uop};

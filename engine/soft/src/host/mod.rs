@@ -15,6 +15,7 @@ mod environment;
 mod fence;
 mod fpu;
 mod image;
+mod mapping;
 mod moves;
 mod run;
 mod stub;
@@ -29,7 +30,9 @@ use vireo_isa::Desc;
 use crate::exec::Uop;
 
 pub use fpu::FpuState;
+pub use mapping::CodeMapping;
 pub use stub::StubCache;
+pub use trap::Answer;
 
 /// Sets handler and operands of an instruction that `exec` and `system` do not execute. The address fields of `u` are
 /// those of the explicit memory operand. `None`: it is not for the host either.

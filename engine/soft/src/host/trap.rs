@@ -1,4 +1,4 @@
-//! Host exceptions inside stubs: turned into the return value of the stub.
+//! Host exceptions inside generated code: turned into the return value of a stub, or into a jump within translated code.
 //!
 //! A stub keeps the stack pointer it was called with, so leaving it from anywhere is a plain `ret`: the handler sends
 //! the context to the `ret` at the start of the arena, with the vector in RAX. Faults elsewhere go to whoever
@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 
 use vireo_core::EngineError;
 
@@ -26,11 +26,21 @@ impl Ending {
     }
 }
 
-/// The executable range of an arena. A list that only grows, because signal handlers walk it without a lock; ranges
+/// What happens after a host exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The stub returns an [`Ending`].
+    Stub,
+    /// Translated code goes on where its translator says ([`crate::translate::after_exception`]).
+    Translated,
+}
+
+/// The executable range of generated code. A list that only grows, because signal handlers walk it without a lock; ranges
 /// of dropped arenas are used again.
 struct Range {
     start: AtomicUsize,
     size: AtomicUsize,
+    translated: AtomicBool,
     next: Option<&'static Range>,
 }
 
@@ -43,17 +53,19 @@ fn ranges() -> impl Iterator<Item = &'static Range> {
 }
 
 /// Has faults in `size` bytes at `start` answered.
-pub fn watch(start: usize, size: usize) -> Result<(), EngineError> {
+pub fn watch(start: usize, size: usize, answer: Answer) -> Result<(), EngineError> {
     install()?;
     for r in ranges() {
         if r.start.compare_exchange(0, start, AcqRel, Relaxed).is_ok() {
             // Nothing runs in the range before this function returns, so nobody needs the pair at once.
+            r.translated.store(answer == Answer::Translated, Relaxed);
             r.size.store(size, Release);
             return Ok(());
         }
     }
     let mut head = RANGES.load(Acquire);
-    let new = Box::leak(Box::new(Range { start: start.into(), size: size.into(), next: None }));
+    let translated = (answer == Answer::Translated).into();
+    let new = Box::leak(Box::new(Range { start: start.into(), size: size.into(), translated, next: None }));
     loop {
         // SAFETY: null, or a leaked `Range`.
         new.next = unsafe { head.as_ref() };
@@ -121,6 +133,12 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, context
     // SAFETY: the kernel gives a valid siginfo.
     let raised = unsafe { (*info).si_code } > 0;
     match (ranges().find(inside), fp) {
+        (Some(range), Some(_)) if raised && vector != PAGE_FAULT && range.translated.load(Relaxed) => {
+            match crate::translate::after_exception(rip) {
+                Some(to) => regs[libc::REG_RIP as usize] = to as i64,
+                None => chain(signal, info, context),
+            }
+        }
         (Some(range), Some(fp)) if raised && vector != PAGE_FAULT => {
             regs[libc::REG_RAX as usize] = ((vector & 0xff) + 1) | (i64::from(fp.mxcsr) << 32);
             regs[libc::REG_RIP as usize] = range.start.load(Acquire) as i64;

@@ -3,7 +3,7 @@
 //! Hits are single host instructions on guest memory (so that ordering between vCPUs is the host's, which
 //! is the guest's); everything else (miss, page crossing, MMIO, fault) is out of line.
 
-use super::tlb::View;
+use super::tlb::{Entry, View};
 use super::walk::Access;
 use super::watch::Written;
 use crate::cpu::{Cpu, Exec, vector};
@@ -80,9 +80,9 @@ impl Cpu {
     #[inline(always)]
     pub fn load<T: Value>(&mut self, seg: u8, linear: u64) -> Exec<T> {
         let e = self.mmu.entry(self.mmu.view(), linear);
-        if e.read == linear & !0xfff && linear as u32 & 0xfff <= 4096 - T::SIZE {
+        if Entry::hits(e.read, linear, T::SIZE) {
             // SAFETY: a valid entry maps the whole page for reading, and the access ends within it.
-            return Ok(unsafe { T::load((linear as usize).wrapping_add(e.addend) as *const u8) });
+            return Ok(unsafe { T::load(e.host.wrapping_add((linear & 0xfff) as usize)) });
         }
         self.load_slow(self.mmu.view(), seg, linear, T::SIZE).map(T::from_u64)
     }
@@ -91,9 +91,9 @@ impl Cpu {
     #[inline(always)]
     pub fn store<T: Value>(&mut self, seg: u8, linear: u64, v: T) -> Exec {
         let e = self.mmu.entry(self.mmu.view(), linear);
-        if e.write == linear & !0xfff && linear as u32 & 0xfff <= 4096 - T::SIZE {
+        if Entry::hits(e.write, linear, T::SIZE) {
             // SAFETY: a valid entry maps the whole page for writing, and the access ends within it.
-            unsafe { T::store((linear as usize).wrapping_add(e.addend) as *mut u8, v) };
+            unsafe { T::store(e.host.wrapping_add((linear & 0xfff) as usize), v) };
             let page = e.page;
             self.look_after_write(page, (linear & 0xfff) as u32, T::SIZE);
             return Ok(());
@@ -131,8 +131,8 @@ impl Cpu {
     pub fn host_read(&mut self, seg: u8, linear: u64, size: u32) -> Exec<Option<*const u8>> {
         let view = self.mmu.view();
         let e = self.mmu.entry(view, linear);
-        if e.read == linear & !0xfff && linear as u32 & 0xfff <= 4096 - size {
-            return Ok(Some((linear as usize).wrapping_add(e.addend) as *const u8));
+        if Entry::hits(e.read, linear, size) {
+            return Ok(Some(e.host.wrapping_add((linear & 0xfff) as usize).cast_const()));
         }
         Ok(match self.accessed(view, seg, linear, size, Access::Read)? {
             (Place::Ram(p, _), None) => Some(p.cast_const()),
@@ -145,8 +145,8 @@ impl Cpu {
     pub fn host_write(&mut self, seg: u8, linear: u64, size: u32) -> Exec<Option<(*mut u8, u32)>> {
         let view = self.mmu.view();
         let e = self.mmu.entry(view, linear);
-        if e.write == linear & !0xfff && linear as u32 & 0xfff <= 4096 - size {
-            return Ok(Some(((linear as usize).wrapping_add(e.addend) as *mut u8, e.page)));
+        if Entry::hits(e.write, linear, size) {
+            return Ok(Some((e.host.wrapping_add((linear & 0xfff) as usize), e.page)));
         }
         Ok(match self.accessed(view, seg, linear, size, Access::Write)? {
             (Place::Ram(p, page), None) => Some((p, page)),

@@ -8,6 +8,7 @@
 //! while the dirty log wants to know of the first write. So neither needs a TLB flush; see [`watch`].
 
 mod access;
+mod code_pages;
 mod ram;
 mod segment;
 mod tlb;
@@ -15,6 +16,7 @@ mod walk;
 pub mod watch;
 
 pub use access::Value;
+pub use code_pages::CodePages;
 pub use ram::RamMap;
-pub use tlb::{Mmu, View};
+pub use tlb::{ENTRIES, Entry, Mmu, Table, View, slot_of};
 pub use walk::Access;

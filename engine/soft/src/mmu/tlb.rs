@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use vireo_core::state::{ControlRegisters, cr0, cr4};
 
+use super::code_pages::CodePages;
 use super::{RamMap, watch::Watch};
 
 /// Who is asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum View {
     /// CPL 0 to 2 (with SMAP on: EFLAGS.AC clear), and implicit accesses of the processor (descriptor tables, TSS).
@@ -27,10 +28,11 @@ impl View {
     }
 }
 
-/// One cached translation of a 4 KiB page. A tag equals the page's linear address where the access is allowed
-/// without further work, [`Entry::NONE`] otherwise.
+/// One cached translation of a 4 KiB page. A tag is *minus* the page's linear address where the access is allowed without
+/// further work: then `linear + tag` is the offset in the page. Elsewhere it is [`Entry::none`]. Translated code reads
+/// these fields at fixed offsets.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Entry {
     /// For data reads.
     pub read: u64,
@@ -38,9 +40,11 @@ pub struct Entry {
     pub write: u64,
     /// For instruction fetch.
     pub exec: u64,
-    /// Host address minus linear address.
-    pub addend: usize,
-    /// Guest-physical page number; index of the attention byte.
+    /// Host address of the page.
+    pub host: *mut u8,
+    /// The attention byte of the page, to be looked at after a write.
+    pub attention: *const u8,
+    /// Guest-physical page number.
     pub page: u32,
     /// Whether the page is global (kept over CR3 writes).
     pub global: bool,
@@ -49,22 +53,34 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A tag that no page-aligned address equals.
-    pub const NONE: u64 = 1;
-    /// An empty entry.
-    pub const EMPTY: Self = Self {
-        read: Self::NONE,
-        write: Self::NONE,
-        exec: Self::NONE,
-        addend: 0,
-        page: 0,
-        global: false,
-        large: false,
-    };
+    /// A tag that no address looked up in entry `slot` hits: that of a page which would be in another entry.
+    pub const fn none(slot: usize) -> u64 {
+        (((slot ^ (ENTRIES / 2)) << 12) as u64).wrapping_neg()
+    }
+    /// An empty entry for `slot`.
+    const fn empty(slot: usize) -> Self {
+        let none = Self::none(slot);
+        Self {
+            read: none,
+            write: none,
+            exec: none,
+            host: std::ptr::null_mut(),
+            attention: std::ptr::null(),
+            page: 0,
+            global: false,
+            large: false,
+        }
+    }
+
+    /// Whether `size` bytes at `linear` lie in the page whose tag is given.
+    #[inline(always)]
+    pub fn hits(tag: u64, linear: u64, size: u32) -> bool {
+        linear.wrapping_add(tag) <= u64::from(4096 - size)
+    }
 
     /// Whether any access to the page at `linear` hits.
     fn holds(&self, linear: u64) -> bool {
-        let tag = linear & !0xfff;
+        let tag = (linear & !0xfff).wrapping_neg();
         self.read == tag || self.write == tag || self.exec == tag
     }
 }
@@ -75,38 +91,51 @@ const LARGE: u64 = (1 << 30) - 1;
 /// Entries per view; a power of two.
 pub const ENTRIES: usize = 1024;
 
-/// One direct-mapped table, with what a flush needs to know to be cheap.
-struct Table {
-    entries: Box<[Entry; ENTRIES]>,
-    /// Whether anything was filled since the last whole flush.
-    used: bool,
+/// The entry of a linear address.
+#[inline(always)]
+pub fn slot_of(linear: u64) -> usize {
+    (linear >> 12) as usize % ENTRIES
+}
+
+/// Which entries are in use, so that a flush costs as much as was filled.
+#[derive(Default)]
+struct Used([u64; ENTRIES / 64]);
+
+impl Used {
+    fn set(&mut self, slot: usize) {
+        self.0[slot / 64] |= 1 << (slot % 64);
+    }
+    /// Calls `f` for each, and forgets them.
+    fn drain(&mut self, mut f: impl FnMut(usize)) {
+        for (i, word) in self.0.iter_mut().enumerate() {
+            while *word != 0 {
+                f(i * 64 + word.trailing_zeros() as usize);
+                *word &= *word - 1;
+            }
+        }
+    }
+}
+
+/// What a flush of one view's table needs to know.
+#[derive(Default)]
+struct Filled {
+    global: Used,
+    other: Used,
     /// Bounds of the linear addresses of which parts of large pages may be in it.
     large: Option<(u64, u64)>,
 }
 
-impl Table {
-    fn new() -> Self {
-        let Ok(entries) = vec![Entry::EMPTY; ENTRIES].into_boxed_slice().try_into() else {
-            unreachable!("the vector has ENTRIES entries")
-        };
-        Self { entries, used: false, large: None }
-    }
-    fn clear(&mut self) {
-        if self.used {
-            self.entries.fill(Entry::EMPTY);
-            (self.used, self.large) = (false, None);
-        }
-    }
-    fn clear_non_global(&mut self) {
-        if self.used {
-            self.entries.iter_mut().filter(|e| !e.global).for_each(|e| *e = Entry::EMPTY);
-        }
-    }
-}
+/// The entries of one view; [`Mmu`] has one for each, one after the other.
+pub type Table = [Entry; ENTRIES];
 
 /// The TLB of one vCPU.
+#[repr(C)]
 pub struct Mmu {
-    tables: [Table; 4],
+    /// One table for each [`View`].
+    pub tables: [Table; 4],
+    /// Which code pages are where; translated code compares them.
+    pub code_pages: CodePages,
+    filled: [Filled; 4],
     view: View,
     /// RAM as this vCPU sees it.
     pub ram: Arc<RamMap>,
@@ -116,8 +145,6 @@ pub struct Mmu {
     pub pdpte: [u64; 4],
     /// Linear address of the last page fault; goes to CR2 at its delivery.
     pub fault_address: u64,
-    /// Grows whenever code may have moved: cached lookups by virtual address compare it.
-    pub exec_generation: u64,
     /// Entries filled.
     pub fills: u64,
     /// Flushes of more than a page.
@@ -128,13 +155,14 @@ impl Mmu {
     /// An empty TLB.
     pub fn new(ram: Arc<RamMap>, watch: Arc<Watch>) -> Self {
         Self {
-            tables: std::array::from_fn(|_| Table::new()),
+            tables: [std::array::from_fn(Entry::empty); 4],
+            code_pages: CodePages::new(),
+            filled: Default::default(),
             view: View::Kernel,
             ram,
             watch,
             pdpte: [0; 4],
             fault_address: 0,
-            exec_generation: 1,
             fills: 0,
             flushes: 0,
         }
@@ -143,7 +171,7 @@ impl Mmu {
     /// The entry a linear address may be in.
     #[inline(always)]
     pub fn entry(&self, view: View, linear: u64) -> &Entry {
-        &self.tables[view as usize].entries[(linear >> 12) as usize % ENTRIES]
+        &self.tables[view as usize][slot_of(linear)]
     }
 
     /// The view of explicit data accesses now.
@@ -167,15 +195,19 @@ impl Mmu {
         if view == View::UserAligned {
             return;
         }
-        let table = &mut self.tables[view as usize];
-        table.used = true;
-        if new.large {
-            let (low, high) = table.large.unwrap_or((linear, linear));
-            table.large = Some((low.min(linear), high.max(linear)));
+        let (slot, filled) = (slot_of(linear), &mut self.filled[view as usize]);
+        if new.global {
+            filled.global.set(slot)
+        } else {
+            filled.other.set(slot)
         }
-        let old = &mut table.entries[(linear >> 12) as usize % ENTRIES];
-        let same = old.holds(linear) && old.addend == new.addend && old.page == new.page;
-        let keep = |o: u64, n: u64| if same && n == Entry::NONE { o } else { n };
+        if new.large {
+            let (low, high) = filled.large.unwrap_or((linear, linear));
+            filled.large = Some((low.min(linear), high.max(linear)));
+        }
+        let old = &mut self.tables[view as usize][slot];
+        let same = old.holds(linear) && old.host == new.host && old.page == new.page;
+        let keep = |o: u64, n: u64| if same && n == Entry::none(slot) { o } else { n };
         *old = Entry {
             read: keep(old.read, new.read),
             write: keep(old.write, new.write),
@@ -185,46 +217,60 @@ impl Mmu {
         self.fills += 1;
     }
 
+    fn clear(&mut self, view: usize) {
+        let (table, filled) = (&mut self.tables[view], &mut self.filled[view]);
+        filled.global.drain(|slot| table[slot] = Entry::empty(slot));
+        filled.other.drain(|slot| table[slot] = Entry::empty(slot));
+        filled.large = None;
+    }
+
     /// Drops everything (CR0.PG, CR4.PGE and the like, RAM changes).
     pub fn flush_all(&mut self) {
-        self.tables.iter_mut().for_each(Table::clear);
-        self.exec_generation += 1;
+        (0..self.tables.len()).for_each(|view| self.clear(view));
+        self.code_pages.forget_all();
         self.flushes += 1;
     }
 
     /// Drops all but global translations (CR3 write).
     pub fn flush_non_global(&mut self) {
-        self.tables.iter_mut().for_each(Table::clear_non_global);
-        self.exec_generation += 1;
+        for (table, filled) in self.tables.iter_mut().zip(&mut self.filled) {
+            filled.other.drain(|slot| {
+                // A global page may have taken the entry since.
+                if !table[slot].global {
+                    table[slot] = Entry::empty(slot);
+                }
+            });
+        }
+        self.code_pages.forget_non_global();
         self.flushes += 1;
     }
 
     /// Drops the translations of one 4 KiB page in every view (a page fault).
     pub fn forget_page(&mut self, linear: u64) {
-        for t in self.tables.iter_mut().filter(|t| t.used) {
-            let e = &mut t.entries[(linear >> 12) as usize % ENTRIES];
-            if e.holds(linear) {
-                if e.exec != Entry::NONE {
-                    self.exec_generation += 1;
-                }
-                *e = Entry::EMPTY;
-            }
+        let slot = slot_of(linear);
+        let mut code = false;
+        for e in self.tables.iter_mut().map(|t| &mut t[slot]).filter(|e| e.holds(linear)) {
+            code |= e.exec != Entry::none(slot);
+            *e = Entry::empty(slot);
+        }
+        if code {
+            self.code_pages.forget_page(linear);
         }
     }
 
     /// Drops the translation of one page (INVLPG); where it may be part of a cached large page, everything of that
     /// view's table.
     pub fn flush_page(&mut self, linear: u64) {
-        for t in &mut self.tables {
-            if t.large.is_some_and(|(low, high)| (low & !LARGE..=high | LARGE).contains(&linear)) {
-                t.clear();
-            } else if t.used {
-                let e = &mut t.entries[(linear >> 12) as usize % ENTRIES];
-                if e.holds(linear) {
-                    *e = Entry::EMPTY;
-                }
+        let slot = slot_of(linear);
+        for view in 0..self.tables.len() {
+            let large = self.filled[view].large;
+            if large.is_some_and(|(low, high)| (low & !LARGE..=high | LARGE).contains(&linear)) {
+                self.clear(view);
+                self.code_pages.forget_all();
+            } else if self.tables[view][slot].holds(linear) {
+                self.tables[view][slot] = Entry::empty(slot);
             }
         }
-        self.exec_generation += 1;
+        self.code_pages.forget_page(linear);
     }
 }

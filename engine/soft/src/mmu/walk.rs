@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use vireo_core::state::{cr0, cr4, efer};
 
 use super::ram::HostPage;
-use super::tlb::{Entry, View};
+use super::tlb::{Entry, View, slot_of};
 use crate::cpu::{Cpu, Exec, Stop, vector};
 
 /// Kind of access.
@@ -84,13 +84,15 @@ impl Cpu {
         let ram = self.mmu.ram.page(t.gpa).filter(|_| !self.apic.owns(t.gpa));
         if let Some(ram) = &ram {
             let page = linear & !0xfff;
-            let tag = |allowed: bool| if allowed { page } else { Entry::NONE };
+            let tag =
+                |allowed: bool| if allowed { page.wrapping_neg() } else { Entry::none(slot_of(linear)) };
             let free = !self.breakpoints.watches(page);
             let entry = Entry {
                 read: tag(free && self.allowed(&t, view, Access::Read)),
                 write: tag(free && t.dirty && ram.writable && self.allowed(&t, view, Access::Write)),
                 exec: tag(self.allowed(&t, view, Access::Exec)),
-                addend: (ram.host as usize).wrapping_sub(page as usize),
+                host: ram.host,
+                attention: self.mmu.watch.attention_of((t.gpa >> 12) as u32),
                 page: (t.gpa >> 12) as u32,
                 global: t.global && self.ctl.cr4 & cr4::PGE != 0,
                 large: t.large,

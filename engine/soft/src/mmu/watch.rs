@@ -70,6 +70,17 @@ impl Watch {
         self.attention.get(page as usize).map_or(0, |a| a.load(Relaxed))
     }
 
+    /// Where the attention byte of a page is, for translated code. One that is always clear for a page without.
+    pub fn attention_of(&self, page: u32) -> *const u8 {
+        static NEVER: AtomicU8 = AtomicU8::new(0);
+        std::ptr::from_ref(self.attention.get(page as usize).unwrap_or(&NEVER)).cast()
+    }
+
+    /// The page whose attention byte is at `at`.
+    pub fn page_of_attention(&self, at: *const u8) -> u32 {
+        at.addr().wrapping_sub(self.attention.as_ptr().addr()) as u32
+    }
+
     /// Announces that code will be decoded from these granules; to be called before the bytes are read.
     pub fn before_decode(&self, page: u32, granules: u64) {
         let (Some(g), Some(a)) = (self.granules.get(page as usize), self.attention.get(page as usize)) else {

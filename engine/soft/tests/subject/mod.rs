@@ -100,6 +100,7 @@ impl Bus for NoBus {
 pub struct SoftSubject {
     stepper: Stepper,
     ram: Arc<Ram>,
+    translates: bool,
 }
 
 impl SoftSubject {
@@ -110,7 +111,15 @@ impl SoftSubject {
         let ram = Ram::new();
         let host: Arc<dyn HostRam> = ram.clone();
         stepper.map_ram(RamRange { gpa: 0, len: RAM as u64, host, offset: 0, writable: true }).expect("RAM");
-        Self { stepper, ram }
+        Self { stepper, ram, translates: false }
+    }
+
+    /// The same, executing translated code, whose operands the TLB knows already.
+    pub fn translating(model: Arc<CpuModel>) -> Self {
+        let mut subject = Self::new(model);
+        subject.stepper.translate();
+        subject.translates = true;
+        subject
     }
 
     fn page_tables(&self) {
@@ -173,6 +182,12 @@ impl Subject for SoftSubject {
         self.page_tables();
         self.ram.write(PAGES_AT, &before);
         self.stepper.load(&Self::state(case)).expect("a state that a processor can be in");
+        if self.translates {
+            WINDOWS
+                .iter()
+                .flat_map(|w| w.range().step_by(PAGE as usize))
+                .for_each(|p| self.stepper.look_up(p));
+        }
         let end = match self.stepper.step(&NoBus) {
             Step::Done => End::Done,
             Step::Fault { vector, error, address } => End::Fault { vector, error, address },

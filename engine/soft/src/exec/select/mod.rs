@@ -139,7 +139,7 @@ pub fn select(i: &Instruction, u: &mut Uop) -> Option<()> {
 }
 
 /// The condition of Jcc, SETcc or CMOVcc as in the low four bits of its opcode.
-fn condition(i: &Instruction) -> u8 {
+pub fn condition(i: &Instruction) -> u8 {
     use iced_x86::ConditionCode as C;
     match i.condition_code() {
         C::o => 0,

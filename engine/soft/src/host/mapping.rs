@@ -1,0 +1,80 @@
+//! Memory for generated code: one sealed memory file, mapped once for writing and once for execution.
+
+use std::ptr::NonNull;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use vireo_core::EngineError;
+
+use super::trap::{self, Answer};
+
+/// Two views of the same memory. No page of it is writable and executable at one address.
+pub struct CodeMapping {
+    write: NonNull<u8>,
+    run: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: both mappings belong to this value alone, and are only touched through raw pointers.
+unsafe impl Send for CodeMapping {}
+
+impl CodeMapping {
+    /// Reserves `size` bytes, a multiple of 4096; pages cost memory once code is in them. Host exceptions of code in it
+    /// get the answer given.
+    pub fn new(size: usize, answer: Answer) -> Result<Self, EngineError> {
+        let failed = |what| move |e: Errno| EngineError::os(what, e);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Kernels before 6.3 do not know EXEC and need no such word.
+        let file = memfd_create(c"code", flags | MemfdFlags::EXEC)
+            .or_else(|_| memfd_create(c"code", flags))
+            .map_err(failed("creating a memory file for code"))?;
+        ftruncate(&file, size as u64).map_err(failed("sizing a memory file for code"))?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(failed("sealing a memory file for code"))?;
+        let map = |prot| {
+            // SAFETY: a new mapping at an address of the kernel's choice.
+            let p = unsafe { mmap(std::ptr::null_mut(), size, prot, MapFlags::SHARED, &file, 0) };
+            p.map_err(failed("mapping a memory file for code"))
+                .and_then(|p| NonNull::new(p.cast()).ok_or(EngineError::Internal("mapped at zero".into())))
+        };
+        let write = map(ProtFlags::READ | ProtFlags::WRITE)?;
+        let run = map(ProtFlags::READ | ProtFlags::EXEC).inspect_err(|_| unmap(write, size))?;
+        let mapping = Self { write, run, size };
+        trap::watch(run.as_ptr() as usize, size, answer)?;
+        Ok(mapping)
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Start of the executable view.
+    pub fn run(&self) -> NonNull<u8> {
+        self.run
+    }
+
+    /// Copies bytes to an offset.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.size));
+        // SAFETY: within the mapping, as just checked, and no reference covers it.
+        unsafe { self.write.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+    }
+}
+
+impl Drop for CodeMapping {
+    fn drop(&mut self) {
+        trap::forget(self.run.as_ptr() as usize);
+        unmap(self.write, self.size);
+        unmap(self.run, self.size);
+    }
+}
+
+fn unmap(at: NonNull<u8>, size: usize) {
+    // SAFETY: `at` came from `mmap` with this size. An error would leave the mapping in place, which harms nobody.
+    let _ = unsafe { munmap(at.as_ptr().cast(), size) };
+}

@@ -1,0 +1,243 @@
+//! What translated code reaches through the GS base: fields of [`Cpu`] at fixed offsets.
+
+use std::mem::offset_of;
+
+use super::emit::{Host, Mem};
+use crate::cpu::mode::Mode;
+use crate::cpu::{Cpu, Exec};
+use crate::mmu::{CodePages, Entry, View};
+
+/// Entries of a jump table; a power of two.
+pub const JUMPS: usize = 4096;
+
+/// Where the code at an address was translated to.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Jump {
+    /// Address of the guest's code.
+    pub rip: u64,
+    /// Its translation; takes the flags from memory.
+    pub entry: *const u8,
+}
+
+impl Jump {
+    /// An empty entry: holds an address that would be in another one.
+    const fn empty(slot: usize) -> Self {
+        Self { rip: (slot ^ 1) as u64, entry: std::ptr::null() }
+    }
+
+    /// The entry of an address. Translated code computes the same.
+    pub fn slot(rip: u64) -> usize {
+        (rip ^ rip >> 12) as usize % JUMPS
+    }
+}
+
+/// What all translations that call each other, and what is on the stack of return addresses, have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    /// Code size, stack size.
+    pub mode: Mode,
+    /// Instruction fetches are a user's.
+    pub user: bool,
+    /// SSE instructions raise neither #UD nor #NM.
+    pub sse: bool,
+}
+
+/// State of the translator that its code uses. All else it uses is in other fields of [`Cpu`].
+#[repr(C, align(64))]
+pub struct Context {
+    /// The vCPU.
+    cpu: *mut Cpu,
+    /// Loop heads, calls and indirect jumps until the run loop looks at events again.
+    pub budget: i32,
+    /// Which return instruction was executed last, an index of a site, if it went to the lookup.
+    pub return_site: u32,
+    /// Stack pointer to leave with: callee-saved registers are there.
+    pub base: u64,
+    /// Stack pointer of the translated code that called a helper.
+    pub stack: u64,
+    /// Where returns go that the stack of return addresses does not foresee: [`super::thunks::Thunks::returned`].
+    pub returned: usize,
+    /// Spare places.
+    pub spare: [u64; 3],
+    /// How the last run ended.
+    pub end: Exec,
+    /// The world of the return addresses on the stack.
+    pub stack_world: World,
+    /// Jump tables of the views Kernel, User, KernelAc.
+    jumps: [[Jump; JUMPS]; 3],
+    used: [Vec<u16>; 3],
+    /// What the tables are good for: generation of the code's view, and the translator's epoch.
+    stamps: [(u64, u64); 3],
+}
+
+// SAFETY: the pointers are to the vCPU itself and to code that it owns, so they move with it.
+unsafe impl Send for Context {}
+
+impl Context {
+    /// Nothing known.
+    pub fn new() -> Self {
+        Self {
+            cpu: std::ptr::null_mut(),
+            budget: 0,
+            return_site: 0,
+            base: 0,
+            stack: 0,
+            returned: 0,
+            spare: [0; 3],
+            end: Ok(()),
+            stack_world: World { mode: Mode(0), user: false, sse: false },
+            jumps: [std::array::from_fn(Jump::empty); 3],
+            used: Default::default(),
+            stamps: [(0, 0); 3],
+        }
+    }
+
+    /// The translation of the code at `rip`, if the table knows; `stamp` is what it has to be good for.
+    pub fn jump(&mut self, view: View, rip: u64, stamp: (u64, u64)) -> Option<*const u8> {
+        let view = view as usize;
+        if self.stamps[view] != stamp {
+            self.stamps[view] = stamp;
+            let table = &mut self.jumps[view];
+            self.used[view].drain(..).for_each(|s| table[s as usize] = Jump::empty(s as usize));
+            return None;
+        }
+        let jump = &self.jumps[view][Jump::slot(rip)];
+        (jump.rip == rip).then_some(jump.entry)
+    }
+
+    /// Has the table know a translation. [`Context::jump`] was just asked for it.
+    pub fn know(&mut self, view: View, rip: u64, entry: *const u8) {
+        let slot = Jump::slot(rip);
+        let jump = &mut self.jumps[view as usize][slot];
+        if jump.entry.is_null() {
+            self.used[view as usize].push(slot as u16);
+        }
+        *jump = Jump { rip, entry };
+    }
+}
+
+impl Cpu {
+    /// Makes this vCPU the one that translated code on this thread works on.
+    pub(crate) fn take_thread(&mut self) {
+        const ARCH_SET_GS: libc::c_int = 0x1001;
+        self.gate.cpu = self;
+        // SAFETY: no other code of the process uses GS on x86-64 Linux; the base is only a number until then.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, self as *mut Cpu) };
+    }
+
+    /// The world of the code at RIP.
+    pub(super) fn world(&self) -> World {
+        use vireo_core::state::{cr0, cr4};
+        let sse = self.ctl.cr0 & (cr0::EM | cr0::TS) == 0 && self.ctl.cr4 & cr4::OSFXSR != 0;
+        World { mode: self.mode, user: self.cpl == 3, sse }
+    }
+}
+
+/// A field of the vCPU at an offset.
+fn at(offset: usize) -> Mem {
+    Mem::vcpu(offset as i32)
+}
+
+/// Places in the vCPU.
+pub mod place {
+    use super::*;
+
+    /// General register `n` of the guest.
+    pub fn gpr(n: u8) -> Mem {
+        at(offset_of!(Cpu, regs) + 8 * usize::from(n))
+    }
+    /// The arithmetic flags: 16 bits as AX holds them after `lahf; seto al`.
+    pub fn flags() -> Mem {
+        at(offset_of!(Cpu, flags))
+    }
+    /// XMM register `n`.
+    pub fn xmm(n: u8) -> Mem {
+        at(offset_of!(Cpu, fpu) + crate::host::FpuState::OFFSETS[0] + 16 * usize::from(n))
+    }
+    /// MXCSR of the guest.
+    pub fn mxcsr() -> Mem {
+        at(offset_of!(Cpu, fpu) + crate::host::FpuState::OFFSETS[1])
+    }
+    /// MXCSR of Rust code.
+    pub fn host_mxcsr() -> Mem {
+        at(offset_of!(Cpu, fpu) + crate::host::FpuState::OFFSETS[2])
+    }
+    /// Base of segment register `n`.
+    pub fn segment_base(n: u8) -> Mem {
+        use vireo_core::state::Segment;
+        at(offset_of!(Cpu, seg) + size_of::<Segment>() * usize::from(n) + offset_of!(Segment, base))
+    }
+    /// The pointer to the vCPU.
+    pub fn cpu() -> Mem {
+        at(offset_of!(Cpu, gate.cpu))
+    }
+    /// See [`Context::budget`].
+    pub fn budget() -> Mem {
+        at(offset_of!(Cpu, gate.budget))
+    }
+    /// See [`Context::return_site`].
+    pub fn return_site() -> Mem {
+        at(offset_of!(Cpu, gate.return_site))
+    }
+    /// See [`Context::base`].
+    pub fn base() -> Mem {
+        at(offset_of!(Cpu, gate.base))
+    }
+    /// See [`Context::stack`].
+    pub fn stack() -> Mem {
+        at(offset_of!(Cpu, gate.stack))
+    }
+    /// Spare place 0 to 2.
+    pub fn spare(n: usize) -> Mem {
+        at(offset_of!(Cpu, gate.spare) + 8 * n)
+    }
+    /// Id of the code page at `linear`.
+    pub fn page_id(view: View, linear: u64) -> Mem {
+        at(offset_of!(Cpu, mmu.code_pages) + CodePages::id_offset(view, linear))
+    }
+    /// See [`Context::returned`].
+    pub fn returned() -> Mem {
+        at(offset_of!(Cpu, gate.returned))
+    }
+    /// A field of an entry of a view's jump table; `offset`: register that holds the entry's.
+    pub fn jump(view: View, offset: Host, field: usize) -> Mem {
+        at(offset_of!(Cpu, gate.jumps) + size_of::<[Jump; JUMPS]>() * view as usize + field)
+            .indexed(offset, 0)
+    }
+
+    /// Field of a TLB entry.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Tlb {
+        /// [`Entry::read`].
+        Read,
+        /// [`Entry::write`].
+        Write,
+        /// [`Entry::host`].
+        Host,
+        /// [`Entry::attention`].
+        Attention,
+    }
+
+    /// Offset of a field in a view's TLB entry `slot`.
+    pub fn tlb_offset(view: View, slot: usize, field: Tlb) -> usize {
+        let field = match field {
+            Tlb::Read => offset_of!(Entry, read),
+            Tlb::Write => offset_of!(Entry, write),
+            Tlb::Host => offset_of!(Entry, host),
+            Tlb::Attention => offset_of!(Entry, attention),
+        };
+        offset_of!(Cpu, mmu.tables)
+            + size_of::<crate::mmu::Table>() * view as usize
+            + size_of::<Entry>() * slot
+            + field
+    }
+    /// The field, the entry's offset being in a register.
+    pub fn tlb(view: View, offset: Host, field: Tlb) -> Mem {
+        at(tlb_offset(view, 0, field)).indexed(offset, 0)
+    }
+    /// The field of a known entry.
+    pub fn tlb_slot(view: View, slot: usize, field: Tlb) -> Mem {
+        at(tlb_offset(view, slot, field))
+    }
+}

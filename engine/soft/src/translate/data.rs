@@ -1,0 +1,345 @@
+//! Instructions that only compute and move: re-emitted as they are, with registers and memory operand replaced.
+
+use iced_x86::{Instruction, InstructionInfoFactory, MemorySize, Mnemonic as M, OpAccess, OpKind, Register};
+use vireo_isa::{Class, Desc, Fp, Privilege, flag};
+
+use super::context::place;
+use super::emit::{Host, Mem};
+use super::lower::{Address, Checked, Lowering, Unsupported};
+use super::thunks::{self, T0, T1};
+use crate::cpu::seg;
+
+/// Most instructions that compute can be re-emitted: whether this one is tried.
+pub fn is_data(i: &Instruction, sse: bool) -> bool {
+    let d = vireo_isa::describe(i.code());
+    // The direction flag among others: the host keeps its own.
+    let other_flags = (d.flags_read | d.flags_written | d.flags_undefined) & !flag::STATUS != 0;
+    if !d.known || d.privilege != Privilege::Any || other_flags || implicit_memory(i) {
+        return false;
+    }
+    match d.class {
+        Class::Integer => d.fp == Fp::None,
+        Class::Nop => i.mnemonic() != M::Pause,
+        Class::Sse => sse && matches!(d.fp, Fp::Sse { .. }),
+        Class::Fence => i.op_count() == 0,
+        _ => false,
+    }
+}
+
+/// Reaches memory other than by its explicit operand.
+fn implicit_memory(i: &Instruction) -> bool {
+    match i.mnemonic() {
+        M::Xlatb | M::Maskmovdqu => true,
+        // A bit offset in a register reaches far.
+        M::Bt | M::Bts | M::Btr | M::Btc => {
+            i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register
+        }
+        _ => false,
+    }
+}
+
+/// What the operands need.
+struct Operands {
+    /// Guest registers that live in memory, each with the scratch register that stands in for it.
+    spilled: Vec<(u8, Host)>,
+    /// Size of the memory operand, 0 if there is none.
+    size: u32,
+    reads: bool,
+    writes: bool,
+    /// Access to each operand.
+    access: [OpAccess; 5],
+}
+
+fn writes(a: OpAccess) -> bool {
+    matches!(a, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(i);
+    let access = std::array::from_fn(|n| info.op_access(n as u32));
+    let mut o = Operands { spilled: Vec::new(), size: 0, reads: false, writes: false, access };
+    for op in 0..i.op_count() {
+        if i.op_kind(op) == OpKind::Memory {
+            let a = o.access[op as usize];
+            o.size = if a == OpAccess::NoMemAccess { 0 } else { memory_size(i.memory_size())? };
+            o.writes = writes(a);
+            o.reads = a != OpAccess::Write;
+        }
+    }
+    let scratch: &[Host] = if o.size != 0 { &[T1] } else { &[T1, T0] };
+    for op in 0..i.op_count() {
+        let Some(n) = gpr_operand(i, op) else { continue };
+        if thunks::host(n).is_none() && !o.spilled.iter().any(|s| s.0 == n) {
+            o.spilled.push((n, *scratch.get(o.spilled.len()).ok_or(Unsupported)?));
+        }
+    }
+    Ok(o)
+}
+
+fn memory_size(size: MemorySize) -> Result<u32, Unsupported> {
+    match size.size() {
+        n @ 1..=16 => Ok(n as u32),
+        _ => Err(Unsupported),
+    }
+}
+
+/// Number of the general register that operand `op` is (or is part of).
+fn gpr_operand(i: &Instruction, op: u32) -> Option<u8> {
+    let r = (i.op_kind(op) == OpKind::Register).then(|| i.op_register(op)).filter(|r| r.is_gpr())?;
+    Some(r.full_register().number() as u8)
+}
+
+/// Emits one.
+pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
+    let d = vireo_isa::describe(i.code());
+    if d.class == Class::Nop {
+        return Ok(());
+    }
+    if i.mnemonic() == M::Lea {
+        return lea(l, i);
+    }
+    let o = operands(i)?;
+    let host = rewrite(i, &o);
+    // Tried now: an instruction that cannot be encoded must leave nothing behind.
+    let encoded = l.encoder.encode(&host, 0);
+    let code = l.encoder.take_buffer();
+    encoded.map_err(|_| Unsupported)?;
+    let resume = l.e.label();
+    let mut checked = Checked::Dynamic;
+    if o.size != 0 {
+        l.clobber(l.live(n));
+        let slow = slow_path(l, n, resume);
+        let address = address(l, i);
+        checked = l.check(address, o.size, o.writes, slow);
+    }
+    flags_before(l, n, i, d);
+    if o.size != 0 && o.writes && !o.spilled.is_empty() {
+        l.attention(checked);
+        l.e.store(place::spare(1), T1);
+        checked = Checked::Saved;
+    }
+    o.spilled.iter().for_each(|(gpr, r)| l.e.load(*r, place::gpr(*gpr)));
+    // Flags that a check overwrote, since none of them matters, are not taken for the guest's.
+    let flags_lost = o.size != 0 && l.live(n) == 0;
+    let thunk =
+        if flags_lost { l.thunks.instruction[thunks::IN_MEMORY] } else { l.by_flags(l.thunks.instruction) };
+    emit(l, n, d, &code, resume, thunk);
+    if d.flags_written | d.flags_undefined != 0 {
+        l.flags = super::lower::Place::Host;
+    }
+    for op in (0..i.op_count()).filter(|op| writes(o.access[*op as usize])) {
+        let spilled = gpr_operand(i, op).and_then(|g| o.spilled.iter().find(|s| s.0 == g));
+        if let Some((gpr, r)) = spilled {
+            l.e.store(place::gpr(*gpr), *r);
+        }
+    }
+    if o.writes {
+        l.clobber(l.live(n + 1));
+        l.look_after_store(n, checked, o.size, resume);
+    }
+    l.e.bind(resume);
+    Ok(())
+}
+
+/// Where an access of instruction `n` goes that misses the TLB: the interpreter makes it, and fills the TLB.
+fn slow_path(l: &mut Lowering, n: usize, resume: super::emit::Label) -> super::emit::Label {
+    let site = l.site(n, 0, Some(resume), None);
+    l.cold_call(site, l.thunks.instruction[thunks::IN_MEMORY])
+}
+
+/// Brings back the flags that the instruction reads, or leaves as they are while it changes others.
+fn flags_before(l: &mut Lowering, n: usize, i: &Instruction, d: &Desc) {
+    let changes = (d.flags_written | d.flags_undefined) & flag::STATUS != 0;
+    let kept = l.live(n + 1) & !super::flags::killed(i, d);
+    if d.flags_read & flag::STATUS != 0 || changes && kept != 0 {
+        l.need_flags();
+    }
+}
+
+/// Emits the instruction itself, and what happens if the host raises an exception in it.
+fn emit(l: &mut Lowering, n: usize, d: &Desc, code: &[u8], resume: super::emit::Label, thunk: usize) {
+    let divides = matches!(d.code.mnemonic(), M::Div | M::Idiv);
+    if d.fp == Fp::None && !d.aligned && !divides {
+        return l.e.bytes(code);
+    }
+    let from = l.e.here();
+    l.e.bytes(code);
+    let to = l.e.here();
+    l.may_fault(n, from, to, resume, thunk);
+}
+
+/// The same instruction with the host's registers, its memory operand at T0.
+fn rewrite(i: &Instruction, o: &Operands) -> Instruction {
+    let mut host = *i;
+    host.set_segment_prefix(Register::None);
+    for op in 0..i.op_count() {
+        match i.op_kind(op) {
+            OpKind::Memory => {
+                host.set_memory_base(Register::R14);
+                host.set_memory_index(Register::None);
+                host.set_memory_index_scale(1);
+                host.set_memory_displacement64(0);
+                host.set_memory_displ_size(0);
+            }
+            OpKind::Register if i.op_register(op).is_gpr() => {
+                let r = i.op_register(op);
+                let number = r.full_register().number() as u8;
+                let spilled = o.spilled.iter().find(|s| s.0 == number).map(|s| s.1);
+                if let Some(to) = spilled.or(thunks::host(number)).filter(|to| to.0 != number) {
+                    host.set_op_register(op, sized(to, r));
+                }
+            }
+            _ => {}
+        }
+    }
+    host
+}
+
+/// A host register of the size of a guest register, which is none of AH to BH.
+fn sized(to: Host, like: Register) -> Register {
+    let n = u32::from(to.0);
+    match like.size() {
+        8 => Register::RAX + n,
+        4 => Register::EAX + n,
+        2 => Register::AX + n,
+        _ if n < 4 => Register::AL + n,
+        _ => Register::SPL + (n - 4),
+    }
+}
+
+/// Puts the linear address of the explicit memory operand into T0, if it is not known. May overwrite T1 and the flags.
+pub fn address(l: &mut Lowering, i: &Instruction) -> Address {
+    let base = match i.memory_segment() {
+        Register::FS => Some(seg::FS),
+        Register::GS => Some(seg::GS),
+        _ => None,
+    };
+    if let Some(at) = known_offset(l, i) {
+        let Some(base) = base else { return Address::Known(at) };
+        l.e.constant(T0, at);
+        l.e.alu(super::emit::Alu::Add, T0, place::segment_base(base));
+        return Address::Dynamic;
+    }
+    let (mem, narrow) = offset(l, i);
+    if narrow {
+        l.e.lea32(T0, mem);
+    } else {
+        l.e.lea(T0, mem);
+    }
+    if let Some(base) = base {
+        l.e.alu(super::emit::Alu::Add, T0, place::segment_base(base));
+    }
+    Address::Dynamic
+}
+
+/// The offset in the segment, if no register is in it.
+fn known_offset(l: &Lowering, i: &Instruction) -> Option<u64> {
+    let displacement = i.memory_displacement64();
+    match (i.memory_base(), i.memory_index()) {
+        (Register::None, Register::None) => Some(displacement),
+        // The decoder counted from the block's start.
+        (Register::RIP, _) => Some(l.source.key.rip.wrapping_add(displacement)),
+        (Register::EIP, _) => Some(l.source.key.rip.wrapping_add(displacement) & 0xffff_ffff),
+        _ => None,
+    }
+}
+
+/// Base, index and displacement in host registers, by way of T0 and T1 where they are not in any; whether addresses have
+/// 32 bits.
+fn offset(l: &mut Lowering, i: &Instruction) -> (Mem, bool) {
+    let number = |r: Register| (r != Register::None).then(|| r.full_register().number() as u8);
+    let (base, index) = (i.memory_base(), i.memory_index());
+    let narrow = [base, index].iter().any(|r| r.size() == 4);
+    let mut mem = match number(base) {
+        Some(n) => Mem::at(l.read_gpr(n, T0), 0),
+        None => Mem::absolute(0),
+    };
+    if let Some(n) = number(index) {
+        let scale = i.memory_index_scale().trailing_zeros() as u8;
+        mem = mem.indexed(l.read_gpr(n, T1), scale);
+    }
+    (mem.displaced(i.memory_displacement64() as i32), narrow)
+}
+
+fn lea(l: &mut Lowering, i: &Instruction) -> Result<(), Unsupported> {
+    let to = i.op0_register();
+    if to.size() < 4 {
+        return Err(Unsupported);
+    }
+    let number = to.full_register().number() as u8;
+    let r = thunks::host(number).unwrap_or(T0);
+    if let Some(at) = known_offset(l, i) {
+        l.e.constant(r, if to.size() == 4 { at & 0xffff_ffff } else { at });
+    } else {
+        let (mem, narrow) = offset(l, i);
+        if narrow || to.size() == 4 { l.e.lea32(r, mem) } else { l.e.lea(r, mem) }
+    }
+    if thunks::host(number).is_none() {
+        l.e.store(place::gpr(number), r);
+    }
+    Ok(())
+}
+
+/// Pushes, pops and LEAVE of 64 bits that touch nothing else.
+pub fn is_stack(i: &Instruction) -> bool {
+    use iced_x86::Code as C;
+    match i.code() {
+        C::Push_r64 | C::Pushq_imm8 | C::Pushq_imm32 | C::Leaveq => true,
+        C::Pop_r64 => i.op0_register() != Register::RSP,
+        _ => false,
+    }
+}
+
+/// Emits one of them.
+pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
+    let resume = l.e.label();
+    l.clobber(l.live(n));
+    let slow = slow_path(l, n, resume);
+    let sp = Host::R15;
+    match i.mnemonic() {
+        M::Push => {
+            l.e.lea(T0, Mem::at(sp, -8));
+            let checked = l.check(Address::Dynamic, 8, true, slow);
+            push_value(l, i);
+            l.e.lea(sp, Mem::at(sp, -8));
+            l.look_after_store(n, checked, 8, resume);
+        }
+        M::Pop => {
+            l.e.load(T0, sp);
+            l.check(Address::Dynamic, 8, false, slow);
+            let number = i.op0_register().number() as u8;
+            let to = thunks::host(number).unwrap_or(T0);
+            l.e.load(to, Mem::at(T0, 0));
+            if thunks::host(number).is_none() {
+                l.e.store(place::gpr(number), to);
+            }
+            l.e.lea(sp, Mem::at(sp, 8));
+        }
+        _ => {
+            l.e.load(T0, Host::RBP);
+            l.check(Address::Dynamic, 8, false, slow);
+            l.e.lea(sp, Mem::at(Host::RBP, 8));
+            l.e.load(Host::RBP, Mem::at(T0, 0));
+        }
+    }
+    l.e.bind(resume);
+    Ok(())
+}
+
+/// Stores what a push pushes at T0; keeps T1.
+fn push_value(l: &mut Lowering, i: &Instruction) {
+    let at = Mem::at(T0, 0);
+    if i.op0_kind() != OpKind::Register {
+        // Both immediates are sign-extended to 64 bits.
+        return l.e.store_imm(at, i.immediate(0) as i32);
+    }
+    let number = i.op0_register().number() as u8;
+    match thunks::host(number) {
+        Some(r) => l.e.store(at, r),
+        None => {
+            l.e.push_memory(place::gpr(number));
+            l.e.pop_memory(at);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Which arithmetic flags matter where.
+
+use iced_x86::{Instruction, Mnemonic as M, OpKind};
+use vireo_isa::{Desc, flag};
+
+/// Which flags an instruction certainly gives values of its own.
+pub fn killed(i: &Instruction, desc: &Desc) -> u32 {
+    let all = (desc.flags_written | desc.flags_undefined) & flag::STATUS;
+    // What a division leaves undefined it leaves alone, on processors at hand.
+    if matches!(i.mnemonic(), M::Div | M::Idiv) {
+        return 0;
+    }
+    let counted = matches!(
+        i.mnemonic(),
+        M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+    );
+    if !counted {
+        return all;
+    }
+    // A count of zero leaves all flags alone.
+    let last = i.op_count() - 1;
+    match i.op_kind(last) {
+        OpKind::Immediate8 if i.immediate8() & 0x1f != 0 => all,
+        _ => 0,
+    }
+}
+
+/// For each instruction, and behind the last, the flags whose values before it matter. `exact(n)`: whether instruction
+/// `n` may look at all of them, or leave the block with them.
+pub fn live_before(instructions: &[Instruction], exact: impl Fn(usize) -> bool) -> Vec<u32> {
+    let mut live = vec![flag::STATUS; instructions.len() + 1];
+    for (n, i) in instructions.iter().enumerate().rev() {
+        let desc = vireo_isa::describe(i.code());
+        live[n] = match exact(n) {
+            true => flag::STATUS,
+            false => live[n + 1] & !killed(i, desc) | desc.flags_read & flag::STATUS,
+        };
+    }
+    live
+}

@@ -1,0 +1,207 @@
+//! Near branches.
+//!
+//! A call is a call on the host too: what it pushes leads to the *return site* behind it, which looks whether the guest
+//! returned to where it was called from. So the host's processor foresees returns. What the guest does to its stack
+//! can only make a return site miss.
+
+use iced_x86::{Code as C, Instruction, OpKind};
+use vireo_isa::flag;
+
+use super::context::place;
+use super::data;
+use super::emit::{Host, Label, Mem, Part, cc};
+use super::lower::{Address, Lowering, Place, Unsupported};
+use super::thunks::{self, IN_MEMORY, T0, T1};
+use crate::exec::condition;
+use crate::mmu::View;
+
+/// Whether an instruction is for this part.
+pub fn is_branch(i: &Instruction) -> bool {
+    i.is_jcc_short_or_near()
+        || matches!(
+            i.code(),
+            C::Jmp_rel8_64
+                | C::Jmp_rel32_64
+                | C::Call_rel32_64
+                | C::Jmp_rm64
+                | C::Call_rm64
+                | C::Retnq
+                | C::Retnq_imm16
+        )
+}
+
+/// Whether it is a call.
+pub fn is_call(i: &Instruction) -> bool {
+    matches!(i.code(), C::Call_rel32_64 | C::Call_rm64)
+}
+
+/// Emits one.
+pub fn branch(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
+    let target = l.source.key.rip.wrapping_add(i.near_branch_target());
+    let direct = i.op0_kind() == OpKind::NearBranch64;
+    let calls = !matches!(l.source.key.view, View::KernelAc | View::UserAligned);
+    if direct && !crate::cpu::Cpu::canonical(target) {
+        return Err(Unsupported);
+    }
+    match i.code() {
+        C::Jmp_rel8_64 | C::Jmp_rel32_64 => jump(l, target),
+        C::Call_rel32_64 if calls => call(l, n, target),
+        C::Retnq | C::Retnq_imm16 if calls => ret(l, n, i),
+        C::Jmp_rm64 => indirect_jump(l, n, i)?,
+        C::Call_rm64 if calls => indirect_call(l, n, i)?,
+        _ if i.is_jcc_short_or_near() && direct => conditional(l, i, target),
+        _ => return Err(Unsupported),
+    }
+    Ok(())
+}
+
+/// Goes to `target`, and counts the budget on the way back.
+fn jump(l: &mut Lowering, target: u64) {
+    let start = l.source.key.rip;
+    if target == start {
+        return l.loop_back(target);
+    }
+    let slot = l.prepare_exit(target, target <= start);
+    l.jump_through(slot);
+}
+
+fn conditional(l: &mut Lowering, i: &Instruction, target: u64) {
+    l.need_flags();
+    let condition = condition(i);
+    let flags = l.flags;
+    if target <= l.source.key.rip {
+        // A loop: the way back is the usual one.
+        let on = l.e.label();
+        l.e.jcc(condition ^ 1, on);
+        jump(l, target);
+        l.e.bind(on);
+    } else {
+        let hot = l.e.switch(Part::Aside);
+        let taken = l.e.here();
+        jump(l, target);
+        l.e.switch(hot);
+        l.e.jcc(condition, taken);
+    }
+    l.flags = flags;
+}
+
+/// Begins what ends in memory flags and has RAX as a third scratch register; its value is in its place.
+fn free_rax(l: &mut Lowering) {
+    l.e.store(place::gpr(0), Host::RAX);
+    if l.flags == Place::Host {
+        l.e.flags_to_ax();
+        l.e.store16(place::flags(), Host::RAX);
+    }
+    l.flags = Place::Memory;
+}
+
+/// Stores the return address below the stack pointer, which stays as it is. `slow`: where a miss goes, RAX restored.
+fn push_return(l: &mut Lowering, n: usize, slow: Label) {
+    let sp = Host::R15;
+    free_rax(l);
+    let hot = l.e.switch(Part::Cold);
+    let missed = l.e.here();
+    l.e.load(Host::RAX, place::gpr(0));
+    l.e.jmp(slow);
+    l.e.switch(hot);
+    l.e.lea(T0, Mem::at(sp, -8));
+    let checked = l.check(Address::Dynamic, 8, true, missed);
+    let back = l.next_rip(n);
+    match i32::try_from(back as i64) {
+        Ok(v) => l.e.store_imm(Mem::at(T0, 0), v),
+        Err(_) => {
+            l.e.constant(Host::RAX, back);
+            l.e.store(Mem::at(T0, 0), Host::RAX);
+        }
+    }
+    let resume = l.e.label();
+    l.e.load(Host::RAX, place::gpr(0));
+    l.look_after_store(n, checked, 8, resume);
+    l.e.bind(resume);
+}
+
+fn call(l: &mut Lowering, n: usize, target: u64) {
+    let again = l.e.here();
+    let site = l.site(n, 8, None, Some(again));
+    let slow = l.cold_call(site, l.thunks.fill);
+    push_return(l, n, slow);
+    l.e.lea(Host::R15, Mem::at(Host::R15, -8));
+    let slot = l.prepare_exit(target, true);
+    l.call_through(slot);
+    return_site(l, n);
+}
+
+/// What a call returns to: R14 is where the guest returned.
+fn return_site(l: &mut Lowering, n: usize) {
+    let back = l.next_rip(n);
+    let view = l.source.key.view;
+    match i32::try_from(back as i64) {
+        Ok(v) => l.e.cmp_imm32(T0, v),
+        Err(_) => {
+            let hot = l.e.switch(Part::Cold);
+            let constant = l.e.data(back);
+            l.e.switch(hot);
+            l.e.relative(&[0x4c, 0x3b, 0x35], constant); // cmp r14, [rip + …]
+        }
+    }
+    let returned = l.thunks.returned[usize::from(view == View::User)];
+    l.e.jcc_address(cc::NE, returned);
+    // The page may have moved while the guest was elsewhere.
+    l.flags = Place::Memory;
+    l.exit_checked(back);
+}
+
+fn ret(l: &mut Lowering, n: usize, i: &Instruction) {
+    let pops = 8 + if i.op_count() == 0 { 0 } else { u32::from(i.immediate16()) };
+    l.clobber(flag::STATUS);
+    let again = l.e.here();
+    let site = l.site(n, pops, None, Some(again));
+    let slow = l.cold_call(site, l.thunks.fill);
+    let number = l.return_site(site);
+    l.e.load(T0, Host::R15);
+    l.check(Address::Dynamic, 8, false, slow);
+    l.e.load(T0, Mem::at(T0, 0));
+    l.e.lea(Host::R15, Mem::at(Host::R15, pops as i32));
+    l.e.constant(T1, u64::from(number));
+    l.e.ret();
+}
+
+/// Puts the target of an indirect branch into T0; flags go to memory. `slow`: where a miss goes.
+fn indirect_target(l: &mut Lowering, i: &Instruction, slow: Label) {
+    l.clobber(flag::STATUS);
+    if i.op0_kind() == OpKind::Register {
+        let number = i.op0_register().full_register().number() as u8;
+        match thunks::host(number) {
+            Some(r) => l.e.load(T0, r),
+            None => l.e.load(T0, place::gpr(number)),
+        }
+        return;
+    }
+    let address = data::address(l, i);
+    l.check(address, 8, false, slow);
+    l.e.load(T0, Mem::at(T0, 0));
+}
+
+fn indirect_jump(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
+    let site = l.site(n, 0, None, None);
+    let slow = l.cold_call(site, l.thunks.instruction[IN_MEMORY]);
+    indirect_target(l, i, slow);
+    l.poll(slow);
+    thunks::look_up_jump(&mut l.e, l.source.key.view, slow);
+    Ok(())
+}
+
+fn indirect_call(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
+    let site = l.site(n, 0, None, None);
+    let slow = l.cold_call(site, l.thunks.instruction[IN_MEMORY]);
+    indirect_target(l, i, slow);
+    l.e.store(place::spare(2), T0);
+    push_return(l, n, slow);
+    l.poll(slow);
+    l.e.load(T0, place::spare(2));
+    let offset = thunks::find_jump(&mut l.e, l.source.key.view, slow);
+    l.e.lea(Host::R15, Mem::at(Host::R15, -8));
+    l.e.call_to(offset);
+    return_site(l, n);
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Rust code that translated code calls, each by a thunk that has put the guest's state into [`Cpu`]. Each says where to
+//! go on.
+
+use super::context::World;
+use super::site::Site;
+use crate::cpu::{Cpu, Exec, Shadow, Stop, regs, seg};
+use crate::mmu::Entry;
+
+/// Where translated code goes on.
+#[repr(C)]
+pub struct Go {
+    /// Address of code; zero: out, to the caller of [`Cpu::run_translated`].
+    entry: usize,
+    /// The host's stack pointer.
+    stack: u64,
+}
+
+impl Cpu {
+    /// Goes on at an address of the same translation.
+    fn go_on(&self, entry: usize) -> Go {
+        Go { entry, stack: self.gate.stack }
+    }
+
+    /// Leaves translated code.
+    fn go_out(&mut self, why: Exec) -> Go {
+        self.gate.end = why;
+        Go { entry: 0, stack: 0 }
+    }
+
+    /// Goes on with the code at RIP, if nothing else is to be done and it is translated.
+    fn go_to_rip(&mut self) -> Go {
+        let busy = self.gate.budget < 0
+            || self.shadow != Shadow::None
+            || self.events_wanted()
+            || self.interrupt_due()
+            || self.stepwise();
+        match if busy { None } else { self.find_translated() } {
+            Some(entry) => Go { entry, stack: self.stack_for(self.world()) },
+            None => self.go_out(Ok(())),
+        }
+    }
+
+    /// The stack for code of a world: return addresses of another are of no use there.
+    pub(super) fn stack_for(&mut self, world: World) -> u64 {
+        if self.gate.stack_world == world {
+            return self.gate.stack;
+        }
+        self.enter_world(world);
+        self.gate.base - 8
+    }
+
+    /// Whether a translation may go on after a helper that may have changed anything.
+    fn still_good(&self, site: &Site, before: (u64, u64)) -> bool {
+        self.translation_stamp() == before
+            && self.world() == site.world
+            && self.shadow == Shadow::None
+            && !self.stepwise()
+    }
+}
+
+/// Executes the instruction of a site in the interpreter.
+pub extern "sysv64" fn instruction(cpu: &mut Cpu, site: *const Site) -> Go {
+    // SAFETY: sites live until no code that names them runs any more.
+    let site = unsafe { &*site };
+    run_instruction(cpu, site)
+}
+
+fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
+    // SAFETY: as for the site.
+    let u = unsafe { &*site.uop };
+    cpu.regs.set(regs::BLOCK_RIP, site.rip);
+    let before = cpu.translation_stamp();
+    cpu.instructions += 1;
+    match (u.run.get())(cpu, u) {
+        Ok(()) if cpu.still_good(site, before) => cpu.go_on(site.resume.get()),
+        Ok(()) => {
+            cpu.rip = cpu.next_rip(u);
+            cpu.go_to_rip()
+        }
+        Err(Stop::EndBlock) => cpu.go_to_rip(),
+        Err(Stop::Fault) => {
+            cpu.instructions -= 1;
+            cpu.rip = cpu.instruction_rip(u);
+            cpu.go_out(Err(Stop::Fault))
+        }
+        Err(stop) => cpu.go_out(Err(stop)),
+    }
+}
+
+/// Finds the translation behind an exit, and links the exit to it.
+pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
+    cpu.rip = cpu.exit_target(exit);
+    let go = cpu.go_to_rip();
+    if go.entry != 0 && go.stack == cpu.gate.stack {
+        cpu.link_exit(exit);
+    }
+    go
+}
+
+/// Leaves at an exit, because the budget is used up.
+pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: usize) -> Go {
+    cpu.rip = cpu.exit_target(exit);
+    cpu.go_out(Ok(()))
+}
+
+/// Looks after a store that met attention.
+pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
+    // SAFETY: as in `instruction`.
+    let (site, u) = unsafe { (&*site, &*(*site).uop) };
+    let [at, attention, _] = cpu.gate.spare;
+    let page = cpu.mmu.watch.page_of_attention(attention as *const u8);
+    let before = cpu.translation_stamp();
+    cpu.wrote(page, at as u32 & 0xfff, site.size);
+    if cpu.translation_stamp() == before {
+        return cpu.go_on(site.resume.get());
+    }
+    cpu.regs.set(regs::BLOCK_RIP, site.rip);
+    cpu.rip = if site.calls { cpu.instruction_rip(u) } else { cpu.next_rip(u) };
+    cpu.go_to_rip()
+}
+
+/// Translates what a return pops or a call pushes, and has it tried again.
+pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
+    // SAFETY: as in `instruction`.
+    let site = unsafe { &*site };
+    let (sp, view) = (cpu.stack_pointer(), cpu.mmu.view());
+    // A fault comes again, and to its place, below.
+    let hits = if site.calls {
+        let at = sp.wrapping_sub(8);
+        let _ = cpu.host_write(seg::SS, at, 8);
+        Entry::hits(cpu.mmu.entry(view, at).write, at, 8)
+    } else {
+        let _ = cpu.host_read(seg::SS, sp, 8);
+        Entry::hits(cpu.mmu.entry(view, sp).read, sp, 8)
+    };
+    if hits {
+        return cpu.go_on(site.again.get());
+    }
+    run_instruction(cpu, site)
+}
+
+/// Goes on with the code at an address that a return popped.
+pub extern "sysv64" fn returned(cpu: &mut Cpu, target: u64) -> Go {
+    if !Cpu::canonical(target) {
+        // The return itself raises this: back to before it.
+        let site = cpu.return_site(cpu.gate.return_site);
+        // SAFETY: as in `instruction`.
+        let site = unsafe { &*site };
+        let sp = cpu.stack_pointer();
+        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.size)));
+        return run_instruction(cpu, site);
+    }
+    cpu.rip = target;
+    cpu.go_to_rip()
+}

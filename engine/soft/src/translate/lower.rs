@@ -1,0 +1,439 @@
+//! Emits the code of one translation.
+
+use std::cell::Cell;
+
+use iced_x86::{Encoder, Instruction};
+use vireo_isa::flag;
+
+use super::Key;
+use super::context::place::{self, Tlb};
+use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
+use super::memory::CodeMemory;
+use super::site::{Exit, Site};
+use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
+use super::{data, flags, flow};
+use crate::exec::Uop;
+use crate::mmu::slot_of;
+
+/// Where the arithmetic flags are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the host's flags register.
+    Host,
+    /// In memory.
+    Memory,
+    /// In both.
+    Both,
+}
+
+/// Why no code was emitted for an instruction: the interpreter is to execute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported;
+
+/// A linear address of an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// In T0.
+    Dynamic,
+    /// Known.
+    Known(u64),
+}
+
+/// Where the TLB entry of a checked operand is, for the attention byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// Its offset is in T1.
+    Dynamic,
+    /// This one.
+    Slot(usize),
+    /// The address of the attention byte is in the second spare place.
+    Saved,
+}
+
+/// What is translated.
+pub struct Source<'a> {
+    /// Where from, for whom.
+    pub key: &'a Key,
+    /// Id of its page.
+    pub page_id: u32,
+    /// The instructions; counted from the block's start.
+    pub instructions: &'a [Instruction],
+    /// Whether the CPU model has each.
+    pub allowed: &'a [bool],
+    /// The same, for the interpreter. Stays where it is.
+    pub uops: &'a [Uop],
+}
+
+/// A finished translation.
+pub struct Lowered {
+    /// The code, for the address it was emitted for.
+    pub code: Vec<u8>,
+    /// Offset of the entry with flags in memory; the one with flags in the host's register is 0.
+    pub memory_entry: u32,
+    /// Sites that the code names.
+    pub sites: Vec<Box<Site>>,
+    /// Return sites among them, in order.
+    pub returns: Vec<*const Site>,
+    /// Ways out; their slots come after all slots there were.
+    pub exits: Vec<Exit>,
+    /// Ranges of code (start, end) that can raise host exceptions, and where to go on then.
+    pub faults: Vec<[u32; 3]>,
+}
+
+/// Code under construction.
+pub struct Lowering<'a> {
+    /// The code.
+    pub e: Emitter,
+    /// What it is of.
+    pub source: Source<'a>,
+    /// Shared code.
+    pub thunks: &'a Thunks,
+    /// Where the flags are now.
+    pub flags: Place,
+    /// Start of the code.
+    pub start: Label,
+    /// Re-encodes instructions.
+    pub encoder: Encoder,
+    memory: &'a CodeMemory,
+    live: Vec<u32>,
+    sites: Vec<(Box<Site>, Option<Label>, Option<Label>)>,
+    returns: Vec<*const Site>,
+    first_return: usize,
+    exits: Vec<(Exit, Label)>,
+    faults: Vec<[Label; 3]>,
+    memory_entry: Label,
+}
+
+impl<'a> Lowering<'a> {
+    /// Translates. `first_return`: the number of the first return site.
+    pub fn lower(
+        source: Source<'a>,
+        thunks: &'a Thunks,
+        memory: &'a CodeMemory,
+        first_return: usize,
+    ) -> Lowered {
+        let mut e = Emitter::new();
+        let (start, memory_entry) = (e.here(), e.label());
+        let sse = source.key.world.sse;
+        let exact = |n: usize| {
+            let i = &source.instructions[n];
+            !source.allowed[n] || flow::is_branch(i) || !(data::is_data(i, sse) || data::is_stack(i))
+        };
+        let live = flags::live_before(source.instructions, exact);
+        let mut l = Self {
+            e,
+            source,
+            thunks,
+            flags: Place::Host,
+            start,
+            encoder: Encoder::new(64),
+            memory,
+            live,
+            sites: Vec::new(),
+            returns: Vec::new(),
+            first_return,
+            exits: Vec::new(),
+            faults: Vec::new(),
+            memory_entry,
+        };
+        l.entry();
+        for n in 0..l.source.instructions.len() {
+            l.instruction(n);
+        }
+        let end = l.next_rip(l.source.instructions.len() - 1);
+        l.exit(end);
+        l.finish()
+    }
+
+    /// The entry with flags in memory.
+    fn entry(&mut self) {
+        if self.live[0] == 0 {
+            // Nobody looks at them: the same entry.
+            return self.e.bind_at(self.memory_entry, self.start);
+        }
+        let hot = self.e.switch(Part::Cold);
+        self.e.bind(self.memory_entry);
+        thunks::restore_flags(&mut self.e);
+        self.e.jmp(self.start);
+        self.e.switch(hot);
+    }
+
+    fn instruction(&mut self, n: usize) {
+        let i = self.source.instructions[n];
+        let done = match flow::is_branch(&i) {
+            _ if !self.source.allowed[n] => Err(Unsupported),
+            true => flow::branch(self, n, &i),
+            false if data::is_stack(&i) => data::stack(self, n, &i),
+            false if data::is_data(&i, self.source.key.world.sse) => data::data(self, n, &i),
+            false => Err(Unsupported),
+        };
+        if done == Err(Unsupported) {
+            self.interpret(n);
+        }
+    }
+
+    fn finish(self) -> Lowered {
+        let base = self.memory.next();
+        let (code, places) = self.e.finish(base);
+        let at = |l: Label| Emitter::place(&places, l);
+        let resolve = |l: Option<Label>| l.map_or(0, |l| base + at(l) as usize);
+        let sites = self.sites.into_iter().map(|(site, resume, again)| {
+            site.resume.set(resolve(resume));
+            site.again.set(resolve(again));
+            site
+        });
+        let exits = self.exits.into_iter().map(|(exit, stub)| Exit { unlinked: resolve(Some(stub)), ..exit });
+        Lowered {
+            memory_entry: at(self.memory_entry),
+            sites: sites.collect(),
+            returns: self.returns,
+            exits: exits.collect(),
+            faults: self.faults.iter().map(|f| f.map(at)).collect(),
+            code,
+        }
+    }
+
+    /// Address of the instruction after instruction `n`.
+    pub fn next_rip(&self, n: usize) -> u64 {
+        self.source.key.rip.wrapping_add(u64::from(self.source.uops[n].next))
+    }
+
+    /// Flags that matter before instruction `n`; behind the last, for `n` one more.
+    pub fn live(&self, n: usize) -> u32 {
+        self.live[n]
+    }
+
+    /// The host's flags are about to be overwritten; `live`: those that matter are not lost.
+    pub fn clobber(&mut self, live: u32) {
+        if live != 0 {
+            if self.flags == Place::Host {
+                thunks::save_flags(&mut self.e);
+            }
+            self.flags = Place::Memory;
+        }
+    }
+
+    /// The host's flags are about to be used.
+    pub fn need_flags(&mut self) {
+        if self.flags == Place::Memory {
+            thunks::restore_flags(&mut self.e);
+            self.flags = Place::Both;
+        }
+    }
+
+    /// A site of instruction `n`.
+    pub fn site(&mut self, n: usize, size: u32, resume: Option<Label>, again: Option<Label>) -> *const Site {
+        let site = Box::new(Site {
+            uop: &raw const self.source.uops[n],
+            rip: self.source.key.rip,
+            world: self.source.key.world,
+            resume: Cell::new(0),
+            again: Cell::new(0),
+            size,
+            calls: flow::is_call(&self.source.instructions[n]),
+        });
+        let at = &raw const *site;
+        self.sites.push((site, resume, again));
+        at
+    }
+
+    /// A return site; gives its number.
+    pub fn return_site(&mut self, site: *const Site) -> u32 {
+        self.returns.push(site);
+        (self.first_return + self.returns.len() - 1) as u32
+    }
+
+    /// Emits, in the cold part, a call of a thunk with a site, and gives its label.
+    pub fn cold_call(&mut self, site: *const Site, thunk: usize) -> Label {
+        let hot = self.e.switch(Part::Cold);
+        let label = self.e.here();
+        self.e.constant(T0, site as u64);
+        self.e.jmp_address(thunk);
+        self.e.switch(hot);
+        label
+    }
+
+    /// Which thunk of a pair fits where the flags are.
+    pub fn by_flags(&self, pair: [usize; 2]) -> usize {
+        pair[if self.flags == Place::Memory { IN_MEMORY } else { IN_HOST }]
+    }
+
+    /// Has the interpreter execute instruction `n`.
+    fn interpret(&mut self, n: usize) {
+        let resume = self.e.label();
+        let site = self.site(n, 0, Some(resume), None);
+        self.e.constant(T0, site as u64);
+        let thunk = self.by_flags(self.thunks.instruction);
+        self.e.jmp_address(thunk);
+        self.e.bind(resume);
+        self.flags = Place::Both;
+    }
+
+    /// Code between two labels can raise host exceptions: the interpreter then executes instruction `n`, and code goes on
+    /// at `resume`.
+    pub fn may_fault(&mut self, n: usize, from: Label, to: Label, resume: Label, thunk: usize) {
+        let site = self.site(n, 0, Some(resume), None);
+        let stub = self.cold_call(site, thunk);
+        self.faults.push([from, to, stub]);
+    }
+
+    /// Checks `size` bytes at an address in the TLB: then T0 has their host address. Jumps to `slow` on a miss. Overwrites
+    /// T1 and the flags.
+    pub fn check(&mut self, address: Address, size: u32, write: bool, slow: Label) -> Checked {
+        let (view, tag) = (self.source.key.view, if write { Tlb::Write } else { Tlb::Read });
+        if let Address::Known(at) = address {
+            let (page, offset) = (at & !0xfff, (at & 0xfff) as u32);
+            if offset + size <= 4096 {
+                let slot = slot_of(at);
+                let negative = page.wrapping_neg() as i64;
+                match i32::try_from(negative) {
+                    Ok(v) => self.e.alu_imm(Alu::Cmp, place::tlb_slot(view, slot, tag), v),
+                    Err(_) => {
+                        self.e.constant(T1, negative as u64);
+                        self.e.alu(Alu::Cmp, T1, place::tlb_slot(view, slot, tag));
+                    }
+                }
+                self.e.jcc(cc::NE, slow);
+                self.e.load(T0, place::tlb_slot(view, slot, Tlb::Host));
+                if offset != 0 {
+                    self.e.lea(T0, Mem::at(T0, offset as i32));
+                }
+                return Checked::Slot(slot);
+            }
+            self.e.constant(T0, at);
+        }
+        if super::has_bmi2() {
+            self.e.rorx(T1, T0, 6);
+        } else {
+            self.e.load(T1, T0);
+            self.e.shr(T1, 6);
+        }
+        self.e.and32_imm(T1, (crate::mmu::ENTRIES as u32 - 1) << 6);
+        self.e.alu(Alu::Add, T0, place::tlb(view, T1, tag));
+        self.e.cmp_imm32(T0, 4096 - size as i32);
+        self.e.jcc(cc::A, slow);
+        self.e.alu(Alu::Add, T0, place::tlb(view, T1, Tlb::Host));
+        Checked::Dynamic
+    }
+
+    /// Loads the address of the attention byte of a checked operand to T1.
+    pub fn attention(&mut self, checked: Checked) {
+        let view = self.source.key.view;
+        let from = match checked {
+            Checked::Dynamic => place::tlb(view, T1, Tlb::Attention),
+            Checked::Slot(slot) => place::tlb_slot(view, slot, Tlb::Attention),
+            Checked::Saved => place::spare(1),
+        };
+        self.e.load(T1, from);
+    }
+
+    /// After a store of instruction `n` to the operand at T0: looks at its attention byte. Code goes on at `resume`, in
+    /// a moment. Overwrites the flags.
+    pub fn look_after_store(&mut self, n: usize, checked: Checked, size: u32, resume: Label) {
+        self.attention(checked);
+        self.e.cmp8_imm(Mem::at(T1, 0), 0);
+        let site = self.site(n, size, Some(resume), None);
+        let hot = self.e.switch(Part::Cold);
+        let stub = self.e.here();
+        self.e.store(place::spare(0), T0);
+        self.e.store(place::spare(1), T1);
+        self.e.constant(T0, site as u64);
+        self.e.jmp_address(self.thunks.wrote);
+        self.e.switch(hot);
+        self.e.jcc(cc::NE, stub);
+    }
+
+    /// A new exit to `target`, with its number and slot.
+    fn new_exit(&mut self, target: u64, other_page: bool, memory: bool) -> (usize, usize, Label) {
+        let number = self.memory.next_slot() + self.exits.len();
+        let hot = self.e.switch(Part::Cold);
+        let stub = self.e.here();
+        self.e.constant(T0, number as u64);
+        self.e.jmp_address(self.thunks.link[usize::from(memory)]);
+        self.e.switch(hot);
+        let exit = Exit { target, unlinked: 0, flags_in_memory: memory, other_page };
+        self.exits.push((exit, stub));
+        (number, self.memory.slot_address(number), stub)
+    }
+
+    /// Prepares an exit to `target`: afterwards only the jump or call through the slot is missing, whose address it
+    /// gives. With `poll`, counts the budget, and leaves when it is used up.
+    pub fn prepare_exit(&mut self, target: u64, poll: bool) -> usize {
+        let other_page = target >> 12 != self.source.key.rip >> 12;
+        if other_page || poll {
+            self.clobber(flag::STATUS);
+        }
+        let (number, slot, stub) = self.new_exit(target, other_page, self.flags == Place::Memory);
+        if poll {
+            self.poll_exit(number);
+        }
+        if other_page {
+            self.e.relative_to(&[0x44, 0x8b, 0x1d], slot + 8); // mov r11d, [rip + …]
+            self.e.alu32(Alu::Cmp, T1, place::page_id(self.source.key.view, target));
+            self.e.jcc(cc::NE, stub);
+        }
+        slot
+    }
+
+    /// Counts the budget; leaves at an exit when it is used up.
+    fn poll_exit(&mut self, number: usize) {
+        let hot = self.e.switch(Part::Cold);
+        let leave = self.e.here();
+        self.e.constant(T0, number as u64);
+        self.e.jmp_address(self.thunks.leave);
+        self.e.switch(hot);
+        self.poll(leave);
+    }
+
+    /// Counts the budget; jumps when it is used up.
+    pub fn poll(&mut self, used_up: Label) {
+        self.e.alu32_imm(Alu::Sub, place::budget(), 1);
+        self.e.jcc(cc::S, used_up);
+    }
+
+    /// Goes to the code at `target`.
+    pub fn exit(&mut self, target: u64) {
+        let slot = self.prepare_exit(target, false);
+        self.jump_through(slot);
+    }
+
+    /// Goes to the code at `target` in this page, if the page is still what it was.
+    pub fn exit_checked(&mut self, target: u64) {
+        let (view, id) = (self.source.key.view, self.source.page_id);
+        if target >> 12 != self.source.key.rip >> 12 {
+            return self.exit(target);
+        }
+        let (_, slot, stub) = self.new_exit(target, false, true);
+        self.e.alu32_imm(Alu::Cmp, place::page_id(view, target), id as i32);
+        self.e.jcc(cc::NE, stub);
+        self.jump_through(slot);
+    }
+
+    /// `jmp [slot]`.
+    pub fn jump_through(&mut self, slot: usize) {
+        self.e.relative_to(&[0xff, 0x25], slot);
+    }
+
+    /// `call [slot]`.
+    pub fn call_through(&mut self, slot: usize) {
+        self.e.relative_to(&[0xff, 0x15], slot);
+    }
+
+    /// Back to the start of this translation, which is at `target`: counts the budget first.
+    pub fn loop_back(&mut self, target: u64) {
+        let live = self.live[0];
+        self.clobber(live);
+        let (number, _, _) = self.new_exit(target, false, true);
+        self.poll_exit(number);
+        let to = if self.flags == Place::Memory { self.memory_entry } else { self.start };
+        self.e.jmp(to);
+    }
+
+    /// Loads a general register of the guest into a host register, if it is not in one.
+    pub fn read_gpr(&mut self, gpr: u8, spare: Host) -> Host {
+        thunks::host(gpr).unwrap_or_else(|| {
+            self.e.load(spare, place::gpr(gpr));
+            spare
+        })
+    }
+}

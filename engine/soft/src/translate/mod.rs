@@ -1,0 +1,380 @@
+//! The translator: blocks that run often become host code.
+//!
+//! # Conventions
+//! - **Registers.** Guest RAX to R10, R12 and R13 are in the host's registers of the same name, RSP in R15; R11, R14 and
+//!   R15 are in memory. Host R14 and R11 are scratch. XMM registers, MXCSR and the x87 unit are the guest's.
+//! - **Flags.** The guest's arithmetic flags are in the host's, or, where those are needed for checks, in memory; the
+//!   lowering knows where ([`lower::Place`]), saves them when they matter, and brings them back when they are read. Each
+//!   translation has two entries, one for each place.
+//! - **Memory.** Each access looks into the TLB of `mmu`; a miss has the interpreter execute the instruction, which fills
+//!   the TLB and raises what is to be raised. So there is one piece of code for page walks, faults, devices, page crossings.
+//! - **Control flow.** Direct branches jump through *slots* (data), linked when first used. Within a page they need no
+//!   check; into another page they compare that page's id ([`crate::mmu::CodePages`]). Indirect jumps look into a table.
+//!   Calls are host calls, so returns are foreseen by the host.
+//! - **Everything rare** is left to the interpreter, instruction by instruction, from within the translation.
+//!
+//! # Exactness
+//! An instruction changes guest state only after its last possible fault, and faults are raised by the interpreter with all
+//! state in its place. One thing is not exact: arithmetic flags that the next instructions overwrite unseen are not kept
+//! for a page fault in between; a debugger could see that in the frame of the fault.
+//!
+//! # Who owns what
+//! Each vCPU has translations of its own, as it has blocks of its own: nothing here is locked, and overwritten code is
+//! announced by the same protocol ([`crate::mmu::watch`]). A dropped translation stays in memory until all are dropped, which
+//! happens only outside translated code.
+
+mod context;
+mod data;
+mod emit;
+mod flags;
+mod flow;
+mod helpers;
+mod lower;
+mod memory;
+mod site;
+mod thunks;
+
+use std::collections::HashMap;
+use std::mem::offset_of;
+
+use iced_x86::{Decoder, Instruction};
+
+pub use context::Context;
+use context::World;
+use lower::{Lowering, Source};
+use memory::CodeMemory;
+use site::{Exit, Site};
+use thunks::Thunks;
+
+use crate::cpu::{Cpu, Exec};
+use crate::exec::Uop;
+use crate::mmu::{Entry, View};
+
+/// Times that a block is interpreted before it is translated.
+pub const HOT: u32 = 24;
+
+/// Loop heads, calls and indirect jumps between two looks at the time and at events: some ten microseconds.
+const BUDGET: i32 = 3000;
+
+/// Code memory of a partition, in bytes, and the least that a vCPU gets of it.
+const MEMORY: usize = 96 << 20;
+const LEAST_MEMORY: usize = 4 << 20;
+
+/// Room that any translation finds enough.
+const MOST_CODE: usize = 64 << 10;
+const MOST_EXITS: usize = 256;
+
+/// What a translation is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Guest-physical and virtual address.
+    pub gpa: u64,
+    /// See above.
+    pub rip: u64,
+    /// Who executes it, how.
+    pub world: World,
+    /// View of its data accesses.
+    pub view: View,
+}
+
+/// A translation.
+struct Translation {
+    /// Entries with flags in the host's register, and in memory.
+    entries: [usize; 2],
+    /// Granules of its page that it was made from.
+    granules: u64,
+    /// Exits that lead here.
+    linked: Vec<usize>,
+    // Named by the code.
+    _sites: Vec<Box<Site>>,
+    _uops: Box<[Uop]>,
+}
+
+/// Code of one translation, for exceptions in it.
+struct Placed {
+    start: usize,
+    faults: Vec<[u32; 3]>,
+}
+
+/// The translations of one vCPU.
+#[derive(Default)]
+pub struct Translator {
+    /// Not to be used.
+    off: bool,
+    memory: Option<CodeMemory>,
+    thunks: Thunks,
+    translations: HashMap<Key, Translation>,
+    by_page: HashMap<u32, Vec<Key>>,
+    exits: Vec<Exit>,
+    returns: Vec<*const Site>,
+    placed: Vec<Placed>,
+    /// Dropped translations whose code may still run.
+    retired: Vec<Translation>,
+    /// All code is to go, outside of translated code.
+    emptied: bool,
+    /// Grows when a translation was dropped.
+    epoch: u64,
+    one_by_one: bool,
+    /// Translations made.
+    pub built: u64,
+}
+
+// SAFETY: the pointers are to sites that the translations own, so they move with them.
+unsafe impl Send for Translator {}
+
+impl Translator {
+    /// Without translations.
+    pub fn new() -> Self {
+        Self { off: std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == "off"), ..Self::default() }
+    }
+
+    /// Has each translation be of one instruction.
+    pub fn one_by_one(&mut self) {
+        self.one_by_one = true;
+    }
+
+    /// Drops translations of these granules of a page.
+    pub fn invalidate(&mut self, page: u32, granules: u64) {
+        let Some(keys) = self.by_page.get_mut(&page) else { return };
+        let stale: Vec<Key> = keys
+            .extract_if(.., |k| self.translations.get(k).is_none_or(|t| t.granules & granules != 0))
+            .collect();
+        if keys.is_empty() {
+            self.by_page.remove(&page);
+        }
+        for t in stale.iter().filter_map(|k| self.translations.remove(k)) {
+            for exit in &t.linked {
+                unlink(&mut self.memory, &self.exits, *exit);
+            }
+            self.retired.push(t);
+            self.epoch += 1;
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.epoch += 1;
+        self.by_page.clear();
+        self.retired.extend(self.translations.drain().map(|(_, t)| t));
+        self.emptied = true;
+    }
+
+    /// Frees what [`Translator::clear`] dropped. No translated code runs, or is on the stack.
+    fn empty(&mut self) {
+        if std::mem::take(&mut self.emptied) {
+            self.retired.clear();
+            self.placed.clear();
+            self.exits.clear();
+            self.returns.clear();
+            self.memory.iter_mut().for_each(CodeMemory::clear);
+        }
+    }
+
+    /// Makes room for one more translation.
+    fn make_room(&mut self, vcpus: usize) -> Option<&mut CodeMemory> {
+        if self.memory.is_none() {
+            let size = (MEMORY / vcpus).clamp(LEAST_MEMORY, MEMORY / 2) & !0xffff;
+            let Ok(mut memory) = CodeMemory::new(size) else {
+                self.off = true;
+                return None;
+            };
+            let mut e = emit::Emitter::new();
+            let labels = thunks::build(&mut e);
+            let base = memory.next();
+            let (code, places) = e.finish(base);
+            self.thunks = labels.resolve(base, &places);
+            memory.add(&code);
+            memory.keep();
+            self.memory = Some(memory);
+        }
+        let full = self.memory.as_ref().is_some_and(|m| m.room() < MOST_CODE || m.slots_left() < MOST_EXITS);
+        if full {
+            self.clear();
+            self.empty();
+        }
+        self.memory.as_mut()
+    }
+
+    /// Where code goes on after a host exception at an address.
+    fn after_exception(&self, at: usize) -> Option<usize> {
+        let n = self.placed.partition_point(|p| p.start <= at).checked_sub(1)?;
+        let p = self.placed.get(n)?;
+        let offset = at - p.start;
+        let fault = p.faults.iter().find(|f| (f[0] as usize..f[1] as usize).contains(&offset))?;
+        Some(p.start + fault[2] as usize)
+    }
+}
+
+/// Has an exit lead to [`helpers::link`] again.
+fn unlink(memory: &mut Option<CodeMemory>, exits: &[Exit], exit: usize) {
+    if let (Some(memory), Some(e)) = (memory, exits.get(exit)) {
+        memory.set_slot(exit, e.unlinked, 0);
+    }
+}
+
+/// Whether the host has BMI2.
+fn has_bmi2() -> bool {
+    std::arch::is_x86_feature_detected!("bmi2")
+}
+
+/// Where translated code goes on after a host exception at `at`: called by the signal handler, on the vCPU's thread, while
+/// translated code runs there.
+pub fn after_exception(at: usize) -> Option<usize> {
+    let cpu: *const Cpu;
+    // SAFETY: translated code runs with the GS base at its vCPU, whose first thing in `gate` is a pointer to itself.
+    unsafe {
+        std::arch::asm!("mov {c}, gs:[{o}]", c = out(reg) cpu, o = const offset_of!(Cpu, gate),
+            options(nostack, readonly, preserves_flags));
+    }
+    // SAFETY: the vCPU is borrowed by the code that was interrupted, which is not Rust; this only reads.
+    unsafe { (*cpu).code.translator.after_exception(at) }
+}
+
+impl Cpu {
+    /// What remembered translations are good for: the code's view has not changed its pages, and none was dropped.
+    fn translation_stamp(&self) -> (u64, u64) {
+        let sse = u64::from(self.world().sse);
+        (self.mmu.code_pages.generation(self.code_view()), self.code.translator.epoch << 1 | sse)
+    }
+
+    /// The key of the code at RIP, if it can be fetched without further work, and whether its page is global.
+    fn translation_key(&self) -> Option<(Key, bool)> {
+        let view = self.mmu.view();
+        if !self.mode.is64() || view == View::UserAligned || self.code.translator.off {
+            return None;
+        }
+        let e = self.mmu.entry(self.code_view(), self.rip);
+        let gpa = u64::from(e.page) << 12 | self.rip & 0xfff;
+        let hit = Entry::hits(e.exec, self.rip, 1);
+        hit.then(|| (Key { gpa, rip: self.rip, world: self.world(), view }, e.global))
+    }
+
+    /// The translation of the code at RIP, if there is one: the address to go to with flags in memory.
+    #[inline]
+    pub(crate) fn find_translated(&mut self) -> Option<usize> {
+        let (view, stamp) = (self.mmu.view(), self.translation_stamp());
+        if !self.mode.is64() || view == View::UserAligned {
+            return None;
+        }
+        if let Some(entry) = self.gate.jump(view, self.rip, stamp) {
+            return Some(entry as usize);
+        }
+        let (key, global) = self.translation_key()?;
+        let entry = self.code.translator.translations.get(&key)?.entries[1];
+        self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
+        self.gate.know(view, key.rip, entry as *const u8);
+        Some(entry)
+    }
+
+    /// Runs translated code from an entry until something else is to be done.
+    pub(crate) fn run_translated(&mut self, entry: usize) -> Exec {
+        self.gate.end = Ok(());
+        self.enter_world(self.world());
+        // SAFETY: the thunk has this type. The vCPU is passed so that the compiler knows it changes.
+        let enter: extern "sysv64" fn(usize, *mut Cpu) =
+            unsafe { std::mem::transmute(self.code.translator.thunks.enter) };
+        enter(entry, self);
+        self.gate.end
+    }
+
+    /// Code of this world runs now.
+    fn enter_world(&mut self, world: World) {
+        self.gate.stack_world = world;
+        self.gate.returned = self.code.translator.thunks.returned[usize::from(world.user)];
+    }
+
+    /// The budget of translated code is renewed. No translated code runs.
+    pub(crate) fn renew_budget(&mut self) {
+        self.gate.budget = BUDGET;
+    }
+
+    /// Translated code wants the run loop to look at time and events.
+    pub(crate) fn budget_is_used_up(&self) -> bool {
+        self.gate.budget < 0
+    }
+
+    fn exit_target(&self, exit: usize) -> u64 {
+        self.code.translator.exits.get(exit).map_or(0, |e| e.target)
+    }
+
+    fn return_site(&self, number: u32) -> *const Site {
+        self.code.translator.returns[number as usize]
+    }
+
+    /// Links an exit to the translation of the code at RIP, which is there.
+    fn link_exit(&mut self, exit: usize) {
+        let Some((key, global)) = self.translation_key() else { return };
+        let id = self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
+        let translator = &mut self.code.translator;
+        let (Some(t), Some(e)) = (translator.translations.get_mut(&key), translator.exits.get(exit)) else {
+            return;
+        };
+        let Some(memory) = &mut translator.memory else { return };
+        if e.target == key.rip {
+            memory.set_slot(exit, t.entries[usize::from(e.flags_in_memory)], id);
+            t.linked.push(exit);
+        }
+    }
+
+    /// Translates the code at RIP. `None`: it cannot be, or not now.
+    pub(crate) fn translate_here(&mut self) -> Option<()> {
+        self.code.translator.empty();
+        let (key, global) = self.translation_key()?;
+        let most = if self.code.translator.one_by_one { 1 } else { usize::MAX };
+        let (uops, bytes, granules) = self.stable_block(key.gpa, key.world.mode, most)?;
+        let mut decoder = Decoder::with_ip(64, &bytes, 0, self.shared.decoder_options);
+        let instructions: Vec<Instruction> = uops.iter().map(|_| decoder.decode()).collect();
+        let page_id = self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
+        let vcpus = self.shared.vcpus.len();
+        let allowed: Vec<bool> = instructions
+            .iter()
+            .map(|i| !i.is_invalid() && self.model.has(vireo_isa::describe(i.code()).feature))
+            .collect();
+        let translator = &mut self.code.translator;
+        translator.make_room(vcpus)?;
+        let memory = translator.memory.as_mut()?;
+        let source =
+            Source { key: &key, page_id, instructions: &instructions, allowed: &allowed, uops: &uops };
+        let lowered = Lowering::lower(source, &translator.thunks, memory, translator.returns.len());
+        debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
+        let start = memory.next();
+        memory.add(&lowered.code);
+        lowered.exits.iter().for_each(|e| memory.add_slot(e.unlinked));
+        translator.exits.extend(lowered.exits);
+        translator.returns.extend(lowered.returns);
+        translator.placed.push(Placed { start, faults: lowered.faults });
+        translator.by_page.entry((key.gpa >> 12) as u32).or_default().push(key);
+        translator.built += 1;
+        let translation = Translation {
+            entries: [start, start + lowered.memory_entry as usize],
+            granules,
+            linked: Vec::new(),
+            _sites: lowered.sites,
+            _uops: uops,
+        };
+        translator.translations.insert(key, translation);
+        Some(())
+    }
+
+    /// Executes the instruction at RIP as translated code, if that can be done.
+    pub(crate) fn step_translated(&mut self) -> Option<Exec> {
+        if self.stepwise() || self.fetch_address(self.rip).is_err() {
+            return None;
+        }
+        self.renew_budget();
+        self.run_hot(true)
+    }
+
+    /// Runs the block at RIP as translated code, if it has been translated or now is.
+    pub(crate) fn run_hot(&mut self, translate: bool) -> Option<Exec> {
+        if let Some(entry) = self.find_translated() {
+            return Some(self.run_translated(entry));
+        }
+        if !translate {
+            return None;
+        }
+        self.translate_here()?;
+        let entry = self.find_translated()?;
+        Some(self.run_translated(entry))
+    }
+}

@@ -1,0 +1,37 @@
+//! What helpers know about the place that calls them.
+
+use std::cell::Cell;
+
+use super::context::World;
+use crate::exec::Uop;
+
+/// One instruction in one translation.
+pub struct Site {
+    /// The instruction, for the interpreter.
+    pub uop: *const Uop,
+    /// Where its block starts.
+    pub rip: u64,
+    /// What its translation is good for.
+    pub world: World,
+    /// Where to go on after the instruction.
+    pub resume: Cell<usize>,
+    /// Where to try it again.
+    pub again: Cell<usize>,
+    /// Size of its store in bytes, or of what a return takes from the stack.
+    pub size: u32,
+    /// It is a call: it pushes.
+    pub calls: bool,
+}
+
+/// A direct way out of a translation: a jump through a slot that leads to the next translation, or to
+/// [`helpers::link`](super::helpers::link).
+pub struct Exit {
+    /// The guest's address.
+    pub target: u64,
+    /// Where the slot leads while the next translation is not known.
+    pub unlinked: usize,
+    /// The flags are in memory.
+    pub flags_in_memory: bool,
+    /// The slot has the id of the target's page too.
+    pub other_page: bool,
+}

@@ -1,0 +1,206 @@
+//! Code that all translations share: the way in and out, and the ways to Rust and back.
+//!
+//! Registers in translated code: guest RAX to R10, R12 and R13 are in the host's registers of the same name, RSP is in R15;
+//! R11, R14 and R15 are in memory ([`place::gpr`]). R14 and R11 of the host are scratch. RSP is the host's stack, which
+//! holds return addresses of translated code above [`Context::base`](super::context::Context). XMM registers, MXCSR and
+//! the x87 unit are the guest's.
+
+use super::context::{JUMPS, place};
+use super::emit::{Alu, Emitter, Host, Label, Mem, cc};
+use super::helpers;
+use crate::mmu::View;
+
+/// Address in R14, or an argument of a helper.
+pub const T0: Host = Host::R14;
+/// The other scratch register.
+pub const T1: Host = Host::R11;
+
+/// Where a general register of the guest is in translated code. `None`: in memory.
+pub fn host(gpr: u8) -> Option<Host> {
+    match gpr {
+        4 => Some(Host::R15),
+        11 | 14 | 15 => None,
+        n => Some(Host(n)),
+    }
+}
+
+/// Registers that a System V callee preserves.
+const SAVED: [Host; 6] = [Host::RBX, Host::RBP, Host::R12, Host::R13, Host::R14, Host::R15];
+
+/// Entries of the shared code.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thunks {
+    /// `extern "sysv64" fn(entry)`: runs translated code.
+    pub enter: usize,
+    /// Run the instruction of a site (R14); flags in the host's register, or in memory.
+    pub instruction: [usize; 2],
+    /// Go on behind an exit (R14: its number); flags as above.
+    pub link: [usize; 2],
+    /// Leave at an exit (R14: its number), flags in memory.
+    pub leave: usize,
+    /// A store (site in R14, host address and attention byte in the spare places) met attention; flags in memory.
+    pub wrote: usize,
+    /// Translate the operand of a site (R14) and try again; flags in memory.
+    pub fill: usize,
+    /// A return to R14 that the stack did not foresee; for views Kernel and User. R11: the site.
+    pub returned: [usize; 2],
+}
+
+/// Where the arithmetic flags are, as an index.
+pub const IN_HOST: usize = 0;
+/// See [`IN_HOST`].
+pub const IN_MEMORY: usize = 1;
+
+/// `lahf; seto al` to memory; RAX as it was.
+pub fn save_flags(e: &mut Emitter) {
+    e.store(place::gpr(0), Host::RAX);
+    e.flags_to_ax();
+    e.store16(place::flags(), Host::RAX);
+    e.load(Host::RAX, place::gpr(0));
+}
+
+/// The flags from memory; RAX as it was.
+pub fn restore_flags(e: &mut Emitter) {
+    e.store(place::gpr(0), Host::RAX);
+    e.load_u16(Host::RAX, place::flags());
+    e.flags_from_ax();
+    e.load(Host::RAX, place::gpr(0));
+}
+
+fn all_registers() -> impl Iterator<Item = (u8, Host)> {
+    (1..16).filter_map(|n| host(n).map(|h| (n, h)))
+}
+
+/// Emits the shared code; what the labels say is for [`Labels::resolve`].
+pub fn build(e: &mut Emitter) -> Labels {
+    let (call, back) = (e.label(), e.label());
+    let enter = e.here();
+    SAVED.iter().for_each(|r| e.push(*r));
+    // The six pushes and the return address: 8 more bytes make the base a multiple of 16.
+    e.alu_imm(Alu::Sub, Host::RSP, 8);
+    e.store(place::base(), Host::RSP);
+    let bottom = e.label();
+    push_bottom(e, bottom);
+    e.load(T0, Host::RDI);
+    e.jmp(back);
+
+    // A return with nothing on the stack but this place: R14 is the guest's target, R11 the site.
+    e.bind(bottom);
+    e.store32(place::return_site(), T1);
+    push_bottom(e, bottom);
+    e.load32(T1, place::return_site());
+    e.jmp_to(place::returned());
+
+    let both = |e: &mut Emitter, f: usize| [helper(e, f, call, true), helper(e, f, call, false)];
+    let instruction = both(e, helpers::instruction as *const () as usize);
+    let link = both(e, helpers::link as *const () as usize);
+    let leave = helper(e, helpers::leave as *const () as usize, call, false);
+    let wrote = helper(e, helpers::wrote as *const () as usize, call, false);
+    let fill = helper(e, helpers::fill as *const () as usize, call, false);
+    let missed = helper(e, helpers::returned as *const () as usize, call, false);
+    let returned = [View::Kernel, View::User].map(|view| {
+        let label = e.here();
+        e.store32(place::return_site(), T1);
+        look_up_jump(e, view, missed);
+        label
+    });
+    call_helper(e, call, back);
+    Labels { enter, instruction, link, leave, wrote, fill, returned }
+}
+
+/// Labels of the entries, see [`Thunks`].
+pub struct Labels {
+    enter: Label,
+    instruction: [Label; 2],
+    link: [Label; 2],
+    leave: Label,
+    wrote: Label,
+    fill: Label,
+    returned: [Label; 2],
+}
+
+impl Labels {
+    /// The entries of code at `base` whose labels are at `places`.
+    pub fn resolve(&self, base: usize, places: &[u32]) -> Thunks {
+        let at = |l: Label| base + Emitter::place(places, l) as usize;
+        Thunks {
+            enter: at(self.enter),
+            instruction: self.instruction.map(at),
+            link: self.link.map(at),
+            leave: at(self.leave),
+            wrote: at(self.wrote),
+            fill: at(self.fill),
+            returned: self.returned.map(at),
+        }
+    }
+}
+
+/// Pushes the return address that ends the stack.
+fn push_bottom(e: &mut Emitter, bottom: Label) {
+    e.relative(&[0x4c, 0x8d, 0x1d], bottom); // lea r11, [rip + bottom]
+    e.push(T1);
+}
+
+/// Entry of a helper, from code whose flags are in the host's register or in memory.
+fn helper(e: &mut Emitter, function: usize, call: Label, flags_in_host: bool) -> Label {
+    let label = e.here();
+    e.store(place::gpr(0), Host::RAX);
+    if flags_in_host {
+        e.flags_to_ax();
+        e.store16(place::flags(), Host::RAX);
+    }
+    e.constant(T1, function as u64);
+    e.jmp(call);
+    label
+}
+
+/// Jumps to the translation of the code at R14, flags in memory; to `missed` if the table does not know it.
+pub fn look_up_jump(e: &mut Emitter, view: View, missed: Label) {
+    let entry = find_jump(e, view, missed);
+    e.jmp_to(entry);
+}
+
+/// As [`look_up_jump`], but gives the place of the address to go to, which is good until T1 changes.
+pub fn find_jump(e: &mut Emitter, view: View, missed: Label) -> Mem {
+    e.load32(T1, T0);
+    e.shift32(T1, 12, false);
+    e.xor32(T1, T0);
+    e.and32_imm(T1, JUMPS as u32 - 1);
+    e.shift32(T1, 4, true);
+    e.alu(Alu::Cmp, T0, place::jump(view, T1, 0));
+    e.jcc(cc::NE, missed);
+    place::jump(view, T1, 8)
+}
+
+/// Calls the helper in R11 with the vCPU and R14, and goes where it says, or out. RAX and flags are saved already.
+fn call_helper(e: &mut Emitter, call: Label, back: Label) {
+    let exit = e.label();
+    e.bind(call);
+    all_registers().for_each(|(n, h)| e.store(place::gpr(n), h));
+    (0..16).for_each(|n| e.movaps(place::xmm(n), n, true));
+    e.mxcsr(place::mxcsr(), true);
+    e.mxcsr(place::host_mxcsr(), false);
+    e.store(place::stack(), Host::RSP);
+    e.load(Host::RDI, place::cpu());
+    e.load(Host::RSI, T0);
+    e.alu_imm(Alu::And, Host::RSP, -16);
+    e.call_to(T1);
+    e.bytes(&[0x48, 0x85, 0xc0]); // test rax, rax
+    e.jcc(cc::E, exit);
+    e.load(Host::RSP, Host::RDX);
+    e.load(T0, Host::RAX);
+    e.bind(back);
+    e.mxcsr(place::mxcsr(), false);
+    (0..16).for_each(|n| e.movaps(place::xmm(n), n, false));
+    all_registers().for_each(|(n, h)| e.load(h, place::gpr(n)));
+    e.load_u16(Host::RAX, place::flags());
+    e.flags_from_ax();
+    e.load(Host::RAX, place::gpr(0));
+    e.jmp_to(T0);
+
+    e.bind(exit);
+    e.load(Host::RSP, place::base());
+    e.alu_imm(Alu::Add, Host::RSP, 8);
+    SAVED.iter().rev().for_each(|r| e.pop(*r));
+    e.ret();
+}
