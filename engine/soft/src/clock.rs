@@ -71,6 +71,11 @@ impl Clock {
         host_tsc().wrapping_sub(self.offset.load(Relaxed))
     }
 
+    /// Host value less guest value, while not frozen.
+    pub fn offset(&self) -> u64 {
+        self.offset.load(Relaxed)
+    }
+
     /// Stops the counter.
     pub fn freeze(&self) {
         let mut stopped = self.stopped();

@@ -152,6 +152,9 @@ pub struct Mmu {
 }
 
 impl Mmu {
+    /// Offset of the view of explicit data accesses in this structure, for translated code.
+    pub const VIEW_OFFSET: usize = std::mem::offset_of!(Mmu, view);
+
     /// An empty TLB.
     pub fn new(ram: Arc<RamMap>, watch: Arc<Watch>) -> Self {
         Self {

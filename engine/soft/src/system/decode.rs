@@ -24,6 +24,8 @@ fn goes_on(i: &Instruction) -> bool {
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw | M::Arpl => {
             true
         }
+        // None of them lets an interrupt in; data accesses look at the view each time.
+        M::Cli | M::Swapgs | M::Stac | M::Clac => true,
         M::Pushf | M::Pushfd | M::Pushfq | M::Push | M::Rdfsbase | M::Rdgsbase => true,
         M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdmsr | M::Xgetbv | M::Rdrand | M::Rdseed | M::Pause => true,
         M::Mov => !matches!(

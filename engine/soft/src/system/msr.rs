@@ -225,6 +225,7 @@ fn write_engine(cpu: &mut Cpu, c: &MsrContract, v: u64) -> Result<(), MsrFault> 
 /// Moves this vCPU's counter; the local APIC's timer, which is kept in its values, goes along.
 fn move_tsc(cpu: &mut Cpu, delta: u64) {
     cpu.tsc_adjust = cpu.tsc_adjust.wrapping_add(delta);
+    cpu.time_changed();
     cpu.apic.tsc_moved(delta);
     cpu.apic_changed();
 }

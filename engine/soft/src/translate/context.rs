@@ -37,10 +37,21 @@ impl Jump {
 pub struct World {
     /// Code size, stack size.
     pub mode: Mode,
-    /// Instruction fetches are a user's.
-    pub user: bool,
+    /// Privilege level.
+    pub cpl: u8,
     /// SSE instructions raise neither #UD nor #NM.
     pub sse: bool,
+    /// SMAP is on.
+    pub smap: bool,
+    /// RDTSC does not fault.
+    pub tsc: bool,
+}
+
+impl World {
+    /// Instruction fetches are a user's.
+    pub fn user(self) -> bool {
+        self.cpl == 3
+    }
 }
 
 /// State of the translator that its code uses. All else it uses is in other fields of [`Cpu`].
@@ -58,6 +69,8 @@ pub struct Context {
     pub stack: u64,
     /// Where returns go that the stack of return addresses does not foresee: [`super::thunks::Thunks::returned`].
     pub returned: usize,
+    /// The guest's time-stamp counter less the host's.
+    pub tsc_offset: u64,
     /// Spare places.
     pub spare: [u64; 3],
     /// How the last run ended.
@@ -84,9 +97,10 @@ impl Context {
             base: 0,
             stack: 0,
             returned: 0,
+            tsc_offset: 0,
             spare: [0; 3],
             end: Ok(()),
-            stack_world: World { mode: Mode(0), user: false, sse: false },
+            stack_world: World { mode: Mode(0), cpl: 0, sse: false, smap: false, tsc: false },
             jumps: [std::array::from_fn(Jump::empty); 3],
             used: Default::default(),
             stamps: [(0, 0); 3],
@@ -130,7 +144,13 @@ impl Cpu {
     pub(super) fn world(&self) -> World {
         use vireo_core::state::{cr0, cr4};
         let sse = self.ctl.cr0 & (cr0::EM | cr0::TS) == 0 && self.ctl.cr4 & cr4::OSFXSR != 0;
-        World { mode: self.mode, user: self.cpl == 3, sse }
+        World {
+            mode: self.mode,
+            cpl: self.cpl,
+            sse,
+            smap: self.ctl.cr4 & cr4::SMAP != 0,
+            tsc: self.cpl == 0 || self.ctl.cr4 & cr4::TSD == 0,
+        }
     }
 }
 
@@ -179,6 +199,15 @@ pub mod place {
     /// See [`Context::return_site`].
     pub fn return_site() -> Mem {
         at(offset_of!(Cpu, gate.return_site))
+    }
+    /// Selector of segment register `n`.
+    pub fn selector(n: u8) -> Mem {
+        use vireo_core::state::Segment;
+        at(offset_of!(Cpu, seg) + size_of::<Segment>() * usize::from(n) + offset_of!(Segment, selector))
+    }
+    /// See [`Context::tsc_offset`].
+    pub fn tsc_offset() -> Mem {
+        at(offset_of!(Cpu, gate.tsc_offset))
     }
     /// See [`Context::base`].
     pub fn base() -> Mem {

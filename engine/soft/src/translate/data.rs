@@ -30,12 +30,15 @@ pub fn is_data(i: &Instruction, sse: bool) -> bool {
 fn implicit_memory(i: &Instruction) -> bool {
     match i.mnemonic() {
         M::Xlatb | M::Maskmovdqu => true,
-        // A bit offset in a register reaches far.
-        M::Bt | M::Bts | M::Btr | M::Btc => {
-            i.op0_kind() == OpKind::Memory && i.op1_kind() == OpKind::Register
-        }
-        _ => false,
+        _ => is_bit_string(i) && i.op1_register().size() == 2,
     }
+}
+
+/// A bit of memory whose offset, in a register, reaches far beyond the operand.
+fn is_bit_string(i: &Instruction) -> bool {
+    matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
+        && i.op0_kind() == OpKind::Memory
+        && i.op1_kind() == OpKind::Register
 }
 
 /// What the operands need.
@@ -100,7 +103,12 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
         return lea(l, i);
     }
     let o = operands(i)?;
-    let host = rewrite(i, &o);
+    let bit_string = is_bit_string(i);
+    let mut host = rewrite(i, &o);
+    if bit_string {
+        // Its offset within the operand, see below.
+        host.set_op1_register(sized(T1, i.op1_register()));
+    }
     // Tried now: an instruction that cannot be encoded must leave nothing behind.
     let encoded = l.encoder.encode(&host, 0);
     let code = l.encoder.take_buffer();
@@ -110,16 +118,26 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     if o.size != 0 {
         l.clobber(l.live(n));
         let slow = slow_path(l, n, resume);
-        let address = address(l, i);
+        let mut address = address(l, i);
+        if bit_string {
+            address = bit_address(l, i, address);
+        }
         checked = l.check(address, o.size, o.writes, slow);
     }
-    flags_before(l, n, i, d);
-    if o.size != 0 && o.writes && !o.spilled.is_empty() {
+    if o.size != 0 && o.writes && (bit_string || !o.spilled.is_empty()) {
         l.attention(checked);
         l.e.store(place::spare(1), T1);
         checked = Checked::Saved;
     }
-    o.spilled.iter().for_each(|(gpr, r)| l.e.load(*r, place::gpr(*gpr)));
+    if bit_string {
+        let number = i.op1_register().full_register().number() as u8;
+        let from = l.read_gpr(number, T1);
+        l.e.load(T1, from);
+        l.e.and32_imm(T1, 8 * o.size - 1);
+    } else {
+        o.spilled.iter().for_each(|(gpr, r)| l.e.load(*r, place::gpr(*gpr)));
+    }
+    flags_before(l, n, i, d);
     // Flags that a check overwrote, since none of them matters, are not taken for the guest's.
     let flags_lost = o.size != 0 && l.live(n) == 0;
     let thunk =
@@ -142,8 +160,26 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     Ok(())
 }
 
+/// Adds to an address the whole operands that the bit offset of a bit string instruction is away.
+fn bit_address(l: &mut Lowering, i: &Instruction, address: Address) -> Address {
+    if let Address::Known(at) = address {
+        l.e.constant(T0, at);
+    }
+    let r = i.op1_register();
+    let from = l.read_gpr(r.full_register().number() as u8, T1);
+    let (bits, log_size) = if r.size() == 8 { (6, 3) } else { (5, 2) };
+    if r.size() == 8 {
+        l.e.load(T1, from)
+    } else {
+        l.e.movsxd(T1, from)
+    }
+    l.e.sar(T1, bits);
+    l.e.lea(T0, Mem::at(T0, 0).indexed(T1, log_size));
+    Address::Dynamic
+}
+
 /// Where an access of instruction `n` goes that misses the TLB: the interpreter makes it, and fills the TLB.
-fn slow_path(l: &mut Lowering, n: usize, resume: super::emit::Label) -> super::emit::Label {
+pub fn slow_path(l: &mut Lowering, n: usize, resume: super::emit::Label) -> super::emit::Label {
     let site = l.site(n, 0, Some(resume), None);
     l.cold_call(site, l.thunks.instruction[thunks::IN_MEMORY])
 }
@@ -285,8 +321,7 @@ fn lea(l: &mut Lowering, i: &Instruction) -> Result<(), Unsupported> {
 pub fn is_stack(i: &Instruction) -> bool {
     use iced_x86::Code as C;
     match i.code() {
-        C::Push_r64 | C::Pushq_imm8 | C::Pushq_imm32 | C::Leaveq => true,
-        C::Pop_r64 => i.op0_register() != Register::RSP,
+        C::Push_r64 | C::Push_rm64 | C::Pushq_imm8 | C::Pushq_imm32 | C::Leaveq | C::Pop_r64 => true,
         _ => false,
     }
 }
@@ -298,6 +333,13 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
     let slow = slow_path(l, n, resume);
     let sp = Host::R15;
     match i.mnemonic() {
+        M::Push if i.op0_kind() == OpKind::Memory => {
+            let address = address(l, i);
+            l.check(address, 8, false, slow);
+            l.e.load(T0, Mem::at(T0, 0));
+            l.e.store(place::spare(2), T0);
+            super::system::push_spare(l, n, slow, resume);
+        }
         M::Push => {
             l.e.lea(T0, Mem::at(sp, -8));
             let checked = l.check(Address::Dynamic, 8, true, slow);
@@ -314,7 +356,10 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
             if thunks::host(number).is_none() {
                 l.e.store(place::gpr(number), to);
             }
-            l.e.lea(sp, Mem::at(sp, 8));
+            // POP RSP: what it loads is the stack pointer.
+            if to != sp {
+                l.e.lea(sp, Mem::at(sp, 8));
+            }
         }
         _ => {
             l.e.load(T0, Host::RBP);

@@ -419,6 +419,18 @@ impl Emitter {
     pub fn cmp8_imm(&mut self, m: Mem, v: u8) {
         self.own(Op::new(0x80), Alu::Cmp as u8, m, &[v]);
     }
+    /// `shl r64, n`.
+    pub fn shl(&mut self, r: Host, n: u8) {
+        self.own(Op::new(0xc1).wide(), 4, r, &[n]);
+    }
+    /// `sar r64, n`.
+    pub fn sar(&mut self, r: Host, n: u8) {
+        self.own(Op::new(0xc1).wide(), 7, r, &[n]);
+    }
+    /// `movsxd r64, r32`.
+    pub fn movsxd(&mut self, to: Host, from: Host) {
+        self.own(Op::new(0x63).wide(), to.0, from, &[]);
+    }
     /// `shr r64, n`.
     pub fn shr(&mut self, r: Host, n: u8) {
         self.own(Op::new(0xc1).wide(), 5, r, &[n]);

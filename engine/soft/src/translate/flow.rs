@@ -39,7 +39,7 @@ pub fn is_call(i: &Instruction) -> bool {
 pub fn branch(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
     let target = l.source.key.rip.wrapping_add(i.near_branch_target());
     let direct = i.op0_kind() == OpKind::NearBranch64;
-    let calls = !matches!(l.source.key.view, View::KernelAc | View::UserAligned);
+    let calls = !matches!(l.view, View::KernelAc | View::UserAligned);
     if direct && !crate::cpu::Cpu::canonical(target) {
         return Err(Unsupported);
     }
@@ -134,7 +134,7 @@ fn call(l: &mut Lowering, n: usize, target: u64) {
 /// What a call returns to: R14 is where the guest returned.
 fn return_site(l: &mut Lowering, n: usize) {
     let back = l.next_rip(n);
-    let view = l.source.key.view;
+    let view = l.view;
     match i32::try_from(back as i64) {
         Ok(v) => l.e.cmp_imm32(T0, v),
         Err(_) => {
@@ -187,7 +187,7 @@ fn indirect_jump(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsu
     let slow = l.cold_call(site, l.thunks.instruction[IN_MEMORY]);
     indirect_target(l, i, slow);
     l.poll(slow);
-    thunks::look_up_jump(&mut l.e, l.source.key.view, slow);
+    thunks::look_up_jump(&mut l.e, l.view, slow);
     Ok(())
 }
 
@@ -199,7 +199,7 @@ fn indirect_call(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsu
     push_return(l, n, slow);
     l.poll(slow);
     l.e.load(T0, place::spare(2));
-    let offset = thunks::find_jump(&mut l.e, l.source.key.view, slow);
+    let offset = thunks::find_jump(&mut l.e, l.view, slow);
     l.e.lea(Host::R15, Mem::at(Host::R15, -8));
     l.e.call_to(offset);
     return_site(l, n);

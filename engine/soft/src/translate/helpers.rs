@@ -53,6 +53,7 @@ impl Cpu {
     fn still_good(&self, site: &Site, before: (u64, u64)) -> bool {
         self.translation_stamp() == before
             && self.world() == site.world
+            && self.mmu.view() == site.view
             && self.shadow == Shadow::None
             && !self.stepwise()
     }

@@ -11,9 +11,9 @@ use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
 use super::memory::CodeMemory;
 use super::site::{Exit, Site};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
-use super::{data, flags, flow};
+use super::{data, flags, flow, system};
 use crate::exec::Uop;
-use crate::mmu::slot_of;
+use crate::mmu::{View, slot_of};
 
 /// Where the arithmetic flags are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,8 @@ pub struct Lowering<'a> {
     pub thunks: &'a Thunks,
     /// Where the flags are now.
     pub flags: Place,
+    /// View of data accesses now.
+    pub view: View,
     /// Start of the code.
     pub start: Label,
     /// Re-encodes instructions.
@@ -114,10 +116,13 @@ impl<'a> Lowering<'a> {
     ) -> Lowered {
         let mut e = Emitter::new();
         let (start, memory_entry) = (e.here(), e.label());
-        let sse = source.key.world.sse;
+        let (world, view) = (source.key.world, source.key.view);
         let exact = |n: usize| {
             let i = &source.instructions[n];
-            !source.allowed[n] || flow::is_branch(i) || !(data::is_data(i, sse) || data::is_stack(i))
+            !source.allowed[n]
+                || flow::is_branch(i)
+                || system::needs_flags(i)
+                || !(data::is_data(i, world.sse) || data::is_stack(i) || system::is_system(i, world))
         };
         let live = flags::live_before(source.instructions, exact);
         let mut l = Self {
@@ -125,6 +130,7 @@ impl<'a> Lowering<'a> {
             source,
             thunks,
             flags: Place::Host,
+            view,
             start,
             encoder: Encoder::new(64),
             memory,
@@ -165,6 +171,7 @@ impl<'a> Lowering<'a> {
             true => flow::branch(self, n, &i),
             false if data::is_stack(&i) => data::stack(self, n, &i),
             false if data::is_data(&i, self.source.key.world.sse) => data::data(self, n, &i),
+            false if system::is_system(&i, self.source.key.world) => system::system(self, n, &i),
             false => Err(Unsupported),
         };
         if done == Err(Unsupported) {
@@ -227,6 +234,7 @@ impl<'a> Lowering<'a> {
             uop: &raw const self.source.uops[n],
             rip: self.source.key.rip,
             world: self.source.key.world,
+            view: self.view,
             resume: Cell::new(0),
             again: Cell::new(0),
             size,
@@ -280,7 +288,7 @@ impl<'a> Lowering<'a> {
     /// Checks `size` bytes at an address in the TLB: then T0 has their host address. Jumps to `slow` on a miss. Overwrites
     /// T1 and the flags.
     pub fn check(&mut self, address: Address, size: u32, write: bool, slow: Label) -> Checked {
-        let (view, tag) = (self.source.key.view, if write { Tlb::Write } else { Tlb::Read });
+        let (view, tag) = (self.view, if write { Tlb::Write } else { Tlb::Read });
         if let Address::Known(at) = address {
             let (page, offset) = (at & !0xfff, (at & 0xfff) as u32);
             if offset + size <= 4096 {
@@ -318,7 +326,7 @@ impl<'a> Lowering<'a> {
 
     /// Loads the address of the attention byte of a checked operand to T1.
     pub fn attention(&mut self, checked: Checked) {
-        let view = self.source.key.view;
+        let view = self.view;
         let from = match checked {
             Checked::Dynamic => place::tlb(view, T1, Tlb::Attention),
             Checked::Slot(slot) => place::tlb_slot(view, slot, Tlb::Attention),
@@ -369,7 +377,7 @@ impl<'a> Lowering<'a> {
         }
         if other_page {
             self.e.relative_to(&[0x44, 0x8b, 0x1d], slot + 8); // mov r11d, [rip + …]
-            self.e.alu32(Alu::Cmp, T1, place::page_id(self.source.key.view, target));
+            self.e.alu32(Alu::Cmp, T1, place::page_id(self.view, target));
             self.e.jcc(cc::NE, stub);
         }
         slot
@@ -399,7 +407,7 @@ impl<'a> Lowering<'a> {
 
     /// Goes to the code at `target` in this page, if the page is still what it was.
     pub fn exit_checked(&mut self, target: u64) {
-        let (view, id) = (self.source.key.view, self.source.page_id);
+        let (view, id) = (self.view, self.source.page_id);
         if target >> 12 != self.source.key.rip >> 12 {
             return self.exit(target);
         }

@@ -32,6 +32,7 @@ mod helpers;
 mod lower;
 mod memory;
 mod site;
+mod system;
 mod thunks;
 
 use std::collections::HashMap;
@@ -233,8 +234,9 @@ pub fn after_exception(at: usize) -> Option<usize> {
 impl Cpu {
     /// What remembered translations are good for: the code's view has not changed its pages, and none was dropped.
     fn translation_stamp(&self) -> (u64, u64) {
-        let sse = u64::from(self.world().sse);
-        (self.mmu.code_pages.generation(self.code_view()), self.code.translator.epoch << 1 | sse)
+        let w = self.world();
+        let world = u64::from(w.sse) | u64::from(w.smap) << 1 | u64::from(w.tsc) << 2 | u64::from(w.cpl) << 3;
+        (self.mmu.code_pages.generation(self.code_view()), self.code.translator.epoch << 5 | world)
     }
 
     /// The key of the code at RIP, if it can be fetched without further work, and whether its page is global.
@@ -280,12 +282,18 @@ impl Cpu {
     /// Code of this world runs now.
     fn enter_world(&mut self, world: World) {
         self.gate.stack_world = world;
-        self.gate.returned = self.code.translator.thunks.returned[usize::from(world.user)];
+        self.gate.returned = self.code.translator.thunks.returned[usize::from(world.user())];
     }
 
     /// The budget of translated code is renewed. No translated code runs.
     pub(crate) fn renew_budget(&mut self) {
         self.gate.budget = BUDGET;
+        self.time_changed();
+    }
+
+    /// The guest's clock or this vCPU's adjustment of it changed.
+    pub(crate) fn time_changed(&mut self) {
+        self.gate.tsc_offset = self.tsc_adjust.wrapping_sub(self.shared.clock.offset());
     }
 
     /// Translated code wants the run loop to look at time and events.

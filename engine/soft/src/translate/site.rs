@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use super::context::World;
 use crate::exec::Uop;
+use crate::mmu::View;
 
 /// One instruction in one translation.
 pub struct Site {
@@ -13,6 +14,8 @@ pub struct Site {
     pub rip: u64,
     /// What its translation is good for.
     pub world: World,
+    /// View of data accesses before it.
+    pub view: View,
     /// Where to go on after the instruction.
     pub resume: Cell<usize>,
     /// Where to try it again.
