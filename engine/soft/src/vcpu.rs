@@ -144,7 +144,7 @@ impl Cpu {
         }
         self.renew_budget();
         for _ in 0..BLOCKS_PER_LOOK {
-            match self.find_translated() {
+            match self.known_translation() {
                 Some(entry) => self.run_translated(entry)?,
                 None => self.run_block(false)?,
             }

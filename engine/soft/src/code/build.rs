@@ -21,42 +21,54 @@ struct Decoded {
     truncated: bool,
 }
 
-/// A block within one page for the translator: instructions, bytes, granules of the page.
-type StableBlock = (Box<[Uop]>, Vec<u8>, u64);
+/// A block whose bytes are announced: any later change will be reported.
+pub(crate) struct StableBlock {
+    /// The instructions.
+    pub uops: Box<[Uop]>,
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+    /// Page and granules of the bytes; a second page when the (only) instruction crosses a page border.
+    pub pages: [Option<(u32, u64)>; 2],
+}
 
 impl Cpu {
     /// Builds and keeps the block at RIP, whose first byte is at `key.gpa`.
     pub(super) fn build(&mut self, key: Key) -> Exec<*const Block> {
         loop {
-            let offset = (key.gpa & 0xfff) as usize;
-            let mut bytes = [0u8; MAX_INSTRUCTIONS * MAX_BYTES];
-            let available = (4096 - offset).min(bytes.len());
-            self.read_code(key.gpa, &mut bytes[..available]);
-            let mut d = self.decode(key.mode, &bytes[..available]);
-            let mut second = None;
-            if d.truncated {
-                // Its own rules: the second page is checked, and can change, on its own.
-                let gpa = self.fetch_second_page(key.gpa)?;
-                self.read_code(gpa, &mut bytes[available..MAX_BYTES]);
-                d = self.decode(key.mode, &bytes[..MAX_BYTES]);
-                d.uops.truncate(1);
-                d.len = d.uops.first().map_or(0, |u| u.next);
-                second = Some((gpa, available));
-            }
-            let first_len = usize::from(d.len).min(available);
-            let mut pages =
-                [Some(((key.gpa >> 12) as u32, granule_mask(offset as u32, first_len as u32))), None];
-            if let Some((gpa, at)) = second.filter(|(_, at)| usize::from(d.len) > *at) {
-                pages[1] = Some(((gpa >> 12) as u32, granule_mask(0, u32::from(d.len) - at as u32)));
-            }
-            let len = usize::from(d.len);
-            let (first, rest) = bytes[..len].split_at(first_len);
-            let second = second.filter(|_| !rest.is_empty()).map(|(gpa, _)| (gpa, rest));
-            if self.announce(&pages, [Some((key.gpa, first)), second]) {
-                let block = Block::new(d.uops.into_boxed_slice(), key, pages);
-                return Ok(self.code.insert(Box::new(block)));
+            if let Some(b) = self.stable_block(key.gpa, key.mode, usize::MAX)? {
+                return Ok(self.code.insert(Box::new(Block::new(b.uops, key, b.pages))));
             }
         }
+    }
+
+    /// Decodes the block at RIP, whose first byte is at `gpa`, of no more than `most` instructions, and announces it.
+    /// `None`: it has just changed.
+    pub(crate) fn stable_block(&mut self, gpa: u64, mode: Mode, most: usize) -> Exec<Option<StableBlock>> {
+        let offset = (gpa & 0xfff) as usize;
+        let available = (4096 - offset).min(MAX_INSTRUCTIONS * MAX_BYTES);
+        let mut bytes = vec![0; available];
+        self.read_code(gpa, &mut bytes);
+        let mut d = self.decode(mode, &bytes);
+        let mut second = None;
+        if d.truncated {
+            // Its own rules: the second page is checked, and can change, on its own.
+            let next = self.fetch_second_page(gpa)?;
+            bytes.resize(MAX_BYTES, 0);
+            self.read_code(next, &mut bytes[available..]);
+            d = self.decode(mode, &bytes);
+            d.uops.truncate(1);
+            second = Some(next);
+        }
+        d.uops.truncate(most);
+        bytes.truncate(d.uops.last().map_or(0, |u| usize::from(u.next)));
+        let (first, rest) = bytes.split_at(bytes.len().min(available));
+        let second = second.filter(|_| !rest.is_empty());
+        let mask = |gpa: u64, bytes: &[u8]| {
+            ((gpa >> 12) as u32, granule_mask((gpa & 0xfff) as u32, bytes.len() as u32))
+        };
+        let pages = [Some(mask(gpa, first)), second.map(|gpa| mask(gpa, rest))];
+        let same = self.announce(&pages, [Some((gpa, first)), second.map(|gpa| (gpa, rest))]);
+        Ok(same.then(|| StableBlock { uops: d.uops.into_boxed_slice(), bytes, pages }))
     }
 
     /// Announces code in these granules. False: the bytes are not what they were; if they are, any later change will be
@@ -71,24 +83,6 @@ impl Cpu {
             self.read_code(gpa, again);
             again == bytes
         })
-    }
-
-    /// Decodes the block at `gpa`, for the translator, and announces it. `None`: it crosses a page border, is not in RAM, or
-    /// changes. It has no more than `most` instructions.
-    pub(crate) fn stable_block(&mut self, gpa: u64, mode: Mode, most: usize) -> Option<StableBlock> {
-        self.mmu.ram.page(gpa)?;
-        let offset = (gpa & 0xfff) as usize;
-        let mut bytes = vec![0; (4096 - offset).min(MAX_INSTRUCTIONS * MAX_BYTES)];
-        self.read_code(gpa, &mut bytes);
-        let mut d = self.decode(mode, &bytes);
-        d.uops.truncate(most);
-        if d.truncated || d.uops.is_empty() {
-            return None;
-        }
-        bytes.truncate(d.uops.last().map_or(0, |u| usize::from(u.next)));
-        let granules = granule_mask(offset as u32, bytes.len() as u32);
-        let same = self.announce(&[Some(((gpa >> 12) as u32, granules)), None], [Some((gpa, &bytes)), None]);
-        same.then(|| (d.uops.into_boxed_slice(), bytes, granules))
     }
 
     /// Copies code bytes within a page, from RAM or from the bus.

@@ -6,6 +6,8 @@
 
 mod build;
 
+pub(crate) use build::StableBlock;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -63,7 +65,7 @@ fn footprint(block: &Block) -> usize {
 
 /// The multiplicative hash of integers; keys come from the guest, but a guest can only slow itself.
 #[derive(Default)]
-struct IntHasher(u64);
+pub(crate) struct IntHasher(u64);
 impl Hasher for IntHasher {
     fn finish(&self) -> u64 {
         self.0
@@ -83,7 +85,7 @@ impl Hasher for IntHasher {
         self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<IntHasher>>;
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<IntHasher>>;
 
 /// The decoded code of one vCPU.
 pub struct CodeCache {
@@ -297,7 +299,7 @@ impl Cpu {
     }
 
     /// Guest-physical address of the page after that of the code at RIP, which is at `gpa`, with fetch rights checked.
-    fn fetch_second_page(&mut self, gpa: u64) -> Exec<u64> {
+    pub(crate) fn fetch_second_page(&mut self, gpa: u64) -> Exec<u64> {
         let next = self.mode.mask_ip(self.rip.wrapping_add(0x1000 - (gpa & 0xfff)));
         if self.mode.is64() && !Self::canonical(next) {
             return Err(self.gp(0));

@@ -263,6 +263,15 @@ impl Cpu {
     }
 
     fn place(&mut self, view: View, linear: u64, access: Access) -> Exec<Place> {
+        let e = self.mmu.entry(view, linear);
+        let tag = match access {
+            Access::Read => e.read,
+            Access::Write => e.write,
+            Access::Exec => e.exec,
+        };
+        if Entry::hits(tag, linear, 1) {
+            return Ok(Place::Ram(e.host.wrapping_add((linear & 0xfff) as usize), e.page));
+        }
         let (gpa, ram) = self.walk_and_fill(view, linear, access)?;
         Ok(match ram.filter(|p| p.writable || access != Access::Write) {
             Some(p) => Place::Ram(p.host.wrapping_add((gpa & 0xfff) as usize), (gpa >> 12) as u32),

@@ -18,5 +18,5 @@ pub mod watch;
 pub use access::Value;
 pub use code_pages::CodePages;
 pub use ram::RamMap;
-pub use tlb::{ENTRIES, Entry, Mmu, Table, View, slot_of};
+pub use tlb::{ENTRIES, Entry, Mmu, StackPage, Table, View, slot_of};
 pub use walk::Access;

@@ -97,6 +97,26 @@ pub fn slot_of(linear: u64) -> usize {
     (linear >> 12) as usize % ENTRIES
 }
 
+/// What translated code knows of the page that the stack pointer is in: tag (reads and writes are allowed), host address,
+/// attention byte, as in [`Entry`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct StackPage {
+    /// Minus the linear address.
+    pub tag: u64,
+    /// See [`Entry::host`].
+    pub host: *mut u8,
+    /// See [`Entry::attention`].
+    pub attention: *const u8,
+}
+
+impl StackPage {
+    /// No page. Any tag is some address's: this one's is not canonical on the guest's side, and leads to one that is not
+    /// canonical on the host's, where an access raises an exception that has it made in the interpreter.
+    const NONE: Self =
+        Self { tag: 1 << 63, host: std::ptr::without_provenance_mut(1 << 63), attention: std::ptr::null() };
+}
+
 /// Which entries are in use, so that a flush costs as much as was filled.
 #[derive(Default)]
 struct Used([u64; ENTRIES / 64]);
@@ -133,6 +153,8 @@ pub type Table = [Entry; ENTRIES];
 pub struct Mmu {
     /// One table for each [`View`].
     pub tables: [Table; 4],
+    /// The stack's page in each [`View`].
+    pub stack: [StackPage; 4],
     /// Which code pages are where; translated code compares them.
     pub code_pages: CodePages,
     filled: [Filled; 4],
@@ -159,6 +181,7 @@ impl Mmu {
     pub fn new(ram: Arc<RamMap>, watch: Arc<Watch>) -> Self {
         Self {
             tables: [std::array::from_fn(Entry::empty); 4],
+            stack: [StackPage::NONE; 4],
             code_pages: CodePages::new(),
             filled: Default::default(),
             view: View::Kernel,
@@ -220,7 +243,19 @@ impl Mmu {
         self.fills += 1;
     }
 
+    /// Has translated code know the page at `linear` as that of the stack, if it may be read and written. Whether it then
+    /// knows `size` bytes there.
+    pub fn know_stack(&mut self, view: View, linear: u64, size: u32) -> bool {
+        let e = *self.entry(view, linear);
+        if Entry::hits(e.read, linear, 1) && Entry::hits(e.write, linear, 1) {
+            self.stack[view as usize] = StackPage { tag: e.write, host: e.host, attention: e.attention };
+            return Entry::hits(e.write, linear, size);
+        }
+        false
+    }
+
     fn clear(&mut self, view: usize) {
+        self.stack[view] = StackPage::NONE;
         let (table, filled) = (&mut self.tables[view], &mut self.filled[view]);
         filled.global.drain(|slot| table[slot] = Entry::empty(slot));
         filled.other.drain(|slot| table[slot] = Entry::empty(slot));
@@ -236,6 +271,7 @@ impl Mmu {
 
     /// Drops all but global translations (CR3 write).
     pub fn flush_non_global(&mut self) {
+        self.stack = [StackPage::NONE; 4];
         for (table, filled) in self.tables.iter_mut().zip(&mut self.filled) {
             filled.other.drain(|slot| {
                 // A global page may have taken the entry since.
@@ -250,6 +286,7 @@ impl Mmu {
 
     /// Drops the translations of one 4 KiB page in every view (a page fault).
     pub fn forget_page(&mut self, linear: u64) {
+        self.stack = [StackPage::NONE; 4];
         let slot = slot_of(linear);
         let mut code = false;
         for e in self.tables.iter_mut().map(|t| &mut t[slot]).filter(|e| e.holds(linear)) {
@@ -264,6 +301,7 @@ impl Mmu {
     /// Drops the translation of one page (INVLPG); where it may be part of a cached large page, everything of that
     /// view's table.
     pub fn flush_page(&mut self, linear: u64) {
+        self.stack = [StackPage::NONE; 4];
         let slot = slot_of(linear);
         for view in 0..self.tables.len() {
             let large = self.filled[view].large;

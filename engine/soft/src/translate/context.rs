@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use super::emit::{Host, Mem};
 use crate::cpu::mode::Mode;
 use crate::cpu::{Cpu, Exec};
-use crate::mmu::{CodePages, Entry, View};
+use crate::mmu::{CodePages, Entry, StackPage, View};
 
 /// Entries of a jump table; a power of two.
 pub const JUMPS: usize = 4096;
@@ -129,6 +129,15 @@ impl Context {
         }
         *jump = Jump { rip, entry };
     }
+
+    /// Has the table forget what it knows of an address.
+    pub fn forget(&mut self, view: View, rip: u64) {
+        let slot = Jump::slot(rip);
+        let jump = &mut self.jumps[view as usize][slot];
+        if jump.rip == rip {
+            *jump = Jump::empty(slot);
+        }
+    }
 }
 
 impl Cpu {
@@ -233,6 +242,16 @@ pub mod place {
     pub fn jump(view: View, offset: Host, field: usize) -> Mem {
         at(offset_of!(Cpu, gate.jumps) + size_of::<[Jump; JUMPS]>() * view as usize + field)
             .indexed(offset, 0)
+    }
+
+    /// A field of a view's page of the stack.
+    pub fn stack_page(view: View, field: Tlb) -> Mem {
+        let field = match field {
+            Tlb::Read | Tlb::Write => offset_of!(StackPage, tag),
+            Tlb::Host => offset_of!(StackPage, host),
+            Tlb::Attention => offset_of!(StackPage, attention),
+        };
+        at(offset_of!(Cpu, mmu.stack) + size_of::<StackPage>() * view as usize + field)
     }
 
     /// Field of a TLB entry.

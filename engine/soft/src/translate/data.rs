@@ -104,7 +104,9 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     }
     let o = operands(i)?;
     let bit_string = is_bit_string(i);
-    let mut host = rewrite(i, &o);
+    // A read has the address in two registers, which is quicker.
+    let pair = o.size != 0 && !o.writes && o.spilled.is_empty() && !bit_string && is_general(l, i);
+    let mut host = rewrite(i, &o, pair);
     if bit_string {
         // Its offset within the operand, see below.
         host.set_op1_register(sized(T1, i.op1_register()));
@@ -123,8 +125,9 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
             address = bit_address(l, i, address);
         }
         checked = l.check(address, o.size, o.writes, slow);
+        if pair { l.to_host_pair(checked) } else { l.to_host(checked) }
     }
-    if o.size != 0 && o.writes && (bit_string || !o.spilled.is_empty()) {
+    if o.size != 0 && o.writes && checked == Checked::Dynamic && (bit_string || !o.spilled.is_empty()) {
         l.attention(checked);
         l.e.store(place::spare(1), T1);
         checked = Checked::Saved;
@@ -135,7 +138,7 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
         l.e.load(T1, from);
         l.e.and32_imm(T1, 8 * o.size - 1);
     } else {
-        o.spilled.iter().for_each(|(gpr, r)| l.e.load(*r, place::gpr(*gpr)));
+        o.spilled.iter().filter(|s| is_read(i, &o, s.0)).for_each(|(gpr, r)| l.e.load(*r, place::gpr(*gpr)));
     }
     flags_before(l, n, i, d);
     // Flags that a check overwrote, since none of them matters, are not taken for the guest's.
@@ -162,8 +165,11 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
 
 /// Adds to an address the whole operands that the bit offset of a bit string instruction is away.
 fn bit_address(l: &mut Lowering, i: &Instruction, address: Address) -> Address {
-    if let Address::Known(at) = address {
-        l.e.constant(T0, at);
+    match address {
+        Address::Known(at) => l.e.constant(T0, at),
+        Address::In(r) => l.e.load(T0, r),
+        Address::Stack(disp) => l.e.lea(T0, Mem::at(Host::R15, disp)),
+        Address::Dynamic => {}
     }
     let r = i.op1_register();
     let from = l.read_gpr(r.full_register().number() as u8, T1);
@@ -205,15 +211,16 @@ fn emit(l: &mut Lowering, n: usize, d: &Desc, code: &[u8], resume: super::emit::
     l.may_fault(n, from, to, resume, thunk);
 }
 
-/// The same instruction with the host's registers, its memory operand at T0.
-fn rewrite(i: &Instruction, o: &Operands) -> Instruction {
+/// The same instruction with the host's registers, its memory operand at T0,
+/// or at T0 + T1 if `pair`.
+fn rewrite(i: &Instruction, o: &Operands, pair: bool) -> Instruction {
     let mut host = *i;
     host.set_segment_prefix(Register::None);
     for op in 0..i.op_count() {
         match i.op_kind(op) {
             OpKind::Memory => {
                 host.set_memory_base(Register::R14);
-                host.set_memory_index(Register::None);
+                host.set_memory_index(if pair { Register::R11 } else { Register::None });
                 host.set_memory_index_scale(1);
                 host.set_memory_displacement64(0);
                 host.set_memory_displ_size(0);
@@ -244,6 +251,26 @@ fn sized(to: Host, like: Register) -> Register {
     }
 }
 
+/// Whether an instruction reads (or keeps a part of) a general register that is among its operands.
+fn is_read(i: &Instruction, o: &Operands, gpr: u8) -> bool {
+    (0..i.op_count())
+        .filter(|op| gpr_operand(i, *op) == Some(gpr))
+        .any(|op| o.access[op as usize] != OpAccess::Write || i.op_register(op).size() < 4)
+}
+
+/// Whether the memory operand's address is neither known nor near the stack pointer.
+fn is_general(l: &Lowering, i: &Instruction) -> bool {
+    is_segmented(i) || known_offset(l, i).is_none() && !is_stack_operand(i)
+}
+
+fn is_segmented(i: &Instruction) -> bool {
+    matches!(i.memory_segment(), Register::FS | Register::GS)
+}
+
+fn is_stack_operand(i: &Instruction) -> bool {
+    i.memory_base() == Register::RSP && i.memory_index() == Register::None && !is_segmented(i)
+}
+
 /// Puts the linear address of the explicit memory operand into T0, if it is not known. May overwrite T1 and the flags.
 pub fn address(l: &mut Lowering, i: &Instruction) -> Address {
     let base = match i.memory_segment() {
@@ -256,6 +283,13 @@ pub fn address(l: &mut Lowering, i: &Instruction) -> Address {
         l.e.constant(T0, at);
         l.e.alu(super::emit::Alu::Add, T0, place::segment_base(base));
         return Address::Dynamic;
+    }
+    if is_stack_operand(i) {
+        return Address::Stack(i.memory_displacement64() as i32);
+    }
+    let plain = i.memory_index() == Register::None && i.memory_displacement64() == 0 && base.is_none();
+    if let Some(r) = host_register(i.memory_base()).filter(|_| plain) {
+        return Address::In(r);
     }
     let (mem, narrow) = offset(l, i);
     if narrow {
@@ -298,6 +332,11 @@ fn offset(l: &mut Lowering, i: &Instruction) -> (Mem, bool) {
     (mem.displaced(i.memory_displacement64() as i32), narrow)
 }
 
+/// The host register that a 64-bit register of the guest is in.
+fn host_register(r: Register) -> Option<Host> {
+    (r.size() == 8 && r.is_gpr()).then(|| thunks::host(r.number() as u8)).flatten()
+}
+
 fn lea(l: &mut Lowering, i: &Instruction) -> Result<(), Unsupported> {
     let to = i.op0_register();
     if to.size() < 4 {
@@ -335,21 +374,20 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
     match i.mnemonic() {
         M::Push if i.op0_kind() == OpKind::Memory => {
             let address = address(l, i);
-            l.check(address, 8, false, slow);
+            let checked = l.check(address, 8, false, slow);
+            l.to_host(checked);
             l.e.load(T0, Mem::at(T0, 0));
             l.e.store(place::spare(2), T0);
             super::system::push_spare(l, n, slow, resume);
         }
         M::Push => {
-            l.e.lea(T0, Mem::at(sp, -8));
-            let checked = l.check(Address::Dynamic, 8, true, slow);
+            let checked = l.check(Address::Stack(-8), 8, true, slow);
             push_value(l, i);
             l.e.lea(sp, Mem::at(sp, -8));
             l.look_after_store(n, checked, 8, resume);
         }
         M::Pop => {
-            l.e.load(T0, sp);
-            l.check(Address::Dynamic, 8, false, slow);
+            l.check(Address::Stack(0), 8, false, slow);
             let number = i.op0_register().number() as u8;
             let to = thunks::host(number).unwrap_or(T0);
             l.e.load(to, Mem::at(T0, 0));
@@ -362,8 +400,8 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
             }
         }
         _ => {
-            l.e.load(T0, Host::RBP);
-            l.check(Address::Dynamic, 8, false, slow);
+            let checked = l.check(Address::In(Host::RBP), 8, false, slow);
+            l.to_host(checked);
             l.e.lea(sp, Mem::at(Host::RBP, 8));
             l.e.load(Host::RBP, Mem::at(T0, 0));
         }
@@ -372,7 +410,7 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
     Ok(())
 }
 
-/// Stores what a push pushes at T0; keeps T1.
+/// Stores what a push pushes at T0. Overwrites T1.
 fn push_value(l: &mut Lowering, i: &Instruction) {
     let at = Mem::at(T0, 0);
     if i.op0_kind() != OpKind::Register {
@@ -383,8 +421,8 @@ fn push_value(l: &mut Lowering, i: &Instruction) {
     match thunks::host(number) {
         Some(r) => l.e.store(at, r),
         None => {
-            l.e.push_memory(place::gpr(number));
-            l.e.pop_memory(at);
+            l.e.load(T1, place::gpr(number));
+            l.e.store(at, T1);
         }
     }
 }

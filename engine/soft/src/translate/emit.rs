@@ -542,14 +542,6 @@ impl Emitter {
     pub fn shift32(&mut self, r: Host, n: u8, left: bool) {
         self.own(Op::new(0xc1), if left { 4 } else { 5 }, r, &[n]);
     }
-    /// `push m64` on the host's stack.
-    pub fn push_memory(&mut self, m: Mem) {
-        self.own(Op::new(0xff), 6, m, &[]);
-    }
-    /// `pop m64` from the host's stack.
-    pub fn pop_memory(&mut self, m: Mem) {
-        self.own(Op::new(0x8f), 0, m, &[]);
-    }
     /// Eight bytes of data, in the current part.
     pub fn data(&mut self, v: u64) -> Label {
         let label = self.here();

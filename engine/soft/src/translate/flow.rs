@@ -85,37 +85,20 @@ fn conditional(l: &mut Lowering, i: &Instruction, target: u64) {
     l.flags = flags;
 }
 
-/// Begins what ends in memory flags and has RAX as a third scratch register; its value is in its place.
-fn free_rax(l: &mut Lowering) {
-    l.e.store(place::gpr(0), Host::RAX);
-    if l.flags == Place::Host {
-        l.e.flags_to_ax();
-        l.e.store16(place::flags(), Host::RAX);
-    }
-    l.flags = Place::Memory;
-}
-
-/// Stores the return address below the stack pointer, which stays as it is. `slow`: where a miss goes, RAX restored.
+/// Stores the return address below the stack pointer, which stays as it is; flags go to memory. `slow`: where a miss
+/// goes.
 fn push_return(l: &mut Lowering, n: usize, slow: Label) {
-    let sp = Host::R15;
-    free_rax(l);
-    let hot = l.e.switch(Part::Cold);
-    let missed = l.e.here();
-    l.e.load(Host::RAX, place::gpr(0));
-    l.e.jmp(slow);
-    l.e.switch(hot);
-    l.e.lea(T0, Mem::at(sp, -8));
-    let checked = l.check(Address::Dynamic, 8, true, missed);
-    let back = l.next_rip(n);
+    l.clobber(flag::STATUS);
+    let checked = l.check(Address::Stack(-8), 8, true, slow);
+    let (back, at) = (l.next_rip(n), Mem::at(T0, 0));
     match i32::try_from(back as i64) {
-        Ok(v) => l.e.store_imm(Mem::at(T0, 0), v),
+        Ok(v) => l.e.store_imm(at, v),
         Err(_) => {
-            l.e.constant(Host::RAX, back);
-            l.e.store(Mem::at(T0, 0), Host::RAX);
+            l.e.constant(T1, back);
+            l.e.store(at, T1);
         }
     }
     let resume = l.e.label();
-    l.e.load(Host::RAX, place::gpr(0));
     l.look_after_store(n, checked, 8, resume);
     l.e.bind(resume);
 }
@@ -158,8 +141,7 @@ fn ret(l: &mut Lowering, n: usize, i: &Instruction) {
     let site = l.site(n, pops, None, Some(again));
     let slow = l.cold_call(site, l.thunks.fill);
     let number = l.return_site(site);
-    l.e.load(T0, Host::R15);
-    l.check(Address::Dynamic, 8, false, slow);
+    l.check(Address::Stack(0), 8, false, slow);
     l.e.load(T0, Mem::at(T0, 0));
     l.e.lea(Host::R15, Mem::at(Host::R15, pops as i32));
     l.e.constant(T1, u64::from(number));
@@ -178,7 +160,8 @@ fn indirect_target(l: &mut Lowering, i: &Instruction, slow: Label) {
         return;
     }
     let address = data::address(l, i);
-    l.check(address, 8, false, slow);
+    let checked = l.check(address, 8, false, slow);
+    l.to_host(checked);
     l.e.load(T0, Mem::at(T0, 0));
 }
 

@@ -4,7 +4,6 @@
 use super::context::World;
 use super::site::Site;
 use crate::cpu::{Cpu, Exec, Shadow, Stop, regs, seg};
-use crate::mmu::Entry;
 
 /// Where translated code goes on.
 #[repr(C)]
@@ -91,6 +90,10 @@ fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
 /// Finds the translation behind an exit, and links the exit to it.
 pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
     cpu.rip = cpu.exit_target(exit);
+    if cpu.exit_rechecks(exit) {
+        cpu.gate.forget(cpu.mmu.view(), cpu.rip);
+        return cpu.go_to_rip();
+    }
     let go = cpu.go_to_rip();
     if go.entry != 0 && go.stack == cpu.gate.stack {
         cpu.link_exit(exit);
@@ -124,20 +127,23 @@ pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
 pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
     // SAFETY: as in `instruction`.
     let site = unsafe { &*site };
-    let (sp, view) = (cpu.stack_pointer(), cpu.mmu.view());
+    let sp = cpu.stack_pointer();
+    let at = if site.calls { sp.wrapping_sub(8) } else { sp };
     // A fault comes again, and to its place, below.
-    let hits = if site.calls {
-        let at = sp.wrapping_sub(8);
+    if site.calls {
         let _ = cpu.host_write(seg::SS, at, 8);
-        Entry::hits(cpu.mmu.entry(view, at).write, at, 8)
     } else {
-        let _ = cpu.host_read(seg::SS, sp, 8);
-        Entry::hits(cpu.mmu.entry(view, sp).read, sp, 8)
-    };
-    if hits {
+        let _ = cpu.host_read(seg::SS, at, 8);
+    }
+    if cpu.mmu.know_stack(cpu.mmu.view(), at, 8) {
         return cpu.go_on(site.again.get());
     }
-    run_instruction(cpu, site)
+    let mut go = run_instruction(cpu, site);
+    // The return address that the host would have taken from its stack, if there is one.
+    if !site.calls && go.entry != 0 && go.stack < cpu.gate.base - 8 {
+        go.stack += 8;
+    }
+    go
 }
 
 /// Goes on with the code at an address that a return popped.

@@ -35,6 +35,10 @@ pub struct Unsupported;
 pub enum Address {
     /// In T0.
     Dynamic,
+    /// In this register of the host, which stays as it is.
+    In(Host),
+    /// So far from the guest's stack pointer.
+    Stack(i32),
     /// Known.
     Known(u64),
 }
@@ -46,6 +50,8 @@ pub enum Checked {
     Dynamic,
     /// This one.
     Slot(usize),
+    /// The page of the stack.
+    Stack,
     /// The address of the attention byte is in the second spare place.
     Saved,
 }
@@ -56,6 +62,8 @@ pub struct Source<'a> {
     pub key: &'a Key,
     /// Id of its page.
     pub page_id: u32,
+    /// Id of the next page, if the instruction reaches into it.
+    pub second: Option<u32>,
     /// The instructions; counted from the block's start.
     pub instructions: &'a [Instruction],
     /// Whether the CPU model has each.
@@ -103,6 +111,8 @@ pub struct Lowering<'a> {
     first_return: usize,
     exits: Vec<(Exit, Label)>,
     faults: Vec<[Label; 3]>,
+    /// Ranges that end with the instruction.
+    open_faults: Vec<(Label, Label)>,
     memory_entry: Label,
 }
 
@@ -140,9 +150,11 @@ impl<'a> Lowering<'a> {
             first_return,
             exits: Vec::new(),
             faults: Vec::new(),
+            open_faults: Vec::new(),
             memory_entry,
         };
         l.entry();
+        l.second_page();
         for n in 0..l.source.instructions.len() {
             l.instruction(n);
         }
@@ -164,6 +176,20 @@ impl<'a> Lowering<'a> {
         self.e.switch(hot);
     }
 
+    /// Looks whether the next page is still what it was, if the instruction reaches into it: it is looked up anew if not.
+    fn second_page(&mut self) {
+        let Some(id) = self.source.second else { return };
+        let rip = self.source.key.rip;
+        self.clobber(self.live[0]);
+        let (_, _, stub) = self.new_exit(rip, true);
+        if let Some((exit, _)) = self.exits.last_mut() {
+            exit.recheck = true;
+        }
+        let next = (rip | 0xfff).wrapping_add(1);
+        self.e.alu32_imm(Alu::Cmp, place::page_id(self.view, next), id as i32);
+        self.e.jcc(cc::NE, stub);
+    }
+
     fn instruction(&mut self, n: usize) {
         let i = self.source.instructions[n];
         let done = match flow::is_branch(&i) {
@@ -176,6 +202,10 @@ impl<'a> Lowering<'a> {
         };
         if done == Err(Unsupported) {
             self.interpret(n);
+        }
+        if !self.open_faults.is_empty() {
+            let to = self.e.here();
+            self.faults.extend(self.open_faults.drain(..).map(|(from, slow)| [from, to, slow]));
         }
     }
 
@@ -285,7 +315,7 @@ impl<'a> Lowering<'a> {
         self.faults.push([from, to, stub]);
     }
 
-    /// Checks `size` bytes at an address in the TLB: then T0 has their host address. Jumps to `slow` on a miss. Overwrites
+    /// Checks `size` bytes at an address in the TLB; [`Lowering::to_host`] is to follow. Jumps to `slow` on a miss. Overwrites
     /// T1 and the flags.
     pub fn check(&mut self, address: Address, size: u32, write: bool, slow: Label) -> Checked {
         let (view, tag) = (self.view, if write { Tlb::Write } else { Tlb::Read });
@@ -310,18 +340,57 @@ impl<'a> Lowering<'a> {
             }
             self.e.constant(T0, at);
         }
-        if super::has_bmi2() {
-            self.e.rorx(T1, T0, 6);
-        } else {
-            self.e.load(T1, T0);
-            self.e.shr(T1, 6);
+        match address {
+            Address::Stack(disp) => return self.check_stack(disp, size, slow),
+            Address::In(r) => {
+                thunks::tlb_offset(&mut self.e, r);
+                self.e.load(T0, place::tlb(view, T1, tag));
+                self.e.alu(Alu::Add, T0, r);
+            }
+            _ => {
+                thunks::tlb_offset(&mut self.e, T0);
+                self.e.alu(Alu::Add, T0, place::tlb(view, T1, tag));
+            }
         }
-        self.e.and32_imm(T1, (crate::mmu::ENTRIES as u32 - 1) << 6);
-        self.e.alu(Alu::Add, T0, place::tlb(view, T1, tag));
         self.e.cmp_imm32(T0, 4096 - size as i32);
         self.e.jcc(cc::A, slow);
-        self.e.alu(Alu::Add, T0, place::tlb(view, T1, Tlb::Host));
         Checked::Dynamic
+    }
+
+    /// After [`Lowering::check`]: T0 has the host address.
+    pub fn to_host(&mut self, checked: Checked) {
+        if checked == Checked::Dynamic {
+            self.e.alu(Alu::Add, T0, place::tlb(self.view, T1, Tlb::Host));
+        }
+    }
+
+    /// As [`Lowering::to_host`], but T0 and T1 add up to the host address.
+    pub fn to_host_pair(&mut self, checked: Checked) {
+        debug_assert_eq!(checked, Checked::Dynamic);
+        self.e.load(T1, place::tlb(self.view, T1, Tlb::Host));
+    }
+
+    /// Checks an access near the stack pointer, whose page is known. `slow` is also where an exception of the access
+    /// leads: see [`crate::mmu::StackPage`].
+    fn check_stack(&mut self, disp: i32, size: u32, slow: Label) -> Checked {
+        let view = self.view;
+        let again = self.e.here();
+        let at = Mem::at(Host::R15, disp);
+        self.e.lea(T0, at);
+        self.e.alu(Alu::Add, T0, place::stack_page(view, Tlb::Write));
+        self.e.cmp_imm32(T0, 4096 - size as i32);
+        let hot = self.e.switch(Part::Cold);
+        let missed = self.e.here();
+        self.e.lea(T0, at);
+        self.e.relative_to(&[0xe8], self.thunks.stack_page[view as usize]);
+        self.e.jcc(cc::B, slow);
+        self.e.jmp(again);
+        self.e.switch(hot);
+        self.e.jcc(cc::A, missed);
+        self.e.alu(Alu::Add, T0, place::stack_page(view, Tlb::Host));
+        let from = self.e.here();
+        self.open_faults.push((from, slow));
+        Checked::Stack
     }
 
     /// Loads the address of the attention byte of a checked operand to T1.
@@ -330,6 +399,7 @@ impl<'a> Lowering<'a> {
         let from = match checked {
             Checked::Dynamic => place::tlb(view, T1, Tlb::Attention),
             Checked::Slot(slot) => place::tlb_slot(view, slot, Tlb::Attention),
+            Checked::Stack => place::stack_page(view, Tlb::Attention),
             Checked::Saved => place::spare(1),
         };
         self.e.load(T1, from);
@@ -352,14 +422,14 @@ impl<'a> Lowering<'a> {
     }
 
     /// A new exit to `target`, with its number and slot.
-    fn new_exit(&mut self, target: u64, other_page: bool, memory: bool) -> (usize, usize, Label) {
+    fn new_exit(&mut self, target: u64, memory: bool) -> (usize, usize, Label) {
         let number = self.memory.next_slot() + self.exits.len();
         let hot = self.e.switch(Part::Cold);
         let stub = self.e.here();
         self.e.constant(T0, number as u64);
         self.e.jmp_address(self.thunks.link[usize::from(memory)]);
         self.e.switch(hot);
-        let exit = Exit { target, unlinked: 0, flags_in_memory: memory, other_page };
+        let exit = Exit { target, unlinked: 0, flags_in_memory: memory, recheck: false };
         self.exits.push((exit, stub));
         (number, self.memory.slot_address(number), stub)
     }
@@ -371,7 +441,7 @@ impl<'a> Lowering<'a> {
         if other_page || poll {
             self.clobber(flag::STATUS);
         }
-        let (number, slot, stub) = self.new_exit(target, other_page, self.flags == Place::Memory);
+        let (number, slot, stub) = self.new_exit(target, self.flags == Place::Memory);
         if poll {
             self.poll_exit(number);
         }
@@ -411,7 +481,7 @@ impl<'a> Lowering<'a> {
         if target >> 12 != self.source.key.rip >> 12 {
             return self.exit(target);
         }
-        let (_, slot, stub) = self.new_exit(target, false, true);
+        let (_, slot, stub) = self.new_exit(target, true);
         self.e.alu32_imm(Alu::Cmp, place::page_id(view, target), id as i32);
         self.e.jcc(cc::NE, stub);
         self.jump_through(slot);
@@ -431,7 +501,7 @@ impl<'a> Lowering<'a> {
     pub fn loop_back(&mut self, target: u64) {
         let live = self.live[0];
         self.clobber(live);
-        let (number, _, _) = self.new_exit(target, false, true);
+        let (number, _, _) = self.new_exit(target, true);
         self.poll_exit(number);
         let to = if self.flags == Place::Memory { self.memory_entry } else { self.start };
         self.e.jmp(to);

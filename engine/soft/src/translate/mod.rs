@@ -35,7 +35,6 @@ mod site;
 mod system;
 mod thunks;
 
-use std::collections::HashMap;
 use std::mem::offset_of;
 
 use iced_x86::{Decoder, Instruction};
@@ -47,6 +46,7 @@ use memory::CodeMemory;
 use site::{Exit, Site};
 use thunks::Thunks;
 
+use crate::code::{Map, StableBlock};
 use crate::cpu::{Cpu, Exec};
 use crate::exec::Uop;
 use crate::mmu::{Entry, View};
@@ -82,13 +82,20 @@ pub struct Key {
 struct Translation {
     /// Entries with flags in the host's register, and in memory.
     entries: [usize; 2],
-    /// Granules of its page that it was made from.
-    granules: u64,
+    /// Page and granules that it was made from; a second page when the (only) instruction crosses a page border.
+    pages: [Option<(u32, u64)>; 2],
     /// Exits that lead here.
     linked: Vec<usize>,
     // Named by the code.
     _sites: Vec<Box<Site>>,
     _uops: Box<[Uop]>,
+}
+
+impl Translation {
+    /// Whether it was made from any of these granules.
+    fn is_of(&self, page: u32, granules: u64) -> bool {
+        self.pages.iter().flatten().any(|&(p, g)| p == page && g & granules != 0)
+    }
 }
 
 /// Code of one translation, for exceptions in it.
@@ -104,8 +111,8 @@ pub struct Translator {
     off: bool,
     memory: Option<CodeMemory>,
     thunks: Thunks,
-    translations: HashMap<Key, Translation>,
-    by_page: HashMap<u32, Vec<Key>>,
+    translations: Map<Key, Translation>,
+    by_page: Map<u32, Vec<Key>>,
     exits: Vec<Exit>,
     returns: Vec<*const Site>,
     placed: Vec<Placed>,
@@ -138,7 +145,7 @@ impl Translator {
     pub fn invalidate(&mut self, page: u32, granules: u64) {
         let Some(keys) = self.by_page.get_mut(&page) else { return };
         let stale: Vec<Key> = keys
-            .extract_if(.., |k| self.translations.get(k).is_none_or(|t| t.granules & granules != 0))
+            .extract_if(.., |k| self.translations.get(k).is_none_or(|t| t.is_of(page, granules)))
             .collect();
         if keys.is_empty() {
             self.by_page.remove(&page);
@@ -251,21 +258,38 @@ impl Cpu {
         hit.then(|| (Key { gpa, rip: self.rip, world: self.world(), view }, e.global))
     }
 
-    /// The translation of the code at RIP, if there is one: the address to go to with flags in memory.
+    /// The translation of the code at RIP, if the jump table knows it: the address to go to with flags in memory.
     #[inline]
-    pub(crate) fn find_translated(&mut self) -> Option<usize> {
+    pub(crate) fn known_translation(&mut self) -> Option<usize> {
         let (view, stamp) = (self.mmu.view(), self.translation_stamp());
         if !self.mode.is64() || view == View::UserAligned {
             return None;
         }
-        if let Some(entry) = self.gate.jump(view, self.rip, stamp) {
-            return Some(entry as usize);
+        self.gate.jump(view, self.rip, stamp).map(|entry| entry as usize)
+    }
+
+    /// As [`Cpu::known_translation`], if there is one at all.
+    pub(crate) fn find_translated(&mut self) -> Option<usize> {
+        if let Some(entry) = self.known_translation() {
+            return Some(entry);
         }
         let (key, global) = self.translation_key()?;
-        let entry = self.code.translator.translations.get(&key)?.entries[1];
+        let t = self.code.translator.translations.get(&key)?;
+        let (entry, second) = (t.entries[1], t.pages[1]);
+        if let Some((page, _)) = second {
+            self.second_page_id(&key, page)?;
+        }
         self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
-        self.gate.know(view, key.rip, entry as *const u8);
+        self.gate.know(key.view, key.rip, entry as *const u8);
         Some(entry)
+    }
+
+    /// The id of the page after that of a key, if that is the physical page given, known to be so without further work.
+    fn second_page_id(&mut self, key: &Key, page: u32) -> Option<u32> {
+        let (view, next) = (self.code_view(), (key.rip | 0xfff).wrapping_add(1));
+        let e = self.mmu.entry(view, next);
+        let (same, global) = (Entry::hits(e.exec, next, 1) && e.page == page, e.global);
+        same.then(|| self.mmu.code_pages.id(view, next, page, global))
     }
 
     /// Runs translated code from an entry until something else is to be done.
@@ -305,6 +329,10 @@ impl Cpu {
         self.code.translator.exits.get(exit).map_or(0, |e| e.target)
     }
 
+    fn exit_rechecks(&self, exit: usize) -> bool {
+        self.code.translator.exits.get(exit).is_some_and(|e| e.recheck)
+    }
+
     fn return_site(&self, number: u32) -> *const Site {
         self.code.translator.returns[number as usize]
     }
@@ -329,7 +357,12 @@ impl Cpu {
         self.code.translator.empty();
         let (key, global) = self.translation_key()?;
         let most = if self.code.translator.one_by_one { 1 } else { usize::MAX };
-        let (uops, bytes, granules) = self.stable_block(key.gpa, key.world.mode, most)?;
+        self.mmu.ram.page(key.gpa)?;
+        let StableBlock { uops, bytes, pages } = self.stable_block(key.gpa, key.world.mode, most).ok()??;
+        let second = match pages[1] {
+            Some((page, _)) => Some(self.second_page_id(&key, page)?),
+            None => None,
+        };
         let mut decoder = Decoder::with_ip(64, &bytes, 0, self.shared.decoder_options);
         let instructions: Vec<Instruction> = uops.iter().map(|_| decoder.decode()).collect();
         let page_id = self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
@@ -341,8 +374,14 @@ impl Cpu {
         let translator = &mut self.code.translator;
         translator.make_room(vcpus)?;
         let memory = translator.memory.as_mut()?;
-        let source =
-            Source { key: &key, page_id, instructions: &instructions, allowed: &allowed, uops: &uops };
+        let source = Source {
+            key: &key,
+            page_id,
+            second,
+            instructions: &instructions,
+            allowed: &allowed,
+            uops: &uops,
+        };
         let lowered = Lowering::lower(source, &translator.thunks, memory, translator.returns.len());
         debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
         let start = memory.next();
@@ -351,11 +390,13 @@ impl Cpu {
         translator.exits.extend(lowered.exits);
         translator.returns.extend(lowered.returns);
         translator.placed.push(Placed { start, faults: lowered.faults });
-        translator.by_page.entry((key.gpa >> 12) as u32).or_default().push(key);
+        for (page, _) in pages.iter().flatten() {
+            translator.by_page.entry(*page).or_default().push(key);
+        }
         translator.built += 1;
         let translation = Translation {
             entries: [start, start + lowered.memory_entry as usize],
-            granules,
+            pages,
             linked: Vec::new(),
             _sites: lowered.sites,
             _uops: uops,

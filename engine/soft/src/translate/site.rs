@@ -35,6 +35,6 @@ pub struct Exit {
     pub unlinked: usize,
     /// The flags are in memory.
     pub flags_in_memory: bool,
-    /// The slot has the id of the target's page too.
-    pub other_page: bool,
+    /// It leads back to its own translation, whose second page is to be looked up anew.
+    pub recheck: bool,
 }

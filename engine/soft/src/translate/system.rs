@@ -114,10 +114,9 @@ fn pushf(l: &mut Lowering, n: usize) {
 /// Pushes what is in spare place 2. The flags have been clobbered.
 pub fn push_spare(l: &mut Lowering, n: usize, slow: super::emit::Label, resume: super::emit::Label) {
     let sp = Host::R15;
-    l.e.lea(T0, Mem::at(sp, -8));
-    let checked = l.check(Address::Dynamic, 8, true, slow);
-    l.e.push_memory(place::spare(2));
-    l.e.pop_memory(Mem::at(T0, 0));
+    let checked = l.check(Address::Stack(-8), 8, true, slow);
+    l.e.load(T1, place::spare(2));
+    l.e.store(Mem::at(T0, 0), T1);
     l.e.lea(sp, Mem::at(sp, -8));
     l.look_after_store(n, checked, 8, resume);
 }

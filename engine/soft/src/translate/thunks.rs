@@ -5,6 +5,7 @@
 //! holds return addresses of translated code above [`Context::base`](super::context::Context). XMM registers, MXCSR and
 //! the x87 unit are the guest's.
 
+use super::context::place::Tlb;
 use super::context::{JUMPS, place};
 use super::emit::{Alu, Emitter, Host, Label, Mem, cc};
 use super::helpers;
@@ -42,6 +43,9 @@ pub struct Thunks {
     pub wrote: usize,
     /// Translate the operand of a site (R14) and try again; flags in memory.
     pub fill: usize,
+    /// Called with the address of a stack access in R14: has the view know its page, or sets the carry flag. Overwrites R14
+    /// and R11; for views Kernel, User, KernelAc.
+    pub stack_page: [usize; 3],
     /// A return to R14 that the stack did not foresee; for views Kernel and User. R11: the site.
     pub returned: [usize; 2],
 }
@@ -105,7 +109,8 @@ pub fn build(e: &mut Emitter) -> Labels {
         label
     });
     call_helper(e, call, back);
-    Labels { enter, instruction, link, leave, wrote, fill, returned }
+    let stack_page = [View::Kernel, View::User, View::KernelAc].map(|view| stack_page(e, view));
+    Labels { enter, instruction, link, leave, wrote, fill, stack_page, returned }
 }
 
 /// Labels of the entries, see [`Thunks`].
@@ -116,6 +121,7 @@ pub struct Labels {
     leave: Label,
     wrote: Label,
     fill: Label,
+    stack_page: [Label; 3],
     returned: [Label; 2],
 }
 
@@ -130,6 +136,7 @@ impl Labels {
             leave: at(self.leave),
             wrote: at(self.wrote),
             fill: at(self.fill),
+            stack_page: self.stack_page.map(at),
             returned: self.returned.map(at),
         }
     }
@@ -139,6 +146,41 @@ impl Labels {
 fn push_bottom(e: &mut Emitter, bottom: Label) {
     e.relative(&[0x4c, 0x8d, 0x1d], bottom); // lea r11, [rip + bottom]
     e.push(T1);
+}
+
+/// See [`Thunks::stack_page`].
+fn stack_page(e: &mut Emitter, view: View) -> Label {
+    // The page must be good for reads and writes of 16 bytes: nearer to its end nobody may be told to try again.
+    const LAST: i32 = 4096 - 16;
+    let (label, missed) = (e.here(), e.label());
+    e.store(place::spare(1), T0);
+    tlb_offset(e, T0);
+    e.alu(Alu::Add, T0, place::tlb(view, T1, Tlb::Read));
+    e.cmp_imm32(T0, LAST);
+    e.jcc(cc::A, missed);
+    e.load(T0, place::spare(1));
+    e.alu(Alu::Add, T0, place::tlb(view, T1, Tlb::Write));
+    e.cmp_imm32(T0, LAST);
+    e.jcc(cc::A, missed);
+    for field in [Tlb::Write, Tlb::Host, Tlb::Attention] {
+        e.load(T0, place::tlb(view, T1, field));
+        e.store(place::stack_page(view, field), T0);
+    }
+    e.bytes(&[0xf8, 0xc3]); // clc; ret
+    e.bind(missed);
+    e.bytes(&[0xf9, 0xc3]); // stc; ret
+    label
+}
+
+/// Puts the offset of the TLB entry of an address into T1. Overwrites the flags.
+pub fn tlb_offset(e: &mut Emitter, address: Host) {
+    if super::has_bmi2() {
+        e.rorx(T1, address, 6);
+    } else {
+        e.load(T1, address);
+        e.shr(T1, 6);
+    }
+    e.and32_imm(T1, (crate::mmu::ENTRIES as u32 - 1) << 6);
 }
 
 /// Entry of a helper, from code whose flags are in the host's register or in memory.
