@@ -222,7 +222,7 @@ impl Cpu {
     }
 
     /// Whether the code at a linear address stays where it is over CR3 writes.
-    fn code_is_global(&self, linear: u64) -> bool {
+    pub(crate) fn code_is_global(&self, linear: u64) -> bool {
         let e = self.mmu.entry(self.code_view(), linear);
         Entry::hits(e.exec, linear, 1) && e.global
     }

@@ -49,7 +49,7 @@ use thunks::Thunks;
 use crate::code::{Map, StableBlock};
 use crate::cpu::{Cpu, Exec};
 use crate::exec::Uop;
-use crate::mmu::{Entry, View};
+use crate::mmu::View;
 
 /// Times that a block is interpreted before it is translated.
 pub const HOT: u32 = 24;
@@ -246,16 +246,17 @@ impl Cpu {
         (self.mmu.code_pages.generation(self.code_view()), self.code.translator.epoch << 5 | world)
     }
 
-    /// The key of the code at RIP, if it can be fetched without further work, and whether its page is global.
-    fn translation_key(&self) -> Option<(Key, bool)> {
+    /// The key of the code at RIP, if it can be fetched, and whether its page is global. What a fetch would raise is left
+    /// to the interpreter.
+    fn translation_key(&mut self) -> Option<(Key, bool)> {
         let view = self.mmu.view();
-        if !self.mode.is64() || view == View::UserAligned || self.code.translator.off {
+        let possible = self.mode.is64() && view != View::UserAligned && !self.code.translator.off;
+        if !possible || !Self::canonical(self.rip) {
             return None;
         }
-        let e = self.mmu.entry(self.code_view(), self.rip);
-        let gpa = u64::from(e.page) << 12 | self.rip & 0xfff;
-        let hit = Entry::hits(e.exec, self.rip, 1);
-        hit.then(|| (Key { gpa, rip: self.rip, world: self.world(), view }, e.global))
+        let gpa = self.fetch_address(self.rip).ok()?;
+        let global = self.code_is_global(self.rip);
+        Some((Key { gpa, rip: self.rip, world: self.world(), view }, global))
     }
 
     /// The translation of the code at RIP, if the jump table knows it: the address to go to with flags in memory.
@@ -284,12 +285,14 @@ impl Cpu {
         Some(entry)
     }
 
-    /// The id of the page after that of a key, if that is the physical page given, known to be so without further work.
+    /// The id of the page after that of a key, if that is the physical page given.
     fn second_page_id(&mut self, key: &Key, page: u32) -> Option<u32> {
         let (view, next) = (self.code_view(), (key.rip | 0xfff).wrapping_add(1));
-        let e = self.mmu.entry(view, next);
-        let (same, global) = (Entry::hits(e.exec, next, 1) && e.page == page, e.global);
-        same.then(|| self.mmu.code_pages.id(view, next, page, global))
+        if !Self::canonical(next) || self.fetch_address(next).ok()? >> 12 != u64::from(page) {
+            return None;
+        }
+        let global = self.code_is_global(next);
+        Some(self.mmu.code_pages.id(view, next, page, global))
     }
 
     /// Runs translated code from an entry until something else is to be done.
