@@ -6,7 +6,23 @@ use vireo_core::{EngineError, RamRange};
 #[derive(Clone, Default, Debug)]
 pub struct RamMap {
     ranges: Vec<RamRange>,
+    /// The same, as page walks want it.
+    places: Vec<Place>,
 }
+
+/// Where a range is in host memory.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    gpa: u64,
+    len: u64,
+    host: *mut u8,
+    writable: bool,
+}
+
+// SAFETY: the pointers are to memory that the ranges beside them keep mapped, and are only numbers here.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
 
 /// Host memory behind a guest-physical page.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +45,7 @@ impl RamMap {
             return Err(EngineError::BadRange { start: range.gpa, len: range.len, reason });
         }
         self.ranges.insert(at, range);
+        self.place();
         Ok(())
     }
 
@@ -37,6 +54,7 @@ impl RamMap {
         match self.ranges.iter().position(|r| r.gpa == gpa && r.len == len) {
             Some(i) => {
                 self.ranges.remove(i);
+                self.place();
                 Ok(())
             }
             None => Err(EngineError::BadRange { start: gpa, len, reason: "no such range is mapped" }),
@@ -45,9 +63,19 @@ impl RamMap {
 
     /// The page that holds `gpa`, if it is RAM.
     pub fn page(&self, gpa: u64) -> Option<HostPage> {
-        let r = self.ranges.iter().find(|r| gpa >= r.gpa && gpa < r.end())?;
-        let at = r.offset + ((gpa - r.gpa) & !0xfff);
+        let p = self.places.iter().find(|p| gpa.wrapping_sub(p.gpa) < p.len)?;
         // Within the backing: `RamRange::validate` was called before the range came here.
-        Some(HostPage { host: r.host.as_ptr().wrapping_add(at as usize), writable: r.writable })
+        let host = p.host.wrapping_add(((gpa - p.gpa) & !0xfff) as usize);
+        Some(HostPage { host, writable: p.writable })
+    }
+
+    fn place(&mut self) {
+        let place = |r: &RamRange| Place {
+            gpa: r.gpa,
+            len: r.len,
+            host: r.host.as_ptr().wrapping_add(r.offset as usize),
+            writable: r.writable,
+        };
+        self.places = self.ranges.iter().map(place).collect();
     }
 }
