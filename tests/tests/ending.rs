@@ -104,6 +104,17 @@ fn a_slow_reader_gets_every_byte() {
 }
 
 #[test]
+fn a_full_disk_is_told_at_the_end() {
+    let mut command = Guest::build(GUEST).run("boot").vireo(vireo());
+    command.args(["--serial", "file:/dev/full"]);
+    let _share = HostShare::take(1);
+    let mut guest = Process::start(command, LIMIT).unwrap();
+    assert_eq!(guest.wait().unwrap(), 0, "{}", guest.failure("exit code"));
+    let told = guest.errors().contains(" bytes of console output could not be written: ");
+    assert!(told, "{}", guest.failure("nothing about the full disk"));
+}
+
+#[test]
 fn the_console_is_a_fifo_whose_reader_comes_later() {
     let path = std::env::temp_dir().join(format!("vireo-{}-fifo", std::process::id()));
     _ = std::fs::remove_file(&path);
