@@ -53,7 +53,7 @@ install_with_backports() { # PACKAGE…
 }
 
 main() {
-    local log
+    local log outdated=''
     local -a missing
     [ $# -gt 0 ] || apt_die "usage: install-deps.sh demo|test|bench…"
     missing_packages "$@" >/dev/null
@@ -62,9 +62,10 @@ main() {
     command -v apt-get >/dev/null || apt_die "missing: ${missing[*]}; no apt-get here, install them yourself"
     [ "$(id -u)" = 0 ] || apt_die "missing: ${missing[*]}; run as root: apt-get install ${missing[*]}"
     echo "Installing ${missing[*]}" >&2
-    log=$(apt-get -qq update 2>&1) || apt_die "apt-get update failed: $(apt_first_error "$log")"
+    # One archive out of step with its signature fails the update as a whole; the packages may be there all the same.
+    log=$(apt-get -qq update 2>&1) || outdated="; apt-get update failed: $(apt_first_error "$log")"
     log=$(install_packages install "${missing[@]}") || log=$(install_with_backports "${missing[@]}") ||
-        apt_die "cannot install ${missing[*]} without removing packages: $(apt_first_error "$log")"
+        apt_die "cannot install ${missing[*]} without removing packages: $(apt_first_error "$log")$outdated"
 }
 
 main "$@"
