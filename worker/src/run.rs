@@ -75,17 +75,19 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     spare_files(spec)?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let (events, inbox) = channel();
+    let board_events = forward_board_events(&events);
+    let user = Arc::new(User::new(events, Arc::clone(console.output())));
+    // From the moment that there is something to put back or to remove.
+    signals::watch(user.events()).map_err(RunError::Signals)?;
     let board_spec = BoardSpec {
         memory: spec.memory,
         vcpus: spec.cpus,
         cpu_model,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        events: forward_board_events(&events),
+        events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    let user = Arc::new(User::new(events, Arc::clone(console.output())));
-    signals::watch(user.events()).map_err(RunError::Signals)?;
     console.start(&spec.serial, listener, user.events());
     let started = Instant::now();
     board.resume();
