@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 GUEST := debian-6.1-cloud-amd64
-VIREO := target/release/vireo
+VIREO := $(or $(CARGO_TARGET_DIR),target)/release/vireo
 
 build:
 	cargo build --release --quiet -p vireo-cli
@@ -47,10 +47,10 @@ CASES := 10000000
 fuzz-cpu:
 	cargo run --release --quiet -p vireo-soft --example fuzz-cpu -- $(CASES)
 
-# N boots in a row of each kernel.
+# N boots in a row of each kernel, or of those in GUESTS.
 BOOTS := 100
 boots: build
-	scripts/boots.sh $(VIREO) $(BOOTS)
+	scripts/boots.sh $(VIREO) $(BOOTS) $(GUESTS)
 
 # stress-ng --verify in the guest, 2 minutes on 4 vCPUs.
 stress: build

@@ -7,11 +7,14 @@ export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=apt-root.sh
 . "$here/apt-root.sh"
+# shellcheck source=qemu-version.sh
+. "$here/qemu-version.sh"
 
 # COMMAND:PACKAGE pairs. demo builds and boots a guest; test adds the host lab, PVH kernels and the
 # stress guest; bench adds the peers measured against.
 readonly DEMO="gcc:gcc make:make cpio:cpio xz:xz-utils depmod:kmod readelf:binutils"
 readonly TEST="$DEMO zstd:zstd lz4:lz4 iasl:acpica-tools dmidecode:dmidecode qemu-system-x86_64:qemu-system-x86"
+readonly QEMU=qemu-system-x86
 readonly BENCH="$DEMO qemu-system-x86_64:qemu-system-x86"
 
 # Prints the missing packages of the groups given.
@@ -28,6 +31,7 @@ missing_packages() {
     for pair in $pairs; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done
+    [[ " $* " != *" test "* ]] || lab_qemu_suffices "$(installed_qemu)" || echo "$QEMU"
     # Packages that are seen by a file instead of a command.
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     [ -e "$APT_KEYRING" ] || echo debian-archive-keyring
@@ -52,8 +56,34 @@ install_with_backports() { # PACKAGE…
         -t "$release-backports" install "$@"
 }
 
+# Whether the lab's QEMU is among the missing and the host's own archive has only an older one.
+needs_newer_qemu() { # PACKAGE…
+    local offered
+    [[ " $* " = *" $QEMU "* ]] || return 1
+    offered=$(apt-cache policy "$QEMU" | sed -n 's/^ *Candidate: *//p')
+    ! lab_qemu_suffices "${offered/(none)/}"
+}
+
+install_missing() { # GROUP… -- PACKAGE…
+    local groups=''
+    local -a older
+    while [ "$1" != -- ]; do
+        groups+=" $1 "
+        shift
+    done
+    shift
+    if [[ $groups != *" test "* ]] || ! needs_newer_qemu "$@"; then
+        install_packages install "$@" || install_with_backports "$@"
+        return
+    fi
+    echo "QEMU $LAB_QEMU or newer comes from Debian's backports archive" >&2
+    mapfile -t older < <(printf '%s\n' "$@" | grep -vx "$QEMU")
+    [ ${#older[@]} = 0 ] || install_packages install "${older[@]}" || return
+    install_with_backports "$QEMU"
+}
+
 main() {
-    local log
+    local log outdated=''
     local -a missing
     [ $# -gt 0 ] || apt_die "usage: install-deps.sh demo|test|bench…"
     missing_packages "$@" >/dev/null
@@ -62,9 +92,10 @@ main() {
     command -v apt-get >/dev/null || apt_die "missing: ${missing[*]}; no apt-get here, install them yourself"
     [ "$(id -u)" = 0 ] || apt_die "missing: ${missing[*]}; run as root: apt-get install ${missing[*]}"
     echo "Installing ${missing[*]}" >&2
-    log=$(apt-get -qq update 2>&1) || apt_die "apt-get update failed: $(apt_first_error "$log")"
-    log=$(install_packages install "${missing[@]}") || log=$(install_with_backports "${missing[@]}") ||
-        apt_die "cannot install ${missing[*]} without removing packages: $(apt_first_error "$log")"
+    # One archive out of step with its signature fails the update as a whole; the packages may be there all the same.
+    log=$(apt-get -qq update 2>&1) || outdated="; apt-get update failed: $(apt_first_error "$log")"
+    log=$(install_missing "$@" -- "${missing[@]}") ||
+        apt_die "cannot install ${missing[*]} without removing packages: $(apt_first_error "$log")$outdated"
 }
 
 main "$@"

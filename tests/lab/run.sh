@@ -9,6 +9,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${VIREO_GUEST_CACHE:-$here/../../guests/cache}
 # shellcheck source=../../scripts/apt-root.sh
 . "$here/../../scripts/apt-root.sh"
+# shellcheck source=../../scripts/qemu-version.sh
+. "$here/../../scripts/qemu-version.sh"
 # shellcheck source=../../guests/packages.sh
 . "$here/../../guests/packages.sh"
 # shellcheck source=../../guests/initrd.sh
@@ -146,6 +148,8 @@ main() {
     local work status=0 result='' file
     parse_arguments "$@"
     command -v qemu-system-x86_64 >/dev/null || lab_die "qemu-system-x86_64 is missing: run scripts/install-deps.sh test"
+    lab_qemu_suffices "$(installed_qemu)" ||
+        lab_die "QEMU $(installed_qemu) is too old, the lab needs $LAB_QEMU: run scripts/install-deps.sh test"
     (build_host) || exit "$LAB_FAILED"
     work=$(mktemp -d "${TMPDIR:-/tmp}/vireo-lab.XXXXXX")
     # shellcheck disable=SC2064 # expanded now: the variable is gone when the trap runs

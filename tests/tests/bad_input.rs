@@ -129,6 +129,16 @@ fn options<'a>(long_line: &'a str, long_path: &'a str) -> Vec<Case<'a>> {
         cannot("--serial", long_path, "serial"),
         cannot("--serial", "file:folder", "folder"),
         cannot("--serial", "file:nowhere/file", "nowhere/file"),
+        cannot("--serial", "file:kernel", "is the kernel"),
+        (
+            vec!["--kernel", "kernel", "--initrd", "initrd", "--serial", "file:initrd"],
+            CANNOT_START,
+            "is the initrd",
+        ),
+        // The console's file is neither emptied nor left behind when there is no machine.
+        (vec!["--kernel", "text", "--serial", "file:existing"], CANNOT_START, "text"),
+        (vec!["--kernel", "text", "--serial", "file:new"], CANNOT_START, "text"),
+        (vec!["--kernel", "text", "--serial", "socket:new"], CANNOT_START, "text"),
         cannot("--append", long_line, "command line"),
         usage("--no-such-option", "x"),
     ]

@@ -104,6 +104,17 @@ fn a_slow_reader_gets_every_byte() {
 }
 
 #[test]
+fn a_full_disk_is_told_at_the_end() {
+    let mut command = Guest::build(GUEST).run("boot").vireo(vireo());
+    command.args(["--serial", "file:/dev/full"]);
+    let _share = HostShare::take(1);
+    let mut guest = Process::start(command, LIMIT).unwrap();
+    assert_eq!(guest.wait().unwrap(), 0, "{}", guest.failure("exit code"));
+    let told = guest.errors().contains(" bytes of console output could not be written: ");
+    assert!(told, "{}", guest.failure("nothing about the full disk"));
+}
+
+#[test]
 fn the_console_is_a_fifo_whose_reader_comes_later() {
     let path = std::env::temp_dir().join(format!("vireo-{}-fifo", std::process::id()));
     _ = std::fs::remove_file(&path);
@@ -128,10 +139,14 @@ fn the_console_is_a_fifo_whose_reader_comes_later() {
 
 #[test]
 fn signals_end_the_machine_and_put_the_terminal_back() {
-    let run = Guest::build(GUEST).run("idle");
+    let run = Guest::build(GUEST).run("idle").vireo(vireo());
     let _share = HostShare::take(1);
     for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
-        let mut guest = Process::start_on_terminal(run.vireo(vireo()), LIMIT).unwrap();
+        // This test may itself be run with some of them ignored (`nohup make test`, `make test &`), and its children
+        // with it.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=TERM,HUP,INT").arg(run.get_program()).args(run.get_args());
+        let mut guest = Process::start_on_terminal(command, LIMIT).unwrap();
         guest.wait_for("Linux version").unwrap();
         assert_eq!(guest.terminal_is_raw(), Some(true));
         guest.signal(signal).unwrap();

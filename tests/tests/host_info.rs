@@ -75,6 +75,23 @@ fn an_engine_that_cannot_run_the_machine_says_why() {
 }
 
 #[test]
+fn output_that_nobody_takes() {
+    let info = |stdout: std::process::Stdio| {
+        let mut command = Command::new(vireo());
+        let output = command.args(["host", "info"]).stdout(stdout).output().expect("vireo runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let (code, errors) = info(full.into());
+    assert_eq!((code, errors.lines().count()), (Some(1), 1), "{errors}");
+    assert!(errors.starts_with("vireo: standard output: "), "{errors}");
+    // As in `vireo host info | head -n 0`.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(info(writer.into()), (Some(0), String::new()));
+}
+
+#[test]
 fn wrong_usage_and_help() {
     for arguments in [&["host"][..], &["host", "info", "-o", "poem"], &["fly"], &["run", "surplus"], &[]] {
         let (code, output, errors) = run(arguments);

@@ -91,6 +91,8 @@ pub struct Console {
     client: Arc<Client>,
     terminal: Option<Termios>,
     socket: Option<PathBuf>,
+    /// Until [`Console::start`].
+    file: Option<UnusedFile>,
 }
 
 /// The client of the socket, when there is one.
@@ -117,7 +119,8 @@ struct ToClient(Arc<Client>);
 
 impl Write for ToClient {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.get().map_or(Ok(bytes.len()), |client| (&*client).write(bytes))
+        // So is what a client does not take because it goes.
+        Ok(self.0.get().and_then(|client| (&*client).write(bytes).ok()).unwrap_or(bytes.len()))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -154,13 +157,39 @@ pub fn standard_error() -> io::Result<Arc<Output>> {
     Output::start(ToFile(io::stderr().as_fd().try_clone_to_owned()?.into()))
 }
 
-/// Opens the file that takes the output.
-fn open_file(path: &Path) -> io::Result<File> {
-    // Opened for writing only, a FIFO would wait for its reader. Like this the guest starts, and readers come and go.
-    if std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo()) {
-        return File::options().read(true).write(true).open(path);
+/// The file that takes the output, as long as it is not known whether there will be a machine.
+struct UnusedFile {
+    file: File,
+    /// Where, if it was not there before.
+    created: Option<PathBuf>,
+}
+
+impl UnusedFile {
+    /// What an existing file holds is kept.
+    fn open(path: &Path) -> io::Result<Self> {
+        match File::options().write(true).create_new(true).open(path) {
+            Ok(file) => return Ok(Self { file, created: Some(path.to_path_buf()) }),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+        // Opened for writing only, a FIFO would wait for its reader. Like this the guest starts, and readers come and go.
+        let fifo = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo());
+        let file = File::options().read(fifo).write(true).create(true).truncate(false).open(path)?;
+        Ok(Self { file, created: None })
     }
-    File::create(path)
+
+    /// There is a machine: it gets an empty file.
+    fn into_use(self) {
+        // What is not a regular file has no length to set.
+        _ = self.file.set_len(0);
+    }
+
+    /// There is none.
+    fn discard(self) {
+        if let Some(path) = self.created {
+            _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Console {
@@ -175,7 +204,14 @@ impl Console {
         let client = Arc::<Client>::default();
         let console = |output: io::Result<Arc<Output>>| {
             let output = output.map_err(fail)?;
-            Ok(Self { output, notices: None, client: Arc::clone(&client), terminal: None, socket: None })
+            Ok(Self {
+                output,
+                notices: None,
+                client: Arc::clone(&client),
+                terminal: None,
+                socket: None,
+                file: None,
+            })
         };
         match spec {
             SerialSpec::Stdio => {
@@ -185,11 +221,22 @@ impl Console {
                 Ok((console, None))
             }
             SerialSpec::File(path) => {
-                Ok((console(open_file(path).and_then(|f| Output::start(ToFile(f))))?, None))
+                let unused = UnusedFile::open(path).map_err(fail)?;
+                let output = unused.file.try_clone().and_then(|f| Output::start(ToFile(f)));
+                let mut console = console(output)?;
+                console.file = Some(unused);
+                Ok((console, None))
             }
             SerialSpec::Socket(path) => {
                 let mut console = console(Output::start(ToClient(Arc::clone(&client))))?;
-                let listener = UnixListener::bind(path).map_err(fail)?;
+                let listener = UnixListener::bind(path).map_err(|e| match e.kind() {
+                    io::ErrorKind::AddrInUse => RunError::Console(format!(
+                        "{}: something is there already: another machine's console, or what a killed one left; \
+                         then remove it",
+                        path.display()
+                    )),
+                    _ => fail(e),
+                })?;
                 console.socket = Some(path.clone());
                 Ok((console, Some(listener)))
             }
@@ -208,7 +255,7 @@ impl Console {
         }
     }
 
-    /// Starts reading: a terminal is set to raw mode, so that every key goes to the guest.
+    /// The machine starts. A file is emptied; a terminal is set to raw mode, so that every key goes to the guest.
     pub fn start(&mut self, spec: &SerialSpec, listener: Option<UnixListener>, events: Events) {
         let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
             // Without a thread there is no input; the guest still runs.
@@ -228,6 +275,11 @@ impl Console {
                 }
                 spawn("console", Box::new(move || read_terminal(&events)));
             }
+            (SerialSpec::File(_), _) => {
+                if let Some(file) = self.file.take() {
+                    file.into_use();
+                }
+            }
             (SerialSpec::Socket(_), Some(listener)) => {
                 let client = Arc::clone(&self.client);
                 spawn("console", Box::new(move || serve_clients(&listener, &client, &events)));
@@ -244,6 +296,9 @@ impl Drop for Console {
         }
         if let Some(path) = &self.socket {
             _ = std::fs::remove_file(path);
+        }
+        if let Some(file) = self.file.take() {
+            file.discard();
         }
     }
 }
@@ -304,7 +359,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vireo-console-{}-fifo", std::process::id()));
         let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
         assert!(made.success());
-        let opened = open_file(&path).and_then(|mut f| f.write_all(b"no reader yet"));
+        let opened = UnusedFile::open(&path).and_then(|mut f| f.file.write_all(b"no reader yet"));
         std::fs::remove_file(&path).unwrap();
         opened.unwrap();
     }

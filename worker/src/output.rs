@@ -39,6 +39,9 @@ struct Queue {
     writes: u64,
     /// Bytes dropped that the reader has not been told of.
     dropped: u64,
+    /// Bytes whose write failed, and why the first did.
+    failed: u64,
+    failure: Option<io::Error>,
     /// The reader took nothing while somebody waited; the queue is full.
     stalled: bool,
     /// The machine is being ended: nobody waits for room.
@@ -66,6 +69,12 @@ impl Queue {
             let note = format!("\r\n[vireo: {dropped} bytes of console output dropped]\r\n");
             self.waiting.extend(note.as_bytes());
         }
+    }
+
+    /// The host refused the last chunk; it is gone.
+    fn refused(&mut self, why: io::Error) {
+        self.failed = self.failed.saturating_add(self.in_flight as u64);
+        self.failure.get_or_insert(why);
     }
 
     /// The next chunk.
@@ -142,6 +151,13 @@ impl Output {
         queue.dropped.saturating_add(queue.pending() as u64)
     }
 
+    /// How many bytes could not be written so far, and why the first could not.
+    pub fn failure(&self) -> Option<(u64, io::Error)> {
+        let mut queue = self.lock();
+        let why = queue.failure.take()?;
+        Some((queue.failed, why))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -172,8 +188,11 @@ impl Output {
                 return;
             }
             drop(queue);
-            _ = to.write_all(chunk).and_then(|()| to.flush());
+            let result = to.write_all(chunk).and_then(|()| to.flush());
             queue = self.lock();
+            if let Err(why) = result {
+                queue.refused(why);
+            }
             queue.written();
             self.progress.notify_all();
         }
@@ -340,5 +359,7 @@ mod tests {
         let output = Output::start_with(Gone, PATIENT).unwrap();
         output.write(&pattern(3 * CAPACITY));
         assert_eq!(output.finish(), 0);
+        let failure = output.failure().map(|(bytes, why)| (bytes, why.kind()));
+        assert_eq!(failure, Some((3 * CAPACITY as u64, io::ErrorKind::BrokenPipe)));
     }
 }

@@ -1,5 +1,7 @@
 //! Runs a machine from start to end.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +16,7 @@ use vireo_memory::GuestMemory;
 
 use crate::console::{Console, ConsoleEvent, Events};
 use crate::output::Output;
-use crate::{RunError, RunSpec, engines, signals};
+use crate::{RunError, RunSpec, SerialSpec, engines, signals};
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Outcome {
     pub resets: u32,
     /// Bytes of console output that nobody took before the end.
     pub unread_output: u64,
+    /// Bytes of console output that the host refused, and why.
+    pub failed_output: Option<(u64, std::io::Error)>,
 }
 
 /// Everything that the main loop waits for.
@@ -68,19 +72,22 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     if spec.cpus == 0 || spec.cpus > max {
         return Err(RunError::Cpus { asked: spec.cpus, engine: chosen.capabilities.engine.to_string(), max });
     }
+    spare_files(spec)?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let (events, inbox) = channel();
+    let board_events = forward_board_events(&events);
+    let user = Arc::new(User::new(events, Arc::clone(console.output())));
+    // From the moment that there is something to put back or to remove.
+    signals::watch(user.events()).map_err(RunError::Signals)?;
     let board_spec = BoardSpec {
         memory: spec.memory,
         vcpus: spec.cpus,
         cpu_model,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        events: forward_board_events(&events),
+        events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    let user = Arc::new(User::new(events, Arc::clone(console.output())));
-    signals::watch(user.events()).map_err(RunError::Signals)?;
     console.start(&spec.serial, listener, user.events());
     let started = Instant::now();
     board.resume();
@@ -98,6 +105,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         ran,
         resets,
         unread_output,
+        failed_output: console.output().failure(),
     })
 }
 
@@ -115,6 +123,19 @@ fn cpu_model(spec: &RunSpec, chosen: &engines::Chosen) -> Result<Arc<CpuModel>, 
         return Err(RunError::CpuModelMissing { name: spec.cpu_model.clone(), engine, missing });
     }
     Ok(model)
+}
+
+/// The console's file starts empty: it must not be one that the machine boots from.
+fn spare_files(spec: &RunSpec) -> Result<(), RunError> {
+    let SerialSpec::File(path) = &spec.serial else { return Ok(()) };
+    let identity = |p: &Path| std::fs::metadata(p).ok().map(|m| (m.dev(), m.ino()));
+    let Some(console) = identity(path) else { return Ok(()) };
+    for (what, file) in [("kernel", Some(&spec.kernel)), ("initrd", spec.initrd.as_ref())] {
+        if file.and_then(|f| identity(f)) == Some(console) {
+            return Err(RunError::Console(format!("{} is the {what}", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// The board's channel carries only its own events; a thread passes them on to the common inbox.

@@ -1,5 +1,6 @@
 //! `vireo host`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
@@ -59,17 +60,21 @@ struct Feature {
 pub fn run(command: &HostCommand) -> ExitCode {
     let HostCommand::Info { output } = command;
     let info = gather();
-    match output {
-        Format::Table => print_table(&info),
-        Format::Json => match serde_json::to_string_pretty(&info) {
-            Ok(text) => println!("{text}"),
-            Err(e) => {
-                crate::complain(&e);
-                return ExitCode::FAILURE;
-            }
-        },
+    let mut out = io::stdout().lock();
+    let printed = match output {
+        Format::Table => print_table(&info, &mut out),
+        Format::Json => serde_json::to_string_pretty(&info)
+            .map_err(io::Error::from)
+            .and_then(|text| writeln!(out, "{text}")),
+    };
+    match printed.and_then(|()| out.flush()) {
+        // Who closes the pipe early (`head`) has what it wanted.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            crate::complain(&format_args!("standard output: {e}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
-    ExitCode::SUCCESS
 }
 
 fn gather() -> HostInfo {
@@ -128,32 +133,33 @@ fn engines() -> Vec<EngineInfo> {
         .collect()
 }
 
-fn print_table(info: &HostInfo) {
-    println!("processor        {} ({} logical)", info.processor, info.processors);
-    println!("memory           {} MiB", info.memory_mib);
+fn print_table(info: &HostInfo, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "processor        {} ({} logical)", info.processor, info.processors)?;
+    writeln!(out, "memory           {} MiB", info.memory_mib)?;
     for f in &info.hardware {
-        println!("{:<48} {}", f.name, if f.present { "yes" } else { "no" });
+        writeln!(out, "{:<48} {}", f.name, if f.present { "yes" } else { "no" })?;
     }
     for e in &info.engines {
-        println!();
+        writeln!(out)?;
         let state = match (e.usable, e.chosen) {
             (false, _) => "not usable",
             (true, true) => "usable, chosen by --engine auto",
             (true, false) => "usable",
         };
-        println!("engine {:<9} {state}", e.engine);
+        writeln!(out, "engine {:<9} {state}", e.engine)?;
         if let Some(reason) = &e.reason {
-            println!("  reason         {reason}");
+            writeln!(out, "  reason         {reason}")?;
         }
         let Some(c) = &e.capabilities else { continue };
-        println!("  vCPUs          1 to {} per machine", c.max_vcpus);
-        println!("  addresses      {} bits guest-physical", c.physical_bits);
-        println!("  CPU models     {}", c.cpu_models.join(", "));
+        writeln!(out, "  vCPUs          1 to {} per machine", c.max_vcpus)?;
+        writeln!(out, "  addresses      {} bits guest-physical", c.physical_bits)?;
+        writeln!(out, "  CPU models     {}", c.cpu_models.join(", "))?;
         for a in &c.abilities {
             match &a.absent {
-                None => println!("  {:<24} yes", a.name),
-                Some(why) => println!("  {:<24} no: {why}", a.name),
+                None => writeln!(out, "  {:<24} yes", a.name)?,
+                Some(why) => writeln!(out, "  {:<24} no: {why}", a.name)?,
             }
         }
     }
+    Ok(())
 }

@@ -6,6 +6,7 @@
 mod host;
 mod run;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -41,5 +42,6 @@ fn main() -> ExitCode {
 
 /// One line on standard error.
 fn complain(message: &dyn std::fmt::Display) {
-    eprintln!("vireo: {message}");
+    // Where standard error takes nothing, there is nobody to tell.
+    _ = writeln!(std::io::stderr(), "vireo: {message}");
 }

@@ -90,6 +90,9 @@ fn report(outcome: &Outcome, stats: bool) -> (String, u8) {
         let lost = outcome.unread_output;
         text += &format!("vireo: {lost} bytes of console output were lost: nobody read them in time\n");
     }
+    if let Some((bytes, why)) = &outcome.failed_output {
+        text += &format!("vireo: {bytes} bytes of console output could not be written: {why}\n");
+    }
     let code = match &outcome.end {
         GuestEnd::PowerOff => 0,
         GuestEnd::Shutdown { vcpu, rip } => {

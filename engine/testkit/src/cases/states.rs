@@ -172,8 +172,8 @@ fn moved(from: &Bench<'_>, to: &Bench<'_>, mode: Mode) -> Result<Record, Failure
     let ram = std::sync::Arc::clone(&g.machine.ram);
     drop(g);
     let mut target = Machine::with_ram(to, 1, ram)?;
-    target.load(&state)?;
     target.partition.set_clock(&clock)?;
+    target.load(&state)?;
     target.run()?;
     let reports = target.bus.reports();
     let mut r = Record::default();
