@@ -27,13 +27,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let modes: Vec<Mode> =
-        [Mode::Long, Mode::Protected, Mode::Protected16].into_iter().filter(|m| native.runs(*m)).collect();
+    // Each mode in the interpreter, and what there is of it in the translator.
+    let subjects: Vec<(Mode, bool)> =
+        [(Mode::Long, false), (Mode::Long, true), (Mode::Protected, false), (Mode::Protected16, false)]
+            .into_iter()
+            .filter(|(m, _)| native.runs(*m))
+            .collect();
     let (start, mut done, mut failed) = (Instant::now(), 0, 0);
     let mut round = seed;
     while done < cases {
-        for mode in &modes {
-            let mut engine = SoftSubject::new(model.clone());
+        for (mode, translated) in &subjects {
+            let new = if *translated { SoftSubject::translating } else { SoftSubject::new };
+            let mut engine = new(model.clone());
             let known = model.clone();
             let n = CHUNK.min(cases - done);
             let report = match fuzz(&mut engine, *mode, round, n, &|d| known.has(d.feature)) {
@@ -49,7 +54,8 @@ fn main() -> ExitCode {
                 println!("{report}");
             }
             let rate = done as f64 / start.elapsed().as_secs_f64();
-            println!("{done} cases, {failed} differ ({mode:?}, seed {round}, {rate:.0} a second)");
+            let by = if *translated { "translator" } else { "interpreter" };
+            println!("{done} cases, {failed} differ ({mode:?}, {by}, seed {round}, {rate:.0} a second)");
             if done >= cases {
                 break;
             }

@@ -345,7 +345,7 @@ fn code_is_never_writable_where_it_is_executable() {
     let mut m = Machine::new();
     m.run(|a| a.paddd(xmm1, xmm2));
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let stubs: Vec<_> = maps.lines().filter(|l| l.contains("memfd:stubs")).collect();
+    let stubs: Vec<_> = maps.lines().filter(|l| l.contains("memfd:code")).collect();
     assert!(stubs.iter().any(|l| l.contains(" r-xs ")) && stubs.iter().any(|l| l.contains(" rw-s ")));
     assert!(!maps.lines().any(|l| l.contains("wx")), "{maps}");
 }

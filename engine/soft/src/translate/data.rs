@@ -125,7 +125,7 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
             address = bit_address(l, i, address);
         }
         checked = l.check(address, o.size, o.writes, slow);
-        if pair { l.to_host_pair(checked) } else { l.to_host(checked) }
+        if pair { l.add_host_pair(checked) } else { l.add_host(checked) }
     }
     if o.size != 0 && o.writes && checked == Checked::Dynamic && (bit_string || !o.spilled.is_empty()) {
         l.attention(checked);
@@ -359,10 +359,7 @@ fn lea(l: &mut Lowering, i: &Instruction) -> Result<(), Unsupported> {
 /// Pushes, pops and LEAVE of 64 bits that touch nothing else.
 pub fn is_stack(i: &Instruction) -> bool {
     use iced_x86::Code as C;
-    match i.code() {
-        C::Push_r64 | C::Push_rm64 | C::Pushq_imm8 | C::Pushq_imm32 | C::Leaveq | C::Pop_r64 => true,
-        _ => false,
-    }
+    matches!(i.code(), C::Push_r64 | C::Push_rm64 | C::Pushq_imm8 | C::Pushq_imm32 | C::Leaveq | C::Pop_r64)
 }
 
 /// Emits one of them.
@@ -375,7 +372,7 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
         M::Push if i.op0_kind() == OpKind::Memory => {
             let address = address(l, i);
             let checked = l.check(address, 8, false, slow);
-            l.to_host(checked);
+            l.add_host(checked);
             l.e.load(T0, Mem::at(T0, 0));
             l.e.store(place::spare(2), T0);
             super::system::push_spare(l, n, slow, resume);
@@ -401,7 +398,7 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
         }
         _ => {
             let checked = l.check(Address::In(Host::RBP), 8, false, slow);
-            l.to_host(checked);
+            l.add_host(checked);
             l.e.lea(sp, Mem::at(Host::RBP, 8));
             l.e.load(Host::RBP, Mem::at(T0, 0));
         }

@@ -649,7 +649,7 @@ mod tests {
             e.jmp(back);
             assert_eq!(hot, Part::Hot);
         });
-        assert_eq!(code, ["jne near 0000000000000007h", "ret", "jmp near 0000000000000006h"]);
+        assert_eq!(code, ["jne near 7", "ret", "jmp 6"]);
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn indirect_target(l: &mut Lowering, i: &Instruction, slow: Label) {
     }
     let address = data::address(l, i);
     let checked = l.check(address, 8, false, slow);
-    l.to_host(checked);
+    l.add_host(checked);
     l.e.load(T0, Mem::at(T0, 0));
 }
 

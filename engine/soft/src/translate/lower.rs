@@ -9,7 +9,7 @@ use super::Key;
 use super::context::place::{self, Tlb};
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
 use super::memory::CodeMemory;
-use super::site::{Exit, Site};
+use super::site::{Exit, Site, Sites};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
 use super::{data, flags, flow, system};
 use crate::exec::Uop;
@@ -79,7 +79,7 @@ pub struct Lowered {
     /// Offset of the entry with flags in memory; the one with flags in the host's register is 0.
     pub memory_entry: u32,
     /// Sites that the code names.
-    pub sites: Vec<Box<Site>>,
+    pub sites: Sites,
     /// Return sites among them, in order.
     pub returns: Vec<*const Site>,
     /// Ways out; their slots come after all slots there were.
@@ -315,7 +315,7 @@ impl<'a> Lowering<'a> {
         self.faults.push([from, to, stub]);
     }
 
-    /// Checks `size` bytes at an address in the TLB; [`Lowering::to_host`] is to follow. Jumps to `slow` on a miss. Overwrites
+    /// Checks `size` bytes at an address in the TLB; [`Lowering::add_host`] is to follow. Jumps to `slow` on a miss. Overwrites
     /// T1 and the flags.
     pub fn check(&mut self, address: Address, size: u32, write: bool, slow: Label) -> Checked {
         let (view, tag) = (self.view, if write { Tlb::Write } else { Tlb::Read });
@@ -358,14 +358,14 @@ impl<'a> Lowering<'a> {
     }
 
     /// After [`Lowering::check`]: T0 has the host address.
-    pub fn to_host(&mut self, checked: Checked) {
+    pub fn add_host(&mut self, checked: Checked) {
         if checked == Checked::Dynamic {
             self.e.alu(Alu::Add, T0, place::tlb(self.view, T1, Tlb::Host));
         }
     }
 
-    /// As [`Lowering::to_host`], but T0 and T1 add up to the host address.
-    pub fn to_host_pair(&mut self, checked: Checked) {
+    /// As [`Lowering::add_host`], but T0 and T1 add up to the host address.
+    pub fn add_host_pair(&mut self, checked: Checked) {
         debug_assert_eq!(checked, Checked::Dynamic);
         self.e.load(T1, place::tlb(self.view, T1, Tlb::Host));
     }

@@ -43,7 +43,7 @@ pub use context::Context;
 use context::World;
 use lower::{Lowering, Source};
 use memory::CodeMemory;
-use site::{Exit, Site};
+use site::{Exit, Site, Sites};
 use thunks::Thunks;
 
 use crate::code::{Map, StableBlock};
@@ -87,7 +87,7 @@ struct Translation {
     /// Exits that lead here.
     linked: Vec<usize>,
     // Named by the code.
-    _sites: Vec<Box<Site>>,
+    _sites: Sites,
     _uops: Box<[Uop]>,
 }
 

@@ -38,3 +38,6 @@ pub struct Exit {
     /// It leads back to its own translation, whose second page is to be looked up anew.
     pub recheck: bool,
 }
+
+/// The sites of a translation. Boxed, because code names them while their list still grows.
+pub type Sites = Vec<Box<Site>>;
