@@ -48,13 +48,14 @@ impl Cpu {
         self.gate.base - 8
     }
 
-    /// Whether a translation may go on after a helper that may have changed anything.
+    /// Whether a translation may go on after a helper that may have changed anything, or called somebody who did.
     fn still_good(&self, site: &Site, before: (u64, u64)) -> bool {
         self.translation_stamp() == before
             && self.world() == site.world
             && self.mmu.view() == site.view
             && self.shadow == Shadow::None
             && !self.stepwise()
+            && !self.events_wanted()
     }
 }
 
