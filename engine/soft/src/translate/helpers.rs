@@ -28,6 +28,8 @@ impl Cpu {
 
     /// Goes on with the code at RIP, if nothing else is to be done and it is translated.
     fn go_to_rip(&mut self) -> Go {
+        // The way may be part of a loop that has no other count: of interpreted branches, for one.
+        self.gate.budget -= 1;
         let busy = self.gate.budget < 0
             || self.shadow != Shadow::None
             || self.events_wanted()
@@ -55,6 +57,8 @@ impl Cpu {
             && self.mmu.view() == site.view
             && self.shadow == Shadow::None
             && !self.stepwise()
+            // A serializing instruction shows code that other processors changed before; and devices may be slow.
+            && !self.events_wanted()
     }
 }
 

@@ -471,7 +471,8 @@ impl<'a> Lowering<'a> {
 
     /// Goes to the code at `target`.
     pub fn exit(&mut self, target: u64) {
-        let slot = self.prepare_exit(target, false);
+        // Behind the end of the address space comes its start.
+        let slot = self.prepare_exit(target, target <= self.source.key.rip);
         self.jump_through(slot);
     }
 
