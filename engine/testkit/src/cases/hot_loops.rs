@@ -258,7 +258,8 @@ fn around(bench: &Bench<'_>) -> Result<Record, Failure> {
     })?;
     let ram = &g.machine.ram;
     let (pdpt, pd, pt) = (PML4 + 0x8000, PML4 + 0x9000, PML4 + 0xa000);
-    for (at, entry) in [(PML4 + 8 * 511, pdpt), (pdpt + 8 * 511, pd), (pd + 8 * 511, pt), (pt + 8 * 511, WINDOW_RAM)]
+    for (at, entry) in
+        [(PML4 + 8 * 511, pdpt), (pdpt + 8 * 511, pd), (pd + 8 * 511, pt), (pt + 8 * 511, WINDOW_RAM)]
     {
         ram.write(at, &(entry | 7).to_le_bytes());
     }

@@ -4,6 +4,7 @@ mod apic;
 mod control;
 mod debug;
 mod faults;
+mod hot_calls;
 mod hot_loops;
 mod interrupts;
 mod io;
@@ -35,7 +36,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 11] = [
+    let rooms: [&[Case]; 12] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -47,6 +48,7 @@ pub fn cases() -> Vec<Case> {
         debug::CASES,
         states::CASES,
         hot_loops::CASES,
+        hot_calls::CASES,
     ];
     rooms.into_iter().flatten().map(|c| case(c.name, c.body)).collect()
 }
