@@ -268,7 +268,7 @@ impl<'a> Lowering<'a> {
             resume: Cell::new(0),
             again: Cell::new(0),
             size,
-            calls: flow::is_call(&self.source.instructions[n]),
+            calls: flow::callee(&self.source.instructions[n], self.source.key.rip),
         });
         let at = &raw const *site;
         self.sites.push((site, resume, again));
