@@ -72,7 +72,7 @@ pub struct Context {
     /// The guest's time-stamp counter less the host's.
     pub tsc_offset: u64,
     /// Spare places.
-    pub spare: [u64; 3],
+    pub spare: [u64; 4],
     /// How the last run ended.
     pub end: Exec,
     /// The world of the return addresses on the stack.
@@ -98,7 +98,7 @@ impl Context {
             stack: 0,
             returned: 0,
             tsc_offset: 0,
-            spare: [0; 3],
+            spare: [0; 4],
             end: Ok(()),
             stack_world: World { mode: Mode(0), cpl: 0, sse: false, smap: false, tsc: false },
             jumps: [std::array::from_fn(Jump::empty); 3],
@@ -226,7 +226,7 @@ pub mod place {
     pub fn stack() -> Mem {
         at(offset_of!(Cpu, gate.stack))
     }
-    /// Spare place 0 to 2.
+    /// Spare place 0 to 3.
     pub fn spare(n: usize) -> Mem {
         at(offset_of!(Cpu, gate.spare) + 8 * n)
     }

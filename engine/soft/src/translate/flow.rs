@@ -11,6 +11,7 @@ use super::context::place;
 use super::data;
 use super::emit::{Host, Label, Mem, Part, cc};
 use super::lower::{Address, Lowering, Place, Unsupported};
+use super::site::Callee;
 use super::thunks::{self, IN_MEMORY, T0, T1};
 use crate::exec::condition;
 use crate::mmu::View;
@@ -30,16 +31,22 @@ pub fn is_branch(i: &Instruction) -> bool {
         )
 }
 
-/// Whether it is a call.
-pub fn is_call(i: &Instruction) -> bool {
-    matches!(i.code(), C::Call_rel32_64 | C::Call_rm64)
+/// What it calls, if it is a call in a block at `rip`.
+pub fn callee(i: &Instruction, rip: u64) -> Option<Callee> {
+    match i.code() {
+        C::Call_rel32_64 => Some(Callee::At(rip.wrapping_add(i.near_branch_target()))),
+        C::Call_rm64 => Some(Callee::Spare),
+        _ => None,
+    }
 }
 
 /// Emits one.
 pub fn branch(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
     let target = l.source.key.rip.wrapping_add(i.near_branch_target());
     let direct = i.op0_kind() == OpKind::NearBranch64;
-    let calls = !matches!(l.view, View::KernelAc | View::UserAligned);
+    // A return to an address that is not canonical faults before it returns.
+    let calls =
+        !matches!(l.view, View::KernelAc | View::UserAligned) && crate::cpu::Cpu::canonical(l.next_rip(n));
     if direct && !crate::cpu::Cpu::canonical(target) {
         return Err(Unsupported);
     }
@@ -178,13 +185,15 @@ fn indirect_call(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsu
     let site = l.site(n, 0, None, None);
     let slow = l.cold_call(site, l.thunks.instruction[IN_MEMORY]);
     indirect_target(l, i, slow);
+    l.e.store(place::spare(3), T0);
+    // All this before the push, which may overwrite the operand: then the interpreter could not start anew.
+    l.poll(slow);
+    let entry = thunks::find_jump(&mut l.e, l.view, slow);
+    l.e.load(T0, entry);
     l.e.store(place::spare(2), T0);
     push_return(l, n, slow);
-    l.poll(slow);
-    l.e.load(T0, place::spare(2));
-    let offset = thunks::find_jump(&mut l.e, l.view, slow);
     l.e.lea(Host::R15, Mem::at(Host::R15, -8));
-    l.e.call_to(offset);
+    l.e.call_to(place::spare(2));
     return_site(l, n);
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! go on.
 
 use super::context::World;
-use super::site::Site;
+use super::site::{Callee, Site};
 use crate::cpu::{Cpu, Exec, Shadow, Stop, regs, seg};
 
 /// Where translated code goes on.
@@ -28,6 +28,8 @@ impl Cpu {
 
     /// Goes on with the code at RIP, if nothing else is to be done and it is translated.
     fn go_to_rip(&mut self) -> Go {
+        // The way may be part of a loop that has no other count: of interpreted branches, for one.
+        self.gate.budget -= 1;
         let busy = self.gate.budget < 0
             || self.shadow != Shadow::None
             || self.events_wanted()
@@ -55,6 +57,7 @@ impl Cpu {
             && self.mmu.view() == site.view
             && self.shadow == Shadow::None
             && !self.stepwise()
+            // A serializing instruction shows code that other processors changed before; and devices may be slow.
             && !self.events_wanted()
     }
 }
@@ -112,7 +115,7 @@ pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: usize) -> Go {
 pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     // SAFETY: as in `instruction`.
     let (site, u) = unsafe { (&*site, &*(*site).uop) };
-    let [at, attention, _] = cpu.gate.spare;
+    let [at, attention, _, callee] = cpu.gate.spare;
     let page = cpu.mmu.watch.page_of_attention(attention as *const u8);
     let before = cpu.translation_stamp();
     cpu.wrote(page, at as u32 & 0xfff, site.size);
@@ -120,7 +123,13 @@ pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
         return cpu.go_on(site.resume.get());
     }
     cpu.regs.set(regs::BLOCK_RIP, site.rip);
-    cpu.rip = if site.calls { cpu.instruction_rip(u) } else { cpu.next_rip(u) };
+    cpu.rip = cpu.next_rip(u);
+    if let Some(target) = site.calls {
+        // What it pushed may have overwritten the call itself, so it cannot be executed anew.
+        cpu.rip = if let Callee::At(target) = target { target } else { callee };
+        let sp = cpu.stack_pointer();
+        cpu.set_stack_pointer(sp.wrapping_sub(8));
+    }
     cpu.go_to_rip()
 }
 
@@ -129,9 +138,10 @@ pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
     // SAFETY: as in `instruction`.
     let site = unsafe { &*site };
     let sp = cpu.stack_pointer();
-    let at = if site.calls { sp.wrapping_sub(8) } else { sp };
+    let calls = site.calls.is_some();
+    let at = if calls { sp.wrapping_sub(8) } else { sp };
     // A fault comes again, and to its place, below.
-    if site.calls {
+    if calls {
         let _ = cpu.host_write(seg::SS, at, 8);
     } else {
         let _ = cpu.host_read(seg::SS, at, 8);
@@ -141,7 +151,7 @@ pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
     }
     let mut go = run_instruction(cpu, site);
     // The return address that the host would have taken from its stack, if there is one.
-    if !site.calls && go.entry != 0 && go.stack < cpu.gate.base - 8 {
+    if !calls && go.entry != 0 && go.stack < cpu.gate.base - 8 {
         go.stack += 8;
     }
     go

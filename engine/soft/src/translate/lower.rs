@@ -268,7 +268,7 @@ impl<'a> Lowering<'a> {
             resume: Cell::new(0),
             again: Cell::new(0),
             size,
-            calls: flow::is_call(&self.source.instructions[n]),
+            calls: flow::callee(&self.source.instructions[n], self.source.key.rip),
         });
         let at = &raw const *site;
         self.sites.push((site, resume, again));
@@ -471,7 +471,8 @@ impl<'a> Lowering<'a> {
 
     /// Goes to the code at `target`.
     pub fn exit(&mut self, target: u64) {
-        let slot = self.prepare_exit(target, false);
+        // Behind the end of the address space comes its start.
+        let slot = self.prepare_exit(target, target <= self.source.key.rip);
         self.jump_through(slot);
     }
 

@@ -6,6 +6,15 @@ use super::context::World;
 use crate::exec::Uop;
 use crate::mmu::View;
 
+/// What a call calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Callee {
+    /// The code at an address.
+    At(u64),
+    /// The code whose address is in the last spare place while the call is under way.
+    Spare,
+}
+
 /// One instruction in one translation.
 pub struct Site {
     /// The instruction, for the interpreter.
@@ -23,7 +32,7 @@ pub struct Site {
     /// Size of its store in bytes, or of what a return takes from the stack.
     pub size: u32,
     /// It is a call: it pushes.
-    pub calls: bool,
+    pub calls: Option<Callee>,
 }
 
 /// A direct way out of a translation: a jump through a slot that leads to the next translation, or to

@@ -105,6 +105,9 @@ pub fn build(e: &mut Emitter) -> Labels {
     let returned = [View::Kernel, View::User].map(|view| {
         let label = e.here();
         e.store32(place::return_site(), T1);
+        // A guest can loop through returns alone.
+        e.alu32_imm(Alu::Sub, place::budget(), 1);
+        e.jcc(cc::S, missed);
         look_up_jump(e, view, missed);
         label
     });

@@ -4,6 +4,8 @@ mod apic;
 mod control;
 mod debug;
 mod faults;
+mod hot_calls;
+mod hot_loops;
 mod interrupts;
 mod io;
 mod memory;
@@ -34,7 +36,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 10] = [
+    let rooms: [&[Case]; 12] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -45,6 +47,8 @@ pub fn cases() -> Vec<Case> {
         control::CASES,
         debug::CASES,
         states::CASES,
+        hot_loops::CASES,
+        hot_calls::CASES,
     ];
     rooms.into_iter().flatten().map(|c| case(c.name, c.body)).collect()
 }
