@@ -36,6 +36,11 @@ fn long_mode_translated() {
 }
 
 #[test]
+fn protected_mode_translated() {
+    check(SoftSubject::translating, Mode::Protected, 5);
+}
+
+#[test]
 fn protected_mode() {
     check(SoftSubject::new, Mode::Protected, 2);
 }

@@ -45,9 +45,29 @@ pub struct World {
     pub smap: bool,
     /// RDTSC does not fault.
     pub tsc: bool,
+    /// Accesses by FS (bit 0) and GS (bit 1) need no check but that of their page.
+    pub segments: u8,
 }
 
 impl World {
+    /// Whether code of this world is translated: 64-bit code, and 32-bit code with flat segments.
+    pub fn translatable(mode: Mode) -> bool {
+        mode.is64() || mode.bits() == 32 && mode.flat() && mode.stack_mask() == u64::from(u32::MAX)
+    }
+    /// Size of addresses, and of what calls push, in bytes: 4 or 8.
+    pub fn word(self) -> u32 {
+        if self.mode.is64() { 8 } else { 4 }
+    }
+    /// All of it in few bits.
+    pub fn bits(self) -> u64 {
+        let flags = u64::from(self.sse) | u64::from(self.smap) << 1 | u64::from(self.tsc) << 2;
+        flags
+            | u64::from(self.cpl & 3) << 3
+            | u64::from(self.mode.0) << 5
+            | u64::from(self.segments & 3) << 13
+    }
+    /// How many bits [`World::bits`] has.
+    pub const BITS: u32 = 15;
     /// Instruction fetches are a user's.
     pub fn user(self) -> bool {
         self.cpl == 3
@@ -100,7 +120,7 @@ impl Context {
             tsc_offset: 0,
             spare: [0; 4],
             end: Ok(()),
-            stack_world: World { mode: Mode(0), cpl: 0, sse: false, smap: false, tsc: false },
+            stack_world: World { mode: Mode(0), cpl: 0, sse: false, smap: false, tsc: false, segments: 0 },
             jumps: [std::array::from_fn(Jump::empty); 3],
             used: Default::default(),
             stamps: [(0, 0); 3],
@@ -149,6 +169,20 @@ impl Cpu {
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, self as *mut Cpu) };
     }
 
+    /// See [`World::segments`].
+    #[inline]
+    fn unchecked_segments(&self) -> u8 {
+        use crate::cpu::seg;
+        if self.mode.is64() {
+            return 3;
+        }
+        let flat = |n: u8| {
+            let s = &self.seg[usize::from(n)];
+            u8::from(s.limit == u32::MAX && s.usable() && s.attributes & 0x9e == 0x92)
+        };
+        flat(seg::FS) | flat(seg::GS) << 1
+    }
+
     /// The world of the code at RIP.
     pub(super) fn world(&self) -> World {
         use vireo_core::state::{cr0, cr4};
@@ -159,6 +193,7 @@ impl Cpu {
             sse,
             smap: self.ctl.cr4 & cr4::SMAP != 0,
             tsc: self.cpl == 0 || self.ctl.cr4 & cr4::TSD == 0,
+            segments: self.unchecked_segments(),
         }
     }
 }

@@ -1,26 +1,33 @@
 //! Instructions that only compute and move: re-emitted as they are, with registers and memory operand replaced.
 
-use iced_x86::{Instruction, InstructionInfoFactory, MemorySize, Mnemonic as M, OpAccess, OpKind, Register};
+use iced_x86::{
+    Code as C, Instruction, InstructionInfoFactory, MemorySize, Mnemonic as M, OpAccess, OpKind, Register,
+};
 use vireo_isa::{Class, Desc, Fp, Privilege, flag};
 
-use super::context::place;
+use super::context::{World, place};
 use super::emit::{Host, Mem};
 use super::lower::{Address, Checked, Lowering, Unsupported};
 use super::thunks::{self, T0, T1};
 use crate::cpu::seg;
 
 /// Most instructions that compute can be re-emitted: whether this one is tried.
-pub fn is_data(i: &Instruction, sse: bool) -> bool {
+pub fn is_data(i: &Instruction, world: World) -> bool {
     let d = vireo_isa::describe(i.code());
     // The direction flag among others: the host keeps its own.
     let other_flags = (d.flags_read | d.flags_written | d.flags_undefined) & !flag::STATUS != 0;
-    if !d.known || d.privilege != Privilege::Any || other_flags || implicit_memory(i) {
+    if !d.known
+        || d.privilege != Privilege::Any
+        || other_flags
+        || implicit_memory(i)
+        || has_odd_address(i, world)
+    {
         return false;
     }
     match d.class {
         Class::Integer => d.fp == Fp::None,
         Class::Nop => i.mnemonic() != M::Pause,
-        Class::Sse => sse && matches!(d.fp, Fp::Sse { .. }),
+        Class::Sse => world.sse && matches!(d.fp, Fp::Sse { .. }),
         Class::Fence => i.op_count() == 0,
         _ => false,
     }
@@ -32,6 +39,45 @@ fn implicit_memory(i: &Instruction) -> bool {
         M::Xlatb | M::Maskmovdqu => true,
         _ => is_bit_string(i) && i.op1_register().size() == 2,
     }
+}
+
+/// Outside 64-bit mode: 16-bit addresses, and segments that do not just add a base.
+pub fn has_odd_address(i: &Instruction, world: World) -> bool {
+    if world.mode.is64() || (0..i.op_count()).all(|op| i.op_kind(op) != OpKind::Memory) {
+        return false;
+    }
+    let narrow =
+        [i.memory_base(), i.memory_index()].iter().any(|r| r.size() == 2) || i.memory_displ_size() == 2;
+    narrow
+        || match i.memory_segment() {
+            Register::FS => world.segments & 1 == 0,
+            Register::GS => world.segments & 2 == 0,
+            // Never writable.
+            Register::CS => true,
+            _ => false,
+        }
+}
+
+/// The same instruction in a form that 64-bit code has too.
+fn modern(i: &Instruction) -> Instruction {
+    let code = match i.code() {
+        C::Inc_r16 => C::Inc_rm16,
+        C::Inc_r32 => C::Inc_rm32,
+        C::Dec_r16 => C::Dec_rm16,
+        C::Dec_r32 => C::Dec_rm32,
+        C::Mov_AL_moffs8 => C::Mov_r8_rm8,
+        C::Mov_AX_moffs16 => C::Mov_r16_rm16,
+        C::Mov_EAX_moffs32 => C::Mov_r32_rm32,
+        C::Mov_RAX_moffs64 => C::Mov_r64_rm64,
+        C::Mov_moffs8_AL => C::Mov_rm8_r8,
+        C::Mov_moffs16_AX => C::Mov_rm16_r16,
+        C::Mov_moffs32_EAX => C::Mov_rm32_r32,
+        C::Mov_moffs64_RAX => C::Mov_rm64_r64,
+        other => other,
+    };
+    let mut i = *i;
+    i.set_code(code);
+    i
 }
 
 /// A bit of memory whose offset, in a register, reaches far beyond the operand.
@@ -95,6 +141,7 @@ fn gpr_operand(i: &Instruction, op: u32) -> Option<u8> {
 
 /// Emits one.
 pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
+    let i = &modern(i);
     let d = vireo_isa::describe(i.code());
     if d.class == Class::Nop {
         return Ok(());
@@ -168,7 +215,7 @@ fn bit_address(l: &mut Lowering, i: &Instruction, address: Address) -> Address {
     match address {
         Address::Known(at) => l.e.constant(T0, at),
         Address::In(r) => l.e.load(T0, r),
-        Address::Stack(disp) => l.e.lea(T0, Mem::at(Host::R15, disp)),
+        Address::Stack(disp) => l.lea(T0, Mem::at(Host::R15, disp)),
         Address::Dynamic => {}
     }
     let r = i.op1_register();
@@ -180,7 +227,7 @@ fn bit_address(l: &mut Lowering, i: &Instruction, address: Address) -> Address {
         l.e.movsxd(T1, from)
     }
     l.e.sar(T1, bits);
-    l.e.lea(T0, Mem::at(T0, 0).indexed(T1, log_size));
+    l.lea(T0, Mem::at(T0, 0).indexed(T1, log_size));
     Address::Dynamic
 }
 
@@ -260,15 +307,16 @@ fn is_read(i: &Instruction, o: &Operands, gpr: u8) -> bool {
 
 /// Whether the memory operand's address is neither known nor near the stack pointer.
 fn is_general(l: &Lowering, i: &Instruction) -> bool {
-    is_segmented(i) || known_offset(l, i).is_none() && !is_stack_operand(i)
+    is_segmented(i) || known_offset(l, i).is_none() && !is_stack_operand(l, i)
 }
 
 fn is_segmented(i: &Instruction) -> bool {
     matches!(i.memory_segment(), Register::FS | Register::GS)
 }
 
-fn is_stack_operand(i: &Instruction) -> bool {
-    i.memory_base() == Register::RSP && i.memory_index() == Register::None && !is_segmented(i)
+fn is_stack_operand(l: &Lowering, i: &Instruction) -> bool {
+    let sp = if l.word() == 8 { Register::RSP } else { Register::ESP };
+    i.memory_base() == sp && i.memory_index() == Register::None && !is_segmented(i)
 }
 
 /// Puts the linear address of the explicit memory operand into T0, if it is not known. May overwrite T1 and the flags.
@@ -281,10 +329,10 @@ pub fn address(l: &mut Lowering, i: &Instruction) -> Address {
     if let Some(at) = known_offset(l, i) {
         let Some(base) = base else { return Address::Known(at) };
         l.e.constant(T0, at);
-        l.e.alu(super::emit::Alu::Add, T0, place::segment_base(base));
+        add_base(l, base);
         return Address::Dynamic;
     }
-    if is_stack_operand(i) {
+    if is_stack_operand(l, i) {
         return Address::Stack(i.memory_displacement64() as i32);
     }
     let plain = i.memory_index() == Register::None && i.memory_displacement64() == 0 && base.is_none();
@@ -298,15 +346,26 @@ pub fn address(l: &mut Lowering, i: &Instruction) -> Address {
         l.e.lea(T0, mem);
     }
     if let Some(base) = base {
-        l.e.alu(super::emit::Alu::Add, T0, place::segment_base(base));
+        add_base(l, base);
     }
     Address::Dynamic
+}
+
+/// Adds the base of a segment to T0.
+fn add_base(l: &mut Lowering, segment: u8) {
+    let base = place::segment_base(segment);
+    if l.word() == 8 {
+        l.e.alu(super::emit::Alu::Add, T0, base);
+    } else {
+        l.e.alu32(super::emit::Alu::Add, T0, base);
+    }
 }
 
 /// The offset in the segment, if no register is in it.
 fn known_offset(l: &Lowering, i: &Instruction) -> Option<u64> {
     let displacement = i.memory_displacement64();
     match (i.memory_base(), i.memory_index()) {
+        (Register::None, Register::None) if l.word() == 4 => Some(displacement & 0xffff_ffff),
         (Register::None, Register::None) => Some(displacement),
         // The decoder counted from the block's start.
         (Register::RIP, _) => Some(l.source.key.rip.wrapping_add(displacement)),
@@ -339,7 +398,7 @@ fn host_register(r: Register) -> Option<Host> {
 
 fn lea(l: &mut Lowering, i: &Instruction) -> Result<(), Unsupported> {
     let to = i.op0_register();
-    if to.size() < 4 {
+    if to.size() < 4 || has_odd_address(i, l.source.key.world) && !is_segmented(i) {
         return Err(Unsupported);
     }
     let number = to.full_register().number() as u8;
@@ -356,10 +415,14 @@ fn lea(l: &mut Lowering, i: &Instruction) -> Result<(), Unsupported> {
     Ok(())
 }
 
-/// Pushes, pops and LEAVE of 64 bits that touch nothing else.
-pub fn is_stack(i: &Instruction) -> bool {
-    use iced_x86::Code as C;
-    matches!(i.code(), C::Push_r64 | C::Push_rm64 | C::Pushq_imm8 | C::Pushq_imm32 | C::Leaveq | C::Pop_r64)
+/// Pushes, pops and LEAVE of a word that touch nothing else.
+pub fn is_stack(i: &Instruction, world: World) -> bool {
+    let word = match i.code() {
+        C::Push_r64 | C::Push_rm64 | C::Pushq_imm8 | C::Pushq_imm32 | C::Leaveq | C::Pop_r64 => 8,
+        C::Push_r32 | C::Push_rm32 | C::Pushd_imm8 | C::Pushd_imm32 | C::Leaved | C::Pop_r32 => 4,
+        _ => return false,
+    };
+    word == world.word() && !has_odd_address(i, world)
 }
 
 /// Emits one of them.
@@ -367,40 +430,42 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
     let resume = l.e.label();
     l.clobber(l.live(n));
     let slow = slow_path(l, n, resume);
-    let sp = Host::R15;
+    let word = l.word();
     match i.mnemonic() {
         M::Push if i.op0_kind() == OpKind::Memory => {
             let address = address(l, i);
-            let checked = l.check(address, 8, false, slow);
+            let checked = l.check(address, word, false, slow);
             l.add_host(checked);
-            l.e.load(T0, Mem::at(T0, 0));
+            l.load(T0, Mem::at(T0, 0));
             l.e.store(place::spare(2), T0);
             super::system::push_spare(l, n, slow, resume);
         }
         M::Push => {
-            let checked = l.check(Address::Stack(-8), 8, true, slow);
+            let checked = l.check(Address::Stack(-(word as i32)), word, true, slow);
             push_value(l, i);
-            l.e.lea(sp, Mem::at(sp, -8));
-            l.look_after_store(n, checked, 8, resume);
+            l.move_stack(-(word as i32));
+            l.look_after_store(n, checked, word, resume);
         }
         M::Pop => {
-            l.check(Address::Stack(0), 8, false, slow);
-            let number = i.op0_register().number() as u8;
+            l.check(Address::Stack(0), word, false, slow);
+            let number = i.op0_register().full_register().number() as u8;
             let to = thunks::host(number).unwrap_or(T0);
-            l.e.load(to, Mem::at(T0, 0));
+            l.load(to, Mem::at(T0, 0));
             if thunks::host(number).is_none() {
                 l.e.store(place::gpr(number), to);
             }
             // POP RSP: what it loads is the stack pointer.
-            if to != sp {
-                l.e.lea(sp, Mem::at(sp, 8));
+            if to != Host::R15 {
+                l.move_stack(word as i32);
             }
         }
         _ => {
-            let checked = l.check(Address::In(Host::RBP), 8, false, slow);
+            // A 32-bit frame pointer may have anything above its 32 bits.
+            l.load(T0, Host::RBP);
+            let checked = l.check(Address::Dynamic, word, false, slow);
             l.add_host(checked);
-            l.e.lea(sp, Mem::at(Host::RBP, 8));
-            l.e.load(Host::RBP, Mem::at(T0, 0));
+            l.lea(Host::R15, Mem::at(Host::RBP, word as i32));
+            l.load(Host::RBP, Mem::at(T0, 0));
         }
     }
     l.e.bind(resume);
@@ -411,15 +476,11 @@ pub fn stack(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppor
 fn push_value(l: &mut Lowering, i: &Instruction) {
     let at = Mem::at(T0, 0);
     if i.op0_kind() != OpKind::Register {
-        // Both immediates are sign-extended to 64 bits.
-        return l.e.store_imm(at, i.immediate(0) as i32);
+        // Immediates are sign-extended to the word.
+        let v = i.immediate(0) as i32;
+        return if l.word() == 8 { l.e.store_imm(at, v) } else { l.e.store32_imm(at, v as u32) };
     }
-    let number = i.op0_register().number() as u8;
-    match thunks::host(number) {
-        Some(r) => l.e.store(at, r),
-        None => {
-            l.e.load(T1, place::gpr(number));
-            l.e.store(at, T1);
-        }
-    }
+    let number = i.op0_register().full_register().number() as u8;
+    let from = l.read_gpr(number, T1);
+    l.store(at, from);
 }

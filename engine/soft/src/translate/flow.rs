@@ -9,10 +9,11 @@ use vireo_isa::flag;
 
 use super::context::place;
 use super::data;
-use super::emit::{Host, Label, Mem, Part, cc};
+use super::emit::{Label, Mem, Part, cc};
 use super::lower::{Address, Lowering, Place, Unsupported};
 use super::site::Callee;
 use super::thunks::{self, IN_MEMORY, T0, T1};
+use crate::cpu::mode::Mode;
 use crate::exec::condition;
 use crate::mmu::View;
 
@@ -22,40 +23,54 @@ pub fn is_branch(i: &Instruction) -> bool {
         || matches!(
             i.code(),
             C::Jmp_rel8_64
+                | C::Jmp_rel8_32
                 | C::Jmp_rel32_64
+                | C::Jmp_rel32_32
                 | C::Call_rel32_64
+                | C::Call_rel32_32
                 | C::Jmp_rm64
+                | C::Jmp_rm32
                 | C::Call_rm64
+                | C::Call_rm32
                 | C::Retnq
                 | C::Retnq_imm16
+                | C::Retnd
+                | C::Retnd_imm16
         )
 }
 
 /// What it calls, if it is a call in a block at `rip`.
-pub fn callee(i: &Instruction, rip: u64) -> Option<Callee> {
+pub fn callee(i: &Instruction, rip: u64, mode: Mode) -> Option<Callee> {
     match i.code() {
-        C::Call_rel32_64 => Some(Callee::At(rip.wrapping_add(i.near_branch_target()))),
-        C::Call_rm64 => Some(Callee::Spare),
+        C::Call_rel32_64 | C::Call_rel32_32 => Some(Callee::At(branch_target(i, rip, mode))),
+        C::Call_rm64 | C::Call_rm32 => Some(Callee::Spare),
         _ => None,
     }
 }
 
+/// The target of a direct branch in a block at `rip`.
+fn branch_target(i: &Instruction, rip: u64, mode: Mode) -> u64 {
+    mode.mask_ip(rip.wrapping_add(i.near_branch_target()))
+}
+
 /// Emits one.
 pub fn branch(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
-    let target = l.source.key.rip.wrapping_add(i.near_branch_target());
-    let direct = i.op0_kind() == OpKind::NearBranch64;
+    let mode = l.source.key.world.mode;
+    let target = branch_target(i, l.source.key.rip, mode);
+    let direct = matches!(i.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32);
     // A return to an address that is not canonical faults before it returns.
     let calls =
         !matches!(l.view, View::KernelAc | View::UserAligned) && crate::cpu::Cpu::canonical(l.next_rip(n));
     if direct && !crate::cpu::Cpu::canonical(target) {
         return Err(Unsupported);
     }
+    let odd = data::has_odd_address(i, l.source.key.world);
     match i.code() {
-        C::Jmp_rel8_64 | C::Jmp_rel32_64 => jump(l, target),
-        C::Call_rel32_64 if calls => call(l, n, target),
-        C::Retnq | C::Retnq_imm16 if calls => ret(l, n, i),
-        C::Jmp_rm64 => indirect_jump(l, n, i)?,
-        C::Call_rm64 if calls => indirect_call(l, n, i)?,
+        C::Jmp_rel8_64 | C::Jmp_rel32_64 | C::Jmp_rel8_32 | C::Jmp_rel32_32 => jump(l, target),
+        C::Call_rel32_64 | C::Call_rel32_32 if calls => call(l, n, target),
+        C::Retnq | C::Retnq_imm16 | C::Retnd | C::Retnd_imm16 if calls => ret(l, n, i),
+        C::Jmp_rm64 | C::Jmp_rm32 if !odd => indirect_jump(l, n, i)?,
+        C::Call_rm64 | C::Call_rm32 if calls && !odd => indirect_call(l, n, i)?,
         _ if i.is_jcc_short_or_near() && direct => conditional(l, i, target),
         _ => return Err(Unsupported),
     }
@@ -96,9 +111,11 @@ fn conditional(l: &mut Lowering, i: &Instruction, target: u64) {
 /// goes.
 fn push_return(l: &mut Lowering, n: usize, slow: Label) {
     l.clobber(flag::STATUS);
-    let checked = l.check(Address::Stack(-8), 8, true, slow);
+    let word = l.word();
+    let checked = l.check(Address::Stack(-(word as i32)), word, true, slow);
     let (back, at) = (l.next_rip(n), Mem::at(T0, 0));
     match i32::try_from(back as i64) {
+        _ if word == 4 => l.e.store32_imm(at, back as u32),
         Ok(v) => l.e.store_imm(at, v),
         Err(_) => {
             l.e.constant(T1, back);
@@ -106,16 +123,16 @@ fn push_return(l: &mut Lowering, n: usize, slow: Label) {
         }
     }
     let resume = l.e.label();
-    l.look_after_store(n, checked, 8, resume);
+    l.look_after_store(n, checked, word, resume);
     l.e.bind(resume);
 }
 
 fn call(l: &mut Lowering, n: usize, target: u64) {
     let again = l.e.here();
-    let site = l.site(n, 8, None, Some(again));
+    let site = l.site(n, l.word(), None, Some(again));
     let slow = l.cold_call(site, l.thunks.fill);
     push_return(l, n, slow);
-    l.e.lea(Host::R15, Mem::at(Host::R15, -8));
+    l.move_stack(-(l.word() as i32));
     let slot = l.prepare_exit(target, true);
     l.call_through(slot);
     return_site(l, n);
@@ -142,15 +159,16 @@ fn return_site(l: &mut Lowering, n: usize) {
 }
 
 fn ret(l: &mut Lowering, n: usize, i: &Instruction) {
-    let pops = 8 + if i.op_count() == 0 { 0 } else { u32::from(i.immediate16()) };
+    let word = l.word();
+    let pops = word + if i.op_count() == 0 { 0 } else { u32::from(i.immediate16()) };
     l.clobber(flag::STATUS);
     let again = l.e.here();
     let site = l.site(n, pops, None, Some(again));
     let slow = l.cold_call(site, l.thunks.fill);
     let number = l.return_site(site);
-    l.check(Address::Stack(0), 8, false, slow);
-    l.e.load(T0, Mem::at(T0, 0));
-    l.e.lea(Host::R15, Mem::at(Host::R15, pops as i32));
+    l.check(Address::Stack(0), word, false, slow);
+    l.load(T0, Mem::at(T0, 0));
+    l.move_stack(pops as i32);
     l.e.constant(T1, u64::from(number));
     l.e.ret();
 }
@@ -161,15 +179,15 @@ fn indirect_target(l: &mut Lowering, i: &Instruction, slow: Label) {
     if i.op0_kind() == OpKind::Register {
         let number = i.op0_register().full_register().number() as u8;
         match thunks::host(number) {
-            Some(r) => l.e.load(T0, r),
+            Some(r) => l.load(T0, r),
             None => l.e.load(T0, place::gpr(number)),
         }
         return;
     }
     let address = data::address(l, i);
-    let checked = l.check(address, 8, false, slow);
+    let checked = l.check(address, l.word(), false, slow);
     l.add_host(checked);
-    l.e.load(T0, Mem::at(T0, 0));
+    l.load(T0, Mem::at(T0, 0));
 }
 
 fn indirect_jump(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
@@ -192,7 +210,7 @@ fn indirect_call(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsu
     l.e.load(T0, entry);
     l.e.store(place::spare(2), T0);
     push_return(l, n, slow);
-    l.e.lea(Host::R15, Mem::at(Host::R15, -8));
+    l.move_stack(-(l.word() as i32));
     l.e.call_to(place::spare(2));
     return_site(l, n);
     Ok(())

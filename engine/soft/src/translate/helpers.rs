@@ -128,7 +128,7 @@ pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
         // What it pushed may have overwritten the call itself, so it cannot be executed anew.
         cpu.rip = if let Callee::At(target) = target { target } else { callee };
         let sp = cpu.stack_pointer();
-        cpu.set_stack_pointer(sp.wrapping_sub(8));
+        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.world.word())));
     }
     cpu.go_to_rip()
 }
@@ -139,14 +139,15 @@ pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
     let site = unsafe { &*site };
     let sp = cpu.stack_pointer();
     let calls = site.calls.is_some();
-    let at = if calls { sp.wrapping_sub(8) } else { sp };
+    let word = site.world.word();
+    let at = if calls { cpu.wrap_linear(sp.wrapping_sub(u64::from(word))) } else { sp };
     // A fault comes again, and to its place, below.
     if calls {
-        let _ = cpu.host_write(seg::SS, at, 8);
+        let _ = cpu.host_write(seg::SS, at, word);
     } else {
-        let _ = cpu.host_read(seg::SS, at, 8);
+        let _ = cpu.host_read(seg::SS, at, word);
     }
-    if cpu.mmu.know_stack(cpu.mmu.view(), at, 8) {
+    if cpu.mmu.know_stack(cpu.mmu.view(), at, word) {
         return cpu.go_on(site.again.get());
     }
     let mut go = run_instruction(cpu, site);

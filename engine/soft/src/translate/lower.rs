@@ -132,7 +132,7 @@ impl<'a> Lowering<'a> {
             !source.allowed[n]
                 || flow::is_branch(i)
                 || system::needs_flags(i)
-                || !(data::is_data(i, world.sse) || data::is_stack(i) || system::is_system(i, world))
+                || !(data::is_data(i, world) || data::is_stack(i, world) || system::is_system(i, world))
         };
         let live = flags::live_before(source.instructions, exact);
         let mut l = Self {
@@ -185,7 +185,7 @@ impl<'a> Lowering<'a> {
         if let Some((exit, _)) = self.exits.last_mut() {
             exit.recheck = true;
         }
-        let next = (rip | 0xfff).wrapping_add(1);
+        let next = self.source.key.next_page();
         self.e.alu32_imm(Alu::Cmp, place::page_id(self.view, next), id as i32);
         self.e.jcc(cc::NE, stub);
     }
@@ -195,8 +195,8 @@ impl<'a> Lowering<'a> {
         let done = match flow::is_branch(&i) {
             _ if !self.source.allowed[n] => Err(Unsupported),
             true => flow::branch(self, n, &i),
-            false if data::is_stack(&i) => data::stack(self, n, &i),
-            false if data::is_data(&i, self.source.key.world.sse) => data::data(self, n, &i),
+            false if data::is_stack(&i, self.source.key.world) => data::stack(self, n, &i),
+            false if data::is_data(&i, self.source.key.world) => data::data(self, n, &i),
             false if system::is_system(&i, self.source.key.world) => system::system(self, n, &i),
             false => Err(Unsupported),
         };
@@ -232,7 +232,8 @@ impl<'a> Lowering<'a> {
 
     /// Address of the instruction after instruction `n`.
     pub fn next_rip(&self, n: usize) -> u64 {
-        self.source.key.rip.wrapping_add(u64::from(self.source.uops[n].next))
+        let next = self.source.key.rip.wrapping_add(u64::from(self.source.uops[n].next));
+        self.source.key.world.mode.mask_ip(next)
     }
 
     /// Flags that matter before instruction `n`; behind the last, for `n` one more.
@@ -268,7 +269,11 @@ impl<'a> Lowering<'a> {
             resume: Cell::new(0),
             again: Cell::new(0),
             size,
-            calls: flow::callee(&self.source.instructions[n], self.source.key.rip),
+            calls: flow::callee(
+                &self.source.instructions[n],
+                self.source.key.rip,
+                self.source.key.world.mode,
+            ),
         });
         let at = &raw const *site;
         self.sites.push((site, resume, again));
@@ -376,12 +381,12 @@ impl<'a> Lowering<'a> {
         let view = self.view;
         let again = self.e.here();
         let at = Mem::at(Host::R15, disp);
-        self.e.lea(T0, at);
+        self.lea(T0, at);
         self.e.alu(Alu::Add, T0, place::stack_page(view, Tlb::Write));
         self.e.cmp_imm32(T0, 4096 - size as i32);
         let hot = self.e.switch(Part::Cold);
         let missed = self.e.here();
-        self.e.lea(T0, at);
+        self.lea(T0, at);
         self.e.relative_to(&[0xe8], self.thunks.stack_page[view as usize]);
         self.e.jcc(cc::B, slow);
         self.e.jmp(again);
@@ -506,6 +511,31 @@ impl<'a> Lowering<'a> {
         self.poll_exit(number);
         let to = if self.flags == Place::Memory { self.memory_entry } else { self.start };
         self.e.jmp(to);
+    }
+
+    /// Size of addresses and of stack items, in bytes.
+    pub fn word(&self) -> u32 {
+        self.source.key.world.word()
+    }
+
+    /// `lea` with the size of addresses.
+    pub fn lea(&mut self, to: Host, from: Mem) {
+        if self.word() == 8 { self.e.lea(to, from) } else { self.e.lea32(to, from) }
+    }
+
+    /// `mov` of an address's size from memory or a register.
+    pub fn load(&mut self, to: Host, from: impl Into<super::emit::Rm>) {
+        if self.word() == 8 { self.e.load(to, from) } else { self.e.load32(to, from) }
+    }
+
+    /// `mov` of an address's size to memory.
+    pub fn store(&mut self, to: Mem, from: Host) {
+        if self.word() == 8 { self.e.store(to, from) } else { self.e.store32(to, from) }
+    }
+
+    /// Adds to the stack pointer.
+    pub fn move_stack(&mut self, by: i32) {
+        self.lea(Host::R15, Mem::at(Host::R15, by));
     }
 
     /// Loads a general register of the guest into a host register, if it is not in one.

@@ -78,6 +78,13 @@ pub struct Key {
     pub view: View,
 }
 
+impl Key {
+    /// Address of the page after that of the code.
+    fn next_page(&self) -> u64 {
+        self.world.mode.mask_ip((self.rip | 0xfff).wrapping_add(1))
+    }
+}
+
 /// A translation.
 struct Translation {
     /// Entries with flags in the host's register, and in memory.
@@ -241,16 +248,17 @@ pub fn after_exception(at: usize) -> Option<usize> {
 impl Cpu {
     /// What remembered translations are good for: the code's view has not changed its pages, and none was dropped.
     fn translation_stamp(&self) -> (u64, u64) {
-        let w = self.world();
-        let world = u64::from(w.sse) | u64::from(w.smap) << 1 | u64::from(w.tsc) << 2 | u64::from(w.cpl) << 3;
-        (self.mmu.code_pages.generation(self.code_view()), self.code.translator.epoch << 5 | world)
+        let world = self.world().bits();
+        let epoch = self.code.translator.epoch << World::BITS;
+        (self.mmu.code_pages.generation(self.code_view()), epoch | world)
     }
 
     /// The key of the code at RIP, if it can be fetched, and whether its page is global. What a fetch would raise is left
     /// to the interpreter.
     fn translation_key(&mut self) -> Option<(Key, bool)> {
         let view = self.mmu.view();
-        let possible = self.mode.is64() && view != View::UserAligned && !self.code.translator.off;
+        let possible =
+            World::translatable(self.mode) && view != View::UserAligned && !self.code.translator.off;
         if !possible || !Self::canonical(self.rip) {
             return None;
         }
@@ -263,7 +271,7 @@ impl Cpu {
     #[inline]
     pub(crate) fn known_translation(&mut self) -> Option<usize> {
         let (view, stamp) = (self.mmu.view(), self.translation_stamp());
-        if !self.mode.is64() || view == View::UserAligned {
+        if !World::translatable(self.mode) || view == View::UserAligned {
             return None;
         }
         self.gate.jump(view, self.rip, stamp).map(|entry| entry as usize)
@@ -287,7 +295,7 @@ impl Cpu {
 
     /// The id of the page after that of a key, if that is the physical page given.
     fn second_page_id(&mut self, key: &Key, page: u32) -> Option<u32> {
-        let (view, next) = (self.code_view(), (key.rip | 0xfff).wrapping_add(1));
+        let (view, next) = (self.code_view(), key.next_page());
         if !Self::canonical(next) || self.fetch_address(next).ok()? >> 12 != u64::from(page) {
             return None;
         }
@@ -366,7 +374,7 @@ impl Cpu {
             Some((page, _)) => Some(self.second_page_id(&key, page)?),
             None => None,
         };
-        let mut decoder = Decoder::with_ip(64, &bytes, 0, self.shared.decoder_options);
+        let mut decoder = Decoder::with_ip(key.world.mode.bits(), &bytes, 0, self.shared.decoder_options);
         let instructions: Vec<Instruction> = uops.iter().map(|_| decoder.decode()).collect();
         let page_id = self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
         let vcpus = self.shared.vcpus.len();

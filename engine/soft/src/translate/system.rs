@@ -19,14 +19,14 @@ pub fn is_system(i: &Instruction, world: World) -> bool {
     match i.mnemonic() {
         M::Cli | M::Sti | M::Swapgs | M::Stac | M::Clac => world.cpl == 0,
         M::Rdtsc | M::Rdtscp => world.tsc,
-        M::Pushfq => true,
+        M::Pushfq | M::Pushfd => true,
         _ => matches!(i.code(), C::Mov_r32m16_Sreg | C::Mov_r64m16_Sreg) && i.op0_kind() == OpKind::Register,
     }
 }
 
 /// Whether it looks at all arithmetic flags.
 pub fn needs_flags(i: &Instruction) -> bool {
-    i.mnemonic() == M::Pushfq
+    matches!(i.mnemonic(), M::Pushfq | M::Pushfd)
 }
 
 /// Emits one.
@@ -48,7 +48,7 @@ pub fn system(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppo
         M::Stac => alignment_flag(l, n, true),
         M::Clac => alignment_flag(l, n, false),
         M::Rdtsc | M::Rdtscp => rdtsc(l, n, i),
-        M::Pushfq => pushf(l, n),
+        M::Pushfq | M::Pushfd => pushf(l, n),
         _ => read_selector(l, i),
     }
     Ok(())
@@ -94,7 +94,7 @@ fn rdtsc(l: &mut Lowering, n: usize, i: &Instruction) {
     }
 }
 
-/// `pushfq`: RF and VM read as zero.
+/// `pushfq`, `pushfd`: RF and VM read as zero.
 fn pushf(l: &mut Lowering, n: usize) {
     let resume = l.e.label();
     l.need_flags();
@@ -113,12 +113,12 @@ fn pushf(l: &mut Lowering, n: usize) {
 
 /// Pushes what is in spare place 2. The flags have been clobbered.
 pub fn push_spare(l: &mut Lowering, n: usize, slow: super::emit::Label, resume: super::emit::Label) {
-    let sp = Host::R15;
-    let checked = l.check(Address::Stack(-8), 8, true, slow);
+    let word = l.word();
+    let checked = l.check(Address::Stack(-(word as i32)), word, true, slow);
     l.e.load(T1, place::spare(2));
-    l.e.store(Mem::at(T0, 0), T1);
-    l.e.lea(sp, Mem::at(sp, -8));
-    l.look_after_store(n, checked, 8, resume);
+    l.store(Mem::at(T0, 0), T1);
+    l.move_stack(-(word as i32));
+    l.look_after_store(n, checked, word, resume);
 }
 
 /// `mov r, Sreg`.
