@@ -51,7 +51,7 @@ impl Engine for SoftEngine {
                 Ability::present("dirty-log"),
                 Ability::present("throttle"),
                 Ability::present("clock-import"),
-                Ability::absent("translator", "guest code is interpreted in this version"),
+                Ability::present("translator"),
                 Ability::absent("nested-virtualization", "the CPU models have neither VMX nor SVM"),
             ],
         })

@@ -14,9 +14,9 @@
 //! Arithmetic flags are the host's own, taken after the host executed the same instruction ([`cpu::flags`] says how), so
 //! undefined flags are those of the host CPU too. The CPU oracle compares every instruction form with the real CPU.
 //!
-//! # Place of the translator
-//! The interpreter is the reference and the fall-back. A translator will take the same blocks (key, micro-operations, page
-//! bookkeeping in `code`) and the same state ([`cpu::Cpu`]), and emit code instead of calling handlers.
+//! # Interpreter and translator
+//! Blocks that run often become host code (`translate`), which works on the same state ([`cpu::Cpu`]) and TLB. The
+//! interpreter is its reference, and executes for it whatever is rare: TLB misses, faults, devices, most system instructions.
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the software engine executes x86 guest instructions on an x86-64 host");

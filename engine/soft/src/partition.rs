@@ -72,7 +72,7 @@ pub struct VcpuShared {
 /// Statistics of one vCPU.
 #[derive(Default)]
 pub struct Counters {
-    /// Instructions completed.
+    /// Instructions that the interpreter completed.
     pub instructions: AtomicU64,
     /// Calls of the bus: ports, MMIO, MSRs, hypercalls, interrupt acknowledgement.
     pub exits: AtomicU64,
@@ -86,6 +86,10 @@ pub struct Counters {
     pub timer_fires: AtomicU64,
     /// Blocks decoded.
     pub blocks: AtomicU64,
+    /// Translations made, and bytes of host code that they take now.
+    pub translations: AtomicU64,
+    /// See above.
+    pub code_bytes: AtomicU64,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -322,13 +326,19 @@ impl Partition for SoftPartition {
 
     fn stats(&self) -> PartitionStats {
         PartitionStats {
-            instructions: Some(self.sum(|c| &c.instructions)),
+            // Translated code does not count them.
+            instructions: None,
             exits: Some(self.sum(|c| &c.exits)),
             tlb_fills: Some(self.sum(|c| &c.tlb_fills)),
             tlb_flushes: Some(self.sum(|c| &c.tlb_flushes)),
             interrupts: Some(self.sum(|c| &c.interrupts)),
             timer_fires: Some(self.sum(|c| &c.timer_fires)),
-            other: vec![("blocks decoded", self.sum(|c| &c.blocks))],
+            other: vec![
+                ("interpreted", self.sum(|c| &c.instructions)),
+                ("blocks decoded", self.sum(|c| &c.blocks)),
+                ("translations", self.sum(|c| &c.translations)),
+                ("code bytes", self.sum(|c| &c.code_bytes)),
+            ],
         }
     }
 }

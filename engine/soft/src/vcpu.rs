@@ -102,6 +102,8 @@ impl Cpu {
         c.tlb_fills.store(self.mmu.fills, Relaxed);
         c.tlb_flushes.store(self.mmu.flushes, Relaxed);
         c.blocks.store(self.code.built, Relaxed);
+        c.translations.store(self.code.translator.built, Relaxed);
+        c.code_bytes.store(self.code.translator.code_bytes() as u64, Relaxed);
     }
 
     fn own(&self) -> &crate::partition::VcpuShared {

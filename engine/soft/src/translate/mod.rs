@@ -166,6 +166,11 @@ impl Translator {
         }
     }
 
+    /// Bytes of host code.
+    pub fn code_bytes(&self) -> usize {
+        self.memory.as_ref().map_or(0, CodeMemory::used)
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         self.epoch += 1;
