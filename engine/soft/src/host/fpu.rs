@@ -225,7 +225,7 @@ impl FpuState {
 
     /// Loads the x87 part (bytes 0 to 5 and 32 to 159) of an FXSAVE image.
     pub fn set_x87_image(&mut self, image: &FxImage, pointers: Pointers) {
-        self.x87 = *image;
+        self.x87 = as_loaded(image);
         // What the host's unit held is of no use any more; it is loaded anew, or initialised by `leave`.
         if self.live {
             self.load_x87();
@@ -265,6 +265,24 @@ impl FpuState {
         }
         Ok(())
     }
+}
+
+/// An image as a processor keeps it: reserved bits of the control word have fixed values, and the status word says by
+/// itself whether an unmasked exception waits.
+fn as_loaded(image: &FxImage) -> FxImage {
+    const CONTROL: u16 = 0x1f3f;
+    const CONTROL_SET: u16 = 0x40;
+    const EXCEPTIONS: u16 = 0x3f;
+    const BUSY: u16 = 1 << 15;
+    let mut image = *image;
+    let control = u16::from_le_bytes([image.0[0], image.0[1]]) & CONTROL | CONTROL_SET;
+    let mut status = u16::from_le_bytes([image.0[2], image.0[3]]) & !(ES | BUSY);
+    if status & !control & EXCEPTIONS != 0 {
+        status |= ES | BUSY;
+    }
+    image.0[..2].copy_from_slice(&control.to_le_bytes());
+    image.0[2..4].copy_from_slice(&status.to_le_bytes());
+    image
 }
 
 impl Default for FpuState {
