@@ -11,7 +11,7 @@ use super::View;
 /// Entries of a view; a power of two.
 pub const ENTRIES: usize = 4096;
 
-/// Most pairs of virtual and physical page that have an id; then all ids are given anew.
+/// Pairs of virtual and physical page that have an id; then all ids are given anew.
 const MAX_IDS: usize = 1 << 16;
 
 /// Looked up, but not by an id.
@@ -72,10 +72,6 @@ impl CodePages {
 
     /// As [`CodePages::looked_up`]; gives the page's id, never zero. `page`: the physical page it is in now.
     pub fn id(&mut self, view: View, linear: u64, page: u32, global: bool) -> u32 {
-        if self.by_page.len() >= MAX_IDS && !self.by_page.contains_key(&(linear >> 12, page)) {
-            // Ids are never given twice, so nobody takes another page for his.
-            self.by_page.clear();
-        }
         let next = &mut self.next;
         let id = *self.by_page.entry((linear >> 12, page)).or_insert_with(|| {
             // After 2^32 ids, one new page in each microsecond for more than an hour, the counter starts anew.
@@ -85,6 +81,18 @@ impl CodePages {
         self.kernel_is_local |= !view.is_user() && !global;
         self.ids[index(view)][entry_of(linear)] = id;
         id
+    }
+
+    /// Enough pages have an id: whoever remembers ids is to forget them, and all else about code, and call
+    /// [`CodePages::start_over`].
+    pub fn is_full(&self) -> bool {
+        self.by_page.len() >= MAX_IDS
+    }
+
+    /// Gives all ids anew. None is given twice, so nobody takes another page for his.
+    pub fn start_over(&mut self) {
+        self.by_page.clear();
+        self.forget_all();
     }
 
     /// Every page may have moved.

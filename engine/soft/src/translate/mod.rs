@@ -35,6 +35,7 @@ mod site;
 mod system;
 mod thunks;
 
+use std::collections::HashSet;
 use std::mem::offset_of;
 
 use iced_x86::{Decoder, Instruction};
@@ -92,7 +93,7 @@ struct Translation {
     /// Page and granules that it was made from; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
     /// Exits that lead here.
-    linked: Vec<usize>,
+    linked: HashSet<usize>,
     // Named by the code.
     _sites: Sites,
     _uops: Box<[Uop]>,
@@ -364,12 +365,18 @@ impl Cpu {
         let Some(memory) = &mut translator.memory else { return };
         if e.target == key.rip {
             memory.set_slot(exit, t.entries[usize::from(e.flags_in_memory)], id);
-            t.linked.push(exit);
+            // Not for the first time, perhaps: a page that comes and goes has its exits linked again.
+            t.linked.insert(exit);
         }
     }
 
     /// Translates the code at RIP. `None`: it cannot be, or not now.
     pub(crate) fn translate_here(&mut self) -> Option<()> {
+        // Translations have ids in their code, and only new ones need new ids.
+        if self.mmu.code_pages.is_full() {
+            self.mmu.code_pages.start_over();
+            self.code.translator.clear();
+        }
         self.code.translator.empty();
         let (key, global) = self.translation_key()?;
         let most = if self.code.translator.one_by_one { 1 } else { usize::MAX };
@@ -413,7 +420,7 @@ impl Cpu {
         let translation = Translation {
             entries: [start, start + lowered.memory_entry as usize],
             pages,
-            linked: Vec::new(),
+            linked: HashSet::new(),
             _sites: lowered.sites,
             _uops: uops,
         };

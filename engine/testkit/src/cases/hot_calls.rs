@@ -61,10 +61,14 @@ fn overwriting(bench: &Bench<'_>, indirect: bool) -> Result<Record, Failure> {
     let f = F + 0x400;
     let call = F + 0x40;
     let mut g = Guest::new(bench, Mode::Long, |a| {
+        // So that the page is known to be one for data.
+        a.inc(dword_ptr(F + 0xc00))?;
         a.mov(ebx, STACK as u32)?;
         a.mov(edx, f as u32)?;
         a.jmp(call - 3)
     })?;
+    // Whoever goes on behind the call traps.
+    g.machine.ram.write(F, &[0xcc; 0x400]);
     g.code(64, call - 3, |a| {
         a.mov(rsp, rbx)?;
         if indirect {

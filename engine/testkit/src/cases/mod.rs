@@ -5,6 +5,8 @@ mod control;
 mod debug;
 mod faults;
 mod hot_calls;
+mod hot_code;
+mod hot_faults;
 mod hot_loops;
 mod interrupts;
 mod io;
@@ -36,7 +38,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 12] = [
+    let rooms: [&[Case]; 14] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -49,6 +51,8 @@ pub fn cases() -> Vec<Case> {
         states::CASES,
         hot_loops::CASES,
         hot_calls::CASES,
+        hot_faults::CASES,
+        hot_code::CASES,
     ];
     rooms.into_iter().flatten().map(|c| case(c.name, c.body)).collect()
 }
