@@ -125,11 +125,6 @@ impl Lockstep {
         }
     }
 
-    /// What became of the runs until now.
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
     /// The vCPU wrote to a page that has attention.
     pub fn wrote(&mut self, mmu: &Mmu, page: u32, offset: u32, len: u32) {
         self.pages.wrote(mmu, page, offset, len);

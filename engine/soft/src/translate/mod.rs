@@ -135,6 +135,9 @@ pub struct Translator {
     most: usize,
     /// What [`single`] knows of translations, by their entries.
     facts: Map<usize, Facts>,
+    /// Spoils code, to see that it is found out.
+    #[cfg(test)]
+    pub spoil: Option<fn(&mut [u8])>,
     /// Translations made.
     pub built: u64,
 }
@@ -406,6 +409,8 @@ impl Cpu {
             uops: &uops,
         };
         let lowered = Lowering::lower(source, &translator.thunks, memory, translator.returns.len());
+        #[cfg(test)]
+        let lowered = lower::Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
         debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
         let start = memory.next();
         memory.add(&lowered.code);

@@ -4,7 +4,9 @@
 use iced_x86::{Decoder, Instruction, Mnemonic as M};
 use vireo_isa::{Class, Fp};
 
-use super::{Key, StableBlock};
+use super::emit::Emitter;
+use super::thunks::T0;
+use super::{Key, MOST_CODE, StableBlock, Translator};
 use crate::cpu::mode::Mode;
 use crate::cpu::{Cpu, Exec, Stop, regs};
 use crate::exec::Uop;
@@ -19,6 +21,8 @@ pub struct Facts {
     pub x87: bool,
     /// The arithmetic flags do not matter at its start.
     pub dead_flags: bool,
+    /// Where an indirect jump or call to it goes instead of to its entry.
+    arrival: usize,
     /// Bit `n`: instruction `n` is a jump to the translation's start, which stays within it.
     loops: u64,
 }
@@ -102,6 +106,19 @@ fn facts_of(instructions: &[Instruction]) -> Facts {
     f
 }
 
+impl Translator {
+    /// Adds code that leaves with a RIP.
+    fn arrival(&mut self, rip: u64) -> Option<usize> {
+        let memory = self.memory.as_mut().filter(|m| m.room() >= MOST_CODE)?;
+        let base = memory.next();
+        let mut e = Emitter::new();
+        e.constant(T0, rip);
+        e.jmp_address(self.thunks.arrived);
+        memory.add(&e.finish(base).0);
+        Some(base)
+    }
+}
+
 impl Cpu {
     /// The instructions at the start of the block at `key`, of no more than `most`.
     pub(crate) fn instructions_at(&mut self, key: &Key, most: usize) -> Option<Vec<Instruction>> {
@@ -127,7 +144,8 @@ impl Cpu {
             self.code.translator.most = usize::MAX;
             done?;
             let [in_host, entry] = self.code.translator.translations.get(&key)?.entries;
-            let facts = Facts { dead_flags: in_host == entry, ..facts_of(&instructions) };
+            let arrival = self.code.translator.arrival(key.rip)?;
+            let facts = Facts { dead_flags: in_host == entry, arrival, ..facts_of(&instructions) };
             self.code.translator.facts.insert(entry, facts);
         }
         let translator = &self.code.translator;
@@ -138,9 +156,9 @@ impl Cpu {
             self.second_page_id(&key, page)?;
         }
         self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
-        let (stamp, arrived) = (self.translation_stamp(), self.code.translator.thunks.arrived);
+        let stamp = self.translation_stamp();
         self.gate.jump(key.view, key.rip, stamp);
-        self.gate.know(key.view, key.rip, arrived as *const u8);
+        self.gate.know(key.view, key.rip, facts.arrival as *const u8);
         Some(Single { key, facts, entry, uops })
     }
 
@@ -200,4 +218,11 @@ impl Cpu {
             }
         }
     }
+}
+
+/// Code after a test's spoiling.
+#[cfg(test)]
+pub(super) fn spoiled(mut code: Vec<u8>, spoil: Option<fn(&mut [u8])>) -> Vec<u8> {
+    spoil.into_iter().for_each(|spoil| spoil(&mut code));
+    code
 }

@@ -48,7 +48,7 @@ pub struct Thunks {
     pub stack_page: [usize; 3],
     /// A return to R14 that the stack did not foresee; for views Kernel and User. R11: the site.
     pub returned: [usize; 2],
-    /// Leave for the code at R14 that an indirect jump or call found here: see [`super::single`]; flags in memory.
+    /// Leave for the code at R14, see [`super::single`]; flags in memory.
     pub arrived: usize,
 }
 
