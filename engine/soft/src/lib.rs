@@ -29,6 +29,7 @@ mod debug;
 mod engine;
 mod exec;
 mod host;
+mod lockstep;
 mod mmu;
 mod partition;
 mod step;

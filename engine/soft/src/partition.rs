@@ -12,7 +12,7 @@ use crate::apic::Mailbox;
 use crate::clock::{Clock, host_tsc_hz};
 use crate::host::StubCache;
 use crate::mmu::RamMap;
-use crate::mmu::watch::Watch;
+use crate::mmu::watch::{TELL, Watch};
 use crate::vcpu::SoftVcpu;
 
 /// Something that a vCPU has to look at between two blocks.
@@ -157,6 +157,8 @@ pub struct Shared {
     pub clock: Clock,
     /// The vCPUs.
     pub vcpus: Box<[VcpuShared]>,
+    /// Pages that others than vCPUs wrote to, for [`crate::lockstep`] only.
+    pub written: Mutex<Vec<u32>>,
     ram: RwLock<Arc<RamMap>>,
 }
 
@@ -164,6 +166,17 @@ impl Shared {
     /// RAM as it is now.
     pub fn ram(&self) -> Arc<RamMap> {
         Arc::clone(&self.ram.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn written_by_host(&self, page: u32) {
+        if self.watch.attention(page) & TELL != 0 {
+            lock(&self.written).push(page);
+        }
+    }
+
+    /// Takes the list of pages that others than vCPUs wrote to.
+    pub fn take_written(&self) -> Vec<u32> {
+        std::mem::take(&mut *lock(&self.written))
     }
 
     /// Tells every vCPU but one that decoded code was overwritten.
@@ -197,6 +210,7 @@ impl SoftPartition {
             watch: Arc::new(Watch::new(spec.ram_limit)?),
             clock: Clock::new(),
             vcpus: (0..spec.vcpus).map(VcpuShared::new).collect(),
+            written: Mutex::default(),
             ram: RwLock::default(),
             model,
         })))
@@ -278,6 +292,7 @@ impl Partition for SoftPartition {
             if self.0.watch.attention(page) != 0 {
                 let tell = |granules| self.0.code_changed(None, page, granules);
                 self.0.watch.after_write(page, (at % PAGE) as u32, piece as u32, tell);
+                self.0.written_by_host(page);
             }
             at += piece;
         }

@@ -84,6 +84,9 @@ impl Cpu {
         let ram = self.shared.ram();
         if !Arc::ptr_eq(&ram, &self.mmu.ram) {
             self.mmu.ram = ram;
+            if let Some(l) = &mut self.lockstep {
+                l.forget_memory(&self.mmu);
+            }
             self.mmu.flush_all();
             self.code.clear();
         }
@@ -145,18 +148,35 @@ impl Cpu {
             return self.run_stepwise();
         }
         self.renew_budget();
+        if self.lockstep.is_some() {
+            return self.run_lockstep();
+        }
         for _ in 0..BLOCKS_PER_LOOK {
             match self.known_translation() {
                 Some(entry) => self.run_translated(entry)?,
                 None => self.run_block(false)?,
             }
-            if self.budget_is_used_up()
-                || self.events_wanted()
-                || self.shadow != Shadow::None
-                || self.interrupt_due()
-                || self.tracing()
-            {
+            if self.budget_is_used_up() || self.has_to_look() {
                 return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether blocks have to wait for what the run loop does.
+    #[inline(always)]
+    fn has_to_look(&self) -> bool {
+        self.events_wanted() || self.shadow != Shadow::None || self.interrupt_due() || self.tracing()
+    }
+
+    /// As [`Cpu::run_blocks`], for comparing interpreter and translator.
+    #[cold]
+    #[inline(never)]
+    fn run_lockstep(&mut self) -> Exec {
+        for _ in 0..BLOCKS_PER_LOOK {
+            self.run_in_lockstep()?;
+            if self.has_to_look() {
+                break;
             }
         }
         Ok(())

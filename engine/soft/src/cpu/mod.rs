@@ -147,6 +147,8 @@ pub struct Cpu {
     pub code: CodeCache,
     /// What translated code uses.
     pub gate: crate::translate::Context,
+    /// Interpreter and translator are compared.
+    pub lockstep: Option<Box<crate::lockstep::Lockstep>>,
     /// Local APIC.
     pub apic: crate::apic::Apic,
     /// The event to deliver, set with [`Stop::Fault`] and [`Stop::Trap`].

@@ -47,6 +47,7 @@ impl Cpu {
             mmu: Mmu::new(shared.ram(), Arc::clone(&shared.watch)),
             code: CodeCache::new(),
             gate: crate::translate::Context::new(),
+            lockstep: crate::lockstep::Lockstep::wanted(&shared),
             apic: Apic::new(index),
             fault: Fault { vector: 0, error: None, source: Source::Exception },
             trap_rip: 0,

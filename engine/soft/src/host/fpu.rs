@@ -247,6 +247,25 @@ impl FpuState {
         XsaveState::from_fx(&fx)
     }
 
+    /// A copy for [`FpuState::put_back`]; with `x87`, of the x87 unit too.
+    pub fn copy(&mut self, x87: bool) -> FpuCopy {
+        let x87 = x87.then(|| {
+            let mut image = self.x87_image();
+            image.0[160..].fill(0);
+            (image, self.last, self.caused)
+        });
+        FpuCopy { xmm: self.xmm, mxcsr: self.mxcsr, x87 }
+    }
+
+    /// Restores what was copied.
+    pub fn put_back(&mut self, copy: &FpuCopy) {
+        (self.xmm, self.mxcsr) = (copy.xmm, copy.mxcsr);
+        if let Some((image, last, caused)) = &copy.x87 {
+            self.set_x87_image(image, *last);
+            self.caused = *caused;
+        }
+    }
+
     /// Replaces the state. Refuses an image that no processor of a model can have; nothing has changed then.
     pub fn load(&mut self, state: &XsaveState) -> Result<(), EngineError> {
         let bad = |what: &str| EngineError::BadState(what.to_string());
@@ -283,6 +302,17 @@ fn as_loaded(image: &FxImage) -> FxImage {
     image.0[..2].copy_from_slice(&control.to_le_bytes());
     image.0[2..4].copy_from_slice(&status.to_le_bytes());
     image
+}
+
+/// Registers that [`FpuState::copy`] copied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FpuCopy {
+    /// XMM registers.
+    pub xmm: [u128; 16],
+    /// MXCSR.
+    pub mxcsr: u32,
+    /// The x87 unit as in an FXSAVE image, and its pointers.
+    pub x87: Option<(FxImage, Pointers, Pointers)>,
 }
 
 impl Default for FpuState {

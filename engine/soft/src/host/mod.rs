@@ -29,7 +29,7 @@ use vireo_isa::Desc;
 
 use crate::exec::Uop;
 
-pub use fpu::FpuState;
+pub use fpu::{FpuCopy, FpuState};
 pub use mapping::CodeMapping;
 pub use stub::StubCache;
 pub use trap::Answer;

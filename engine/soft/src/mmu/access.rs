@@ -312,6 +312,9 @@ impl Cpu {
 
     /// Reads a physical address that is not RAM: the local APIC or the bus, at most 8 bytes at a time.
     fn physical_read(&mut self, gpa: u64, data: &mut [u8]) {
+        if let Some(l) = &mut self.lockstep {
+            l.touched_device();
+        }
         if self.apic.owns(gpa) {
             return self.apic_mmio_read(gpa, data);
         }
@@ -321,6 +324,9 @@ impl Cpu {
     }
 
     fn physical_write(&mut self, gpa: u64, data: &[u8]) {
+        if let Some(l) = &mut self.lockstep {
+            l.touched_device();
+        }
         if self.apic.owns(gpa) {
             return self.apic_mmio_write(gpa, data);
         }
@@ -342,6 +348,9 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub fn wrote(&mut self, page: u32, offset: u32, len: u32) {
+        if let Some(l) = &mut self.lockstep {
+            l.wrote(&self.mmu, page, offset, len);
+        }
         let shared = std::sync::Arc::clone(&self.shared);
         let tell = |granules| shared.code_changed(Some(self.index), page, granules);
         match shared.watch.after_write(page, offset, len, tell) {

@@ -167,6 +167,8 @@ pub struct Mmu {
     pub pdpte: [u64; 4],
     /// Linear address of the last page fault; goes to CR2 at its delivery.
     pub fault_address: u64,
+    /// Entries that were replaced (view, slot, what was there), if somebody is going to put them back.
+    pub replaced: Option<Vec<(usize, usize, Entry)>>,
     /// Entries filled.
     pub fills: u64,
     /// Flushes of more than a page.
@@ -189,6 +191,7 @@ impl Mmu {
             watch,
             pdpte: [0; 4],
             fault_address: 0,
+            replaced: None,
             fills: 0,
             flushes: 0,
         }
@@ -233,6 +236,9 @@ impl Mmu {
         }
         let old = &mut self.tables[view as usize][slot];
         let same = old.holds(linear) && old.host == new.host && old.page == new.page;
+        if let Some(replaced) = &mut self.replaced {
+            replaced.push((view as usize, slot, *old));
+        }
         let keep = |o: u64, n: u64| if same && n == Entry::none(slot) { o } else { n };
         *old = Entry {
             read: keep(old.read, new.read),

@@ -19,6 +19,8 @@ use vireo_core::{DirtyBitmap, EngineError, dirty::PAGE};
 pub const CODE: u8 = 1;
 /// Attention bit: the dirty log is on and has not recorded the page since the last harvest.
 pub const CLEAN: u8 = 2;
+/// Attention bit: [`crate::lockstep`] wants to know of writes to the page.
+pub const TELL: u8 = 4;
 
 /// Bytes one granule bit stands for: 64 granules make a page.
 const GRANULE: u32 = 64;
@@ -126,6 +128,19 @@ impl Watch {
         // A notice takes well under a microsecond, unless its thread was put aside in the middle.
         while self.notices.load(SeqCst) != 0 {
             std::thread::yield_now();
+        }
+    }
+
+    /// Has writes to all pages be told of.
+    pub fn tell_all(&self) {
+        self.attention.iter().for_each(|a| _ = a.fetch_or(TELL, Relaxed));
+        barrier();
+    }
+
+    /// Whether writes of the only vCPU to a page are told of.
+    pub fn tell(&self, page: u32, whether: bool) {
+        if let Some(a) = self.attention.get(page as usize) {
+            _ = if whether { a.fetch_or(TELL, Relaxed) } else { a.fetch_and(!TELL, Relaxed) };
         }
     }
 

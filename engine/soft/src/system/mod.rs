@@ -23,7 +23,7 @@ mod syscall;
 mod tables;
 mod task;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tss;
 
 pub use decode::decode;

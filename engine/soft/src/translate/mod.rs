@@ -31,6 +31,7 @@ mod flow;
 mod helpers;
 mod lower;
 mod memory;
+mod single;
 mod site;
 mod system;
 mod thunks;
@@ -44,6 +45,7 @@ pub use context::Context;
 use context::World;
 use lower::{Lowering, Source};
 use memory::CodeMemory;
+pub use single::{Facts, Single, Until};
 use site::{Exit, Site, Sites};
 use thunks::Thunks;
 
@@ -130,7 +132,13 @@ pub struct Translator {
     emptied: bool,
     /// Grows when a translation was dropped.
     epoch: u64,
-    one_by_one: bool,
+    /// Most instructions of a translation.
+    most: usize,
+    /// What [`single`] knows of translations, by their entries.
+    facts: Map<usize, Facts>,
+    /// Spoils code, to see that it is found out.
+    #[cfg(test)]
+    pub spoil: Option<fn(&mut [u8])>,
     /// Translations made.
     pub built: u64,
 }
@@ -141,12 +149,13 @@ unsafe impl Send for Translator {}
 impl Translator {
     /// Without translations.
     pub fn new() -> Self {
-        Self { off: std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == "off"), ..Self::default() }
+        let off = std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == "off");
+        Self { off, most: usize::MAX, ..Self::default() }
     }
 
     /// Has each translation be of one instruction.
     pub fn one_by_one(&mut self) {
-        self.one_by_one = true;
+        self.most = 1;
     }
 
     /// Drops translations of these granules of a page.
@@ -187,6 +196,7 @@ impl Translator {
             self.placed.clear();
             self.exits.clear();
             self.returns.clear();
+            self.facts.clear();
             self.memory.iter_mut().for_each(CodeMemory::clear);
         }
     }
@@ -379,7 +389,7 @@ impl Cpu {
         }
         self.code.translator.empty();
         let (key, global) = self.translation_key()?;
-        let most = if self.code.translator.one_by_one { 1 } else { usize::MAX };
+        let most = self.code.translator.most;
         self.mmu.ram.page(key.gpa)?;
         let StableBlock { uops, bytes, pages } = self.stable_block(key.gpa, key.world.mode, most).ok()??;
         let second = match pages[1] {
@@ -406,6 +416,8 @@ impl Cpu {
             uops: &uops,
         };
         let lowered = Lowering::lower(source, &translator.thunks, memory, translator.returns.len());
+        #[cfg(test)]
+        let lowered = lower::Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
         debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
         let start = memory.next();
         memory.add(&lowered.code);

@@ -48,6 +48,8 @@ pub struct Thunks {
     pub stack_page: [usize; 3],
     /// A return to R14 that the stack did not foresee; for views Kernel and User. R11: the site.
     pub returned: [usize; 2],
+    /// Leave for the code at R14, see [`super::single`]; flags in memory.
+    pub arrived: usize,
 }
 
 /// Where the arithmetic flags are, as an index.
@@ -113,7 +115,7 @@ pub fn build(e: &mut Emitter) -> Labels {
     });
     call_helper(e, call, back);
     let stack_page = [View::Kernel, View::User, View::KernelAc].map(|view| stack_page(e, view));
-    Labels { enter, instruction, link, leave, wrote, fill, stack_page, returned }
+    Labels { enter, instruction, link, leave, wrote, fill, stack_page, returned, arrived: missed }
 }
 
 /// Labels of the entries, see [`Thunks`].
@@ -126,6 +128,7 @@ pub struct Labels {
     fill: Label,
     stack_page: [Label; 3],
     returned: [Label; 2],
+    arrived: Label,
 }
 
 impl Labels {
@@ -141,6 +144,7 @@ impl Labels {
             fill: at(self.fill),
             stack_page: self.stack_page.map(at),
             returned: self.returned.map(at),
+            arrived: at(self.arrived),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod breakpoints;
 mod fetch;
-mod guest;
+pub mod guest;
 mod hostile;
 mod legacy;
 mod long;

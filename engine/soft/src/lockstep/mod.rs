@@ -1,0 +1,348 @@
+//! Interpreter and translator in lock step: each translation is run by both from the same state, and what they leave
+//! must be the same.
+//!
+//! On with `VIREO_TRANSLATOR=lockstep`, or `lockstep:N` to compare one of N runs; for one vCPU. Every block is translated
+//! at once, and translations do not lead to each other ([`crate::translate`], `single`). A run that both can do is done
+//! by the interpreter, undone (registers, memory, TLB), done by the translator and compared: registers, flags, XMM, MXCSR,
+//! x87, how it ended, and all of each page that either wrote. What differs three times is reported, made as small as
+//! possible, and ends the process. Where the first run had effects that cannot be undone, it stands, and is counted.
+//!
+//! What this cannot see: ways from one translation to the next (slots, return addresses on the host's stack), and how
+//! translated code meets what other threads do.
+
+mod pages;
+mod registers;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::cpu::{Cpu, Exec, Stop};
+use crate::mmu::{Entry, Mmu};
+use crate::partition::Shared;
+use crate::translate::{Single, Until};
+
+use pages::{Differs, Pages};
+use registers::Registers;
+
+/// Runs between two checks that no write went unnoticed.
+const VERIFY: u64 = 1 << 22;
+
+/// Times that a difference must show: what devices do in between shows once.
+const TRIES: u32 = 3;
+
+/// What became of runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Done by both, and the same.
+    pub compared: u64,
+    /// Not chosen (one of N).
+    pub unchosen: u64,
+    /// Single instructions that must not be done twice.
+    pub once: u64,
+    /// Instructions of code that is not translated.
+    pub untranslated: u64,
+    /// A device was accessed.
+    pub device: u64,
+    /// Code was overwritten, or moved.
+    pub code: u64,
+    /// First write to a page: what was there is not known.
+    pub first: u64,
+    /// Differed once, not again.
+    pub unstable: u64,
+}
+
+/// State of the comparison.
+pub struct Lockstep {
+    one_of: u64,
+    left: u64,
+    random: u64,
+    pages: Pages,
+    /// TLB entries that the interpreter replaced.
+    replaced: Vec<(usize, usize, Entry)>,
+    /// Runs are undone whatever they show.
+    trial: bool,
+    /// A device or the local APIC was accessed.
+    device: bool,
+    counts: Counts,
+}
+
+/// Two runs of one translation that differ.
+pub struct Difference {
+    before: Registers,
+    /// A line for each register.
+    registers: Vec<String>,
+    memory: Vec<Differs>,
+    ends: [Exec; 2],
+}
+
+/// What became of a comparison.
+enum Outcome {
+    /// The same, or not to be compared: it ended so.
+    Done(Exec),
+    /// As before the runs.
+    Differs(Box<Difference>),
+}
+
+/// Whether a run of the interpreter can be undone; how it ended.
+enum Undo {
+    Possible(Exec),
+    Impossible(Exec),
+}
+
+impl Default for Undo {
+    fn default() -> Self {
+        Self::Impossible(Ok(()))
+    }
+}
+
+impl Lockstep {
+    /// If the environment asks for it.
+    pub fn wanted(shared: &Arc<Shared>) -> Option<Box<Self>> {
+        let value = std::env::var("VIREO_TRANSLATOR").ok()?;
+        let n = value.strip_prefix("lockstep")?;
+        if shared.vcpus.len() > 1 {
+            eprintln!("lock step: only with one vCPU");
+            return None;
+        }
+        let one_of = n.strip_prefix(':').and_then(|n| n.parse().ok()).unwrap_or(1);
+        Some(Box::new(Self::new(shared, one_of)))
+    }
+
+    /// Compares one of so many runs.
+    pub fn new(shared: &Shared, one_of: u64) -> Self {
+        shared.watch.tell_all();
+        Self {
+            one_of: one_of.max(1),
+            left: 0,
+            random: 0x9e37_79b9_7f4a_7c15,
+            pages: Pages::new(),
+            replaced: Vec::new(),
+            trial: false,
+            device: false,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The vCPU wrote to a page that has attention.
+    pub fn wrote(&mut self, mmu: &Mmu, page: u32, offset: u32, len: u32) {
+        self.pages.wrote(mmu, page, offset, len);
+    }
+
+    /// The vCPU accesses something that is not RAM.
+    pub fn touched_device(&mut self) {
+        self.device = true;
+    }
+
+    /// RAM is another.
+    pub fn forget_memory(&mut self, mmu: &Mmu) {
+        self.pages.forget();
+        mmu.watch.tell_all();
+    }
+
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// Whether this run is one of those to compare.
+    fn chooses(&mut self) -> bool {
+        if self.left > 0 {
+            self.left -= 1;
+            return false;
+        }
+        self.left = if self.one_of == 1 { 0 } else { self.next_random() % (2 * self.one_of - 1) };
+        true
+    }
+}
+
+impl Cpu {
+    /// Runs what is at RIP: a translation, by both if it can be, else an instruction.
+    pub(crate) fn run_in_lockstep(&mut self) -> Exec {
+        let single = self.single(usize::MAX);
+        let Some(l) = &mut self.lockstep else { return Ok(()) };
+        let Some(single) = single else {
+            l.counts.untranslated += 1;
+            return self.run_block(true);
+        };
+        if single.facts.once {
+            l.counts.once += 1;
+            return self.interpret_single(&single, 0, Until::End);
+        }
+        if !l.chooses() {
+            l.counts.unchosen += 1;
+            let rounds = 100;
+            return self.run_single(&single, rounds);
+        }
+        if l.counts.compared % VERIFY == VERIFY - 1 {
+            self.verify_memory();
+        }
+        self.run_both(&single)
+    }
+
+    /// Runs a translation by both, and ends the process if that shows a difference.
+    fn run_both(&mut self, single: &Single) -> Exec {
+        let mut last = None;
+        for _ in 0..TRIES {
+            match self.compare(single) {
+                Outcome::Done(end) => {
+                    self.with_lockstep(|l, _| l.counts.unstable += u64::from(last.is_some()));
+                    return end;
+                }
+                Outcome::Differs(difference) => last = Some(difference),
+            }
+        }
+        if let Some(difference) = last {
+            self.report(single, &difference);
+        }
+        std::process::exit(1)
+    }
+
+    /// Runs a translation by the interpreter, then by the translator, and compares.
+    fn compare(&mut self, single: &Single) -> Outcome {
+        let rounds = self.with_lockstep(|l, _| 1 + (l.next_random() >> 40) as i32 % 3);
+        let (outcome, rip) = self.compare_until(single, rounds, Until::End);
+        match outcome {
+            // Perhaps they did not come equally far: what ended the translation early (code that moved, another world) is no
+            // reason for the interpreter to stop.
+            Outcome::Differs(d) if d.ends == [Ok(()); 2] => {
+                match self.compare_until(single, rounds, Until::Rip(rip)).0 {
+                    Outcome::Differs(_) => Outcome::Differs(d),
+                    done => done,
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// As [`Cpu::compare`]; also gives the RIP that the translator came to.
+    fn compare_until(&mut self, single: &Single, rounds: i32, until: Until) -> (Outcome, u64) {
+        let others = self.shared.take_written();
+        self.with_lockstep(|l, mmu| l.pages.begin(mmu, others));
+        let (x87, stack) = (single.facts.x87, self.mmu.stack);
+        let before = Registers::of(self, x87);
+        let first_end = match self.interpret_undoably(single, rounds, until) {
+            Undo::Possible(end) => end,
+            Undo::Impossible(end) => return (Outcome::Done(end), self.rip),
+        };
+        let first = Registers::of(self, x87);
+        self.with_lockstep(|l, mmu| l.pages.undo(mmu));
+        before.put_back(self);
+        self.mmu.stack = stack;
+        let exits = self.exits.get();
+        let second_end = self.run_single(single, rounds);
+        let mut second = Registers::of(self, x87);
+        let rip = second.rip;
+        if first_end == second_end {
+            let dead_flags = single.facts.dead_flags && rip == single.key.rip;
+            first.allow(&mut second, first_end, self.interrupt_waits, dead_flags);
+        }
+        let memory = self.with_lockstep(|l, mmu| l.pages.compare(mmu));
+        let same =
+            first == second && first_end == second_end && memory.is_empty() && self.exits.get() == exits;
+        let trial = self.with_lockstep(|l, _| l.trial);
+        if same && !trial {
+            self.with_lockstep(|l, mmu| {
+                l.pages.commit(mmu);
+                l.counts.compared += 1;
+            });
+            // Exact at faults too.
+            self.flags = first.flags;
+            return (Outcome::Done(second_end), rip);
+        }
+        let others = self.shared.take_written();
+        if self.with_lockstep(|l, mmu| l.pages.roll_back(mmu, &others)) {
+            before.put_back(self);
+            self.mmu.stack = stack;
+        }
+        if same {
+            return (Outcome::Done(second_end), rip);
+        }
+        let registers = first.differences(&second);
+        let ends = [first_end, second_end];
+        (Outcome::Differs(Box::new(Difference { before, registers, memory, ends })), rip)
+    }
+
+    /// The interpreter's run of a translation. The TLB is what it was if the run can be undone.
+    fn interpret_undoably(&mut self, single: &Single, rounds: i32, until: Until) -> Undo {
+        let unchanged = |cpu: &Self| (cpu.code_stamp_of_all(), cpu.exits.get());
+        let (before, flushes) = (unchanged(self), self.mmu.flushes);
+        let replaced = self.with_lockstep(|l, _| {
+            l.device = false;
+            std::mem::take(&mut l.replaced)
+        });
+        self.mmu.replaced = Some(replaced);
+        let end = self.interpret_single(single, rounds, until);
+        let mut replaced = self.mmu.replaced.take().unwrap_or_default();
+        let (moved, exits) = (self.code_stamp_of_all() != before.0, self.exits.get() != before.1);
+        // Entries that were dropped meanwhile must not come back.
+        if end != Err(Stop::Fault) && self.mmu.flushes == flushes {
+            for (view, slot, entry) in replaced.drain(..).rev() {
+                self.mmu.tables[view][slot] = entry;
+            }
+        }
+        replaced.clear();
+        self.with_lockstep(|l, mmu| {
+            l.replaced = replaced;
+            let (device, first) = (l.device || exits, !l.pages.can_undo());
+            l.counts.device += u64::from(device);
+            l.counts.code += u64::from(!device && moved);
+            l.counts.first += u64::from(!device && !moved && first);
+            if device || moved || first {
+                l.pages.accept(mmu);
+                return Undo::Impossible(end);
+            }
+            Undo::Possible(end)
+        })
+    }
+
+    /// Looks whether all writes were told of.
+    fn verify_memory(&mut self) {
+        let others = self.shared.take_written();
+        let wrong = self.with_lockstep(|l, mmu| {
+            l.pages.begin(mmu, others);
+            l.pages.verify(mmu)
+        });
+        // What a device wrote to it is told of only afterwards.
+        let others = self.shared.take_written();
+        if let Some(page) = wrong.filter(|page| !others.contains(page)) {
+            eprintln!("lock step: page {page:#x} was written, but nobody looked at its attention byte");
+            std::process::exit(1);
+        }
+        self.with_lockstep(|l, mmu| {
+            l.pages.begin(mmu, others);
+            l.pages.accept(mmu);
+        });
+    }
+
+    fn with_lockstep<R: Default>(&mut self, f: impl FnOnce(&mut Lockstep, &Mmu) -> R) -> R {
+        self.lockstep.as_mut().map(|l| f(l, &self.mmu)).unwrap_or_default()
+    }
+}
+
+impl Drop for Lockstep {
+    fn drop(&mut self) {
+        eprintln!("{}", self.counts);
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "lock step: {} compared; {} not chosen; by one only: {} not repeatable, {} not translated, {} device, \
+             {} code changed, {} first write to page; {} differed once",
+            self.compared,
+            self.unchosen,
+            self.once,
+            self.untranslated,
+            self.device,
+            self.code,
+            self.first,
+            self.unstable
+        )
+    }
+}
