@@ -8,6 +8,8 @@ mod hot_calls;
 mod hot_code;
 mod hot_faults;
 mod hot_loops;
+mod hot_smp;
+mod hot_traps;
 mod interrupts;
 mod io;
 mod memory;
@@ -38,7 +40,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 14] = [
+    let rooms: [&[Case]; 16] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -51,6 +53,8 @@ pub fn cases() -> Vec<Case> {
         states::CASES,
         hot_loops::CASES,
         hot_calls::CASES,
+        hot_smp::CASES,
+        hot_traps::CASES,
         hot_faults::CASES,
         hot_code::CASES,
     ];
