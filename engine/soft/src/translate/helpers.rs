@@ -103,6 +103,10 @@ pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
     if go.entry != 0 && go.stack == cpu.gate.stack {
         cpu.link_exit(exit);
     }
+    if go.entry == 0 && cpu.exit_is_after_sti(exit) {
+        // Or an interrupt would come before HLT, say, which then sleeps through what it was to wait for.
+        cpu.shadow = Shadow::Sti;
+    }
     go
 }
 

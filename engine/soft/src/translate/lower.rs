@@ -160,6 +160,10 @@ impl<'a> Lowering<'a> {
         }
         let end = l.next_rip(l.source.instructions.len() - 1);
         l.exit(end);
+        let sti = l.source.instructions.last().is_some_and(|i| i.mnemonic() == iced_x86::Mnemonic::Sti);
+        if let Some((exit, _)) = l.exits.last_mut() {
+            exit.after_sti = sti;
+        }
         l.finish()
     }
 
@@ -434,7 +438,7 @@ impl<'a> Lowering<'a> {
         self.e.constant(T0, number as u64);
         self.e.jmp_address(self.thunks.link[usize::from(memory)]);
         self.e.switch(hot);
-        let exit = Exit { target, unlinked: 0, flags_in_memory: memory, recheck: false };
+        let exit = Exit { target, unlinked: 0, flags_in_memory: memory, recheck: false, after_sti: false };
         self.exits.push((exit, stub));
         (number, self.memory.slot_address(number), stub)
     }

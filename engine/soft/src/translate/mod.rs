@@ -356,6 +356,10 @@ impl Cpu {
         self.code.translator.exits.get(exit).map_or(0, |e| e.target)
     }
 
+    fn exit_is_after_sti(&self, exit: usize) -> bool {
+        self.code.translator.exits.get(exit).is_some_and(|e| e.after_sti)
+    }
+
     fn exit_rechecks(&self, exit: usize) -> bool {
         self.code.translator.exits.get(exit).is_some_and(|e| e.recheck)
     }

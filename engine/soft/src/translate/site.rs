@@ -46,6 +46,8 @@ pub struct Exit {
     pub flags_in_memory: bool,
     /// It leads back to its own translation, whose second page is to be looked up anew.
     pub recheck: bool,
+    /// It comes after STI: no interrupt may come before the instruction it leads to.
+    pub after_sti: bool,
 }
 
 /// The sites of a translation. Boxed, because code names them while their list still grows.
