@@ -8,6 +8,7 @@ mod hot_calls;
 mod hot_code;
 mod hot_faults;
 mod hot_loops;
+mod hot_random;
 mod hot_smp;
 mod hot_traps;
 mod interrupts;
@@ -40,7 +41,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 16] = [
+    let rooms: [&[Case]; 17] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -53,6 +54,7 @@ pub fn cases() -> Vec<Case> {
         states::CASES,
         hot_loops::CASES,
         hot_calls::CASES,
+        hot_random::CASES,
         hot_smp::CASES,
         hot_traps::CASES,
         hot_faults::CASES,
