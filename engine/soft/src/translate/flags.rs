@@ -10,6 +10,10 @@ pub fn killed(i: &Instruction, desc: &Desc) -> u32 {
     if matches!(i.mnemonic(), M::Div | M::Idiv) {
         return 0;
     }
+    // As these do with what they leave undefined.
+    if matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr | M::Tzcnt | M::Lzcnt) {
+        return desc.flags_written & flag::STATUS;
+    }
     let counted = matches!(
         i.mnemonic(),
         M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
