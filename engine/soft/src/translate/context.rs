@@ -155,7 +155,8 @@ impl Context {
         let slot = Jump::slot(rip);
         let jump = &mut self.jumps[view as usize][slot];
         if jump.rip == rip {
-            *jump = Jump::empty(slot);
+            // Only the address: an entry that is not null is in the list of those used, and shall be once.
+            jump.rip = Jump::empty(slot).rip;
         }
     }
 }
