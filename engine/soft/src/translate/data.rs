@@ -6,7 +6,7 @@ use iced_x86::{
 use vireo_isa::{Class, Desc, Fp, Privilege, flag};
 
 use super::context::{World, place};
-use super::emit::{Host, Mem};
+use super::emit::{Host, Label, Mem};
 use super::lower::{Address, Checked, Lowering, Unsupported};
 use super::thunks::{self, T0, T1};
 use crate::cpu::seg;
@@ -58,6 +58,11 @@ pub fn has_odd_address(i: &Instruction, world: World) -> bool {
         }
 }
 
+/// Whether the operand's address is within the instruction.
+pub fn is_moffs(i: &Instruction) -> bool {
+    modern(i).code() != i.code()
+}
+
 /// The same instruction in a form that 64-bit code has too.
 fn modern(i: &Instruction) -> Instruction {
     let code = match i.code() {
@@ -81,20 +86,21 @@ fn modern(i: &Instruction) -> Instruction {
 }
 
 /// A bit of memory whose offset, in a register, reaches far beyond the operand.
-fn is_bit_string(i: &Instruction) -> bool {
+pub fn is_bit_string(i: &Instruction) -> bool {
     matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
         && i.op0_kind() == OpKind::Memory
         && i.op1_kind() == OpKind::Register
 }
 
 /// What the operands need.
-struct Operands {
+pub struct Operands {
     /// Guest registers that live in memory, each with the scratch register that stands in for it.
-    spilled: Vec<(u8, Host)>,
+    pub spilled: Vec<(u8, Host)>,
     /// Size of the memory operand, 0 if there is none.
-    size: u32,
+    pub size: u32,
     reads: bool,
-    writes: bool,
+    /// The memory operand is written.
+    pub writes: bool,
     /// Access to each operand.
     access: [OpAccess; 5],
 }
@@ -103,7 +109,8 @@ fn writes(a: OpAccess) -> bool {
     matches!(a, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
-fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
+/// What the operands of an instruction need.
+pub fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(i);
     let access = std::array::from_fn(|n| info.op_access(n as u32));
@@ -152,8 +159,12 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     let o = operands(i)?;
     let bit_string = is_bit_string(i);
     // A read has the address in two registers, which is quicker.
-    let pair = o.size != 0 && !o.writes && o.spilled.is_empty() && !bit_string && is_general(l, i);
+    let member = o.size != 0 && l.group.is_some();
+    let pair = !member && o.size != 0 && !o.writes && o.spilled.is_empty() && !bit_string && is_general(l, i);
     let mut host = rewrite(i, &o, pair);
+    if let Some(group) = l.group.as_ref().filter(|_| member) {
+        displace(&mut host, group.displacement(i));
+    }
     if bit_string {
         // Its offset within the operand, see below.
         host.set_op1_register(sized(T1, i.op1_register()));
@@ -162,9 +173,10 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     let encoded = l.encoder.encode(&host, 0);
     let code = l.encoder.take_buffer();
     encoded.map_err(|_| Unsupported)?;
-    let resume = l.e.label();
-    let mut checked = Checked::Dynamic;
-    if o.size != 0 {
+    let of_group = l.group.as_ref().map(|g| g.after(n));
+    let resume = of_group.unwrap_or_else(|| l.e.label());
+    let mut checked = if member { Checked::Attention } else { Checked::Dynamic };
+    if o.size != 0 && !member {
         l.clobber(l.live(n));
         let slow = slow_path(l, n, resume);
         let mut address = address(l, i);
@@ -204,10 +216,37 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     }
     if o.writes {
         l.clobber(l.live(n + 1));
-        l.look_after_store(n, checked, o.size, resume);
+        look_after(l, n, &host, checked, o.size, resume);
     }
-    l.e.bind(resume);
+    if of_group.is_none() {
+        l.e.bind(resume);
+    }
     Ok(())
+}
+
+/// Looks after a store to the memory operand of a host instruction.
+fn look_after(l: &mut Lowering, n: usize, host: &Instruction, checked: Checked, size: u32, resume: Label) {
+    l.look_after_store_at(n, checked, host.memory_displacement64() as i32, size, resume);
+}
+
+/// Gives a host instruction's operand at T0 a displacement.
+fn displace(host: &mut Instruction, by: i64) {
+    host.set_memory_displacement64(by as u64);
+    host.set_memory_displ_size(if by == 0 { 0 } else { 1 });
+}
+
+/// Whether the instruction can be encoded with its operand at any place near T0.
+pub fn encodes(l: &mut Lowering, i: &Instruction, o: &Operands) -> bool {
+    if i.mnemonic() == M::Lea {
+        return i.op0_register().size() >= 4;
+    }
+    let mut host = rewrite(i, o, false);
+    if o.size != 0 {
+        displace(&mut host, 1);
+    }
+    let encoded = l.encoder.encode(&host, 0);
+    drop(l.encoder.take_buffer());
+    encoded.is_ok()
 }
 
 /// Adds to an address the whole operands that the bit offset of a bit string instruction is away.
@@ -232,7 +271,7 @@ fn bit_address(l: &mut Lowering, i: &Instruction, address: Address) -> Address {
 }
 
 /// Where an access of instruction `n` goes that misses the TLB: the interpreter makes it, and fills the TLB.
-pub fn slow_path(l: &mut Lowering, n: usize, resume: super::emit::Label) -> super::emit::Label {
+pub fn slow_path(l: &mut Lowering, n: usize, resume: Label) -> Label {
     let site = l.site(n, 0, Some(resume), None);
     l.cold_call(site, l.thunks.instruction[thunks::IN_MEMORY])
 }
@@ -247,7 +286,7 @@ fn flags_before(l: &mut Lowering, n: usize, i: &Instruction, d: &Desc) {
 }
 
 /// Emits the instruction itself, and what happens if the host raises an exception in it.
-fn emit(l: &mut Lowering, n: usize, d: &Desc, code: &[u8], resume: super::emit::Label, thunk: usize) {
+fn emit(l: &mut Lowering, n: usize, d: &Desc, code: &[u8], resume: Label, thunk: usize) {
     let divides = matches!(d.code.mnemonic(), M::Div | M::Idiv);
     if d.fp == Fp::None && !d.aligned && !divides {
         return l.e.bytes(code);
@@ -306,11 +345,11 @@ fn is_read(i: &Instruction, o: &Operands, gpr: u8) -> bool {
 }
 
 /// Whether the memory operand's address is neither known nor near the stack pointer.
-fn is_general(l: &Lowering, i: &Instruction) -> bool {
+pub fn is_general(l: &Lowering, i: &Instruction) -> bool {
     is_segmented(i) || known_offset(l, i).is_none() && !is_stack_operand(l, i)
 }
 
-fn is_segmented(i: &Instruction) -> bool {
+pub fn is_segmented(i: &Instruction) -> bool {
     matches!(i.memory_segment(), Register::FS | Register::GS)
 }
 

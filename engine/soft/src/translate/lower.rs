@@ -8,6 +8,7 @@ use vireo_isa::flag;
 use super::Key;
 use super::context::place::{self, Tlb};
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
+use super::group::{self, Group};
 use super::memory::CodeMemory;
 use super::site::{Exit, Site, Sites};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
@@ -52,6 +53,8 @@ pub enum Checked {
     Slot(usize),
     /// The page of the stack.
     Stack,
+    /// The address of the attention byte is in T1.
+    Attention,
     /// The address of the attention byte is in the second spare place.
     Saved,
 }
@@ -100,6 +103,8 @@ pub struct Lowering<'a> {
     pub flags: Place,
     /// View of data accesses now.
     pub view: View,
+    /// The group of accesses under way.
+    pub group: Option<Group>,
     /// Start of the code.
     pub start: Label,
     /// Re-encodes instructions.
@@ -141,6 +146,7 @@ impl<'a> Lowering<'a> {
             thunks,
             flags: Place::Host,
             view,
+            group: None,
             start,
             encoder: Encoder::new(64),
             memory,
@@ -196,6 +202,9 @@ impl<'a> Lowering<'a> {
 
     fn instruction(&mut self, n: usize) {
         let i = self.source.instructions[n];
+        if self.group.is_none() && self.source.allowed[n] {
+            group::open(self, n);
+        }
         let done = match flow::is_branch(&i) {
             _ if !self.source.allowed[n] => Err(Unsupported),
             true => flow::branch(self, n, &i),
@@ -205,8 +214,10 @@ impl<'a> Lowering<'a> {
             false => Err(Unsupported),
         };
         if done == Err(Unsupported) {
+            debug_assert!(self.group.is_none(), "a group has only what can be emitted");
             self.interpret(n);
         }
+        group::close(self, n);
         if !self.open_faults.is_empty() {
             let to = self.e.here();
             self.faults.extend(self.open_faults.drain(..).map(|(from, slow)| [from, to, slow]));
@@ -405,11 +416,14 @@ impl<'a> Lowering<'a> {
     /// Loads the address of the attention byte of a checked operand to T1.
     pub fn attention(&mut self, checked: Checked) {
         let view = self.view;
+        if checked == Checked::Attention {
+            return;
+        }
         let from = match checked {
             Checked::Dynamic => place::tlb(view, T1, Tlb::Attention),
             Checked::Slot(slot) => place::tlb_slot(view, slot, Tlb::Attention),
             Checked::Stack => place::stack_page(view, Tlb::Attention),
-            Checked::Saved => place::spare(1),
+            Checked::Saved | Checked::Attention => place::spare(1),
         };
         self.e.load(T1, from);
     }
@@ -417,11 +431,17 @@ impl<'a> Lowering<'a> {
     /// After a store of instruction `n` to the operand at T0: looks at its attention byte. Code goes on at `resume`, in
     /// a moment. Overwrites the flags.
     pub fn look_after_store(&mut self, n: usize, checked: Checked, size: u32, resume: Label) {
+        self.look_after_store_at(n, checked, 0, size, resume);
+    }
+
+    /// As [`Lowering::look_after_store`], of an operand so far from T0.
+    pub fn look_after_store_at(&mut self, n: usize, checked: Checked, disp: i32, size: u32, resume: Label) {
         self.attention(checked);
         self.e.cmp8_imm(Mem::at(T1, 0), 0);
         let site = self.site(n, size, Some(resume), None);
         let hot = self.e.switch(Part::Cold);
         let stub = self.e.here();
+        self.e.lea(T0, Mem::at(T0, disp));
         self.e.store(place::spare(0), T0);
         self.e.store(place::spare(1), T1);
         self.e.constant(T0, site as u64);

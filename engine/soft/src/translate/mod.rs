@@ -28,6 +28,7 @@ mod data;
 mod emit;
 mod flags;
 mod flow;
+mod group;
 mod helpers;
 mod lower;
 mod memory;

@@ -1,0 +1,163 @@
+//! Groups: accesses near each other, by the same registers, that one look into the TLB serves.
+//!
+//! Between the first and the last of them T0 keeps the host address, and T1 that of the attention byte if any of them
+//! writes. Whatever leads out of the middle to the interpreter overwrites both, so the interpreter then executes
+//! the rest of the group, one instruction after the other: that is the *chain*.
+
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+
+use super::data::{self, Operands};
+use super::emit::{Host, Label, Mem, Part};
+use super::lower::{Address, Lowering};
+use super::thunks::{self, IN_MEMORY, T0};
+
+/// Most bytes from the first to the last: the more, the more often a page's end is among them.
+const SPAN: i64 = 128;
+
+/// A group under way.
+pub struct Group {
+    start: usize,
+    /// Its last instruction.
+    end: usize,
+    /// Lowest displacement: T0 has the host address of what is there.
+    low: i64,
+    /// For each instruction, where the interpreter takes over before it; and what is behind the group.
+    chain: Vec<Label>,
+}
+
+/// What a group would be.
+struct Plan {
+    end: usize,
+    low: i64,
+    high: i64,
+    members: usize,
+    writes: bool,
+}
+
+/// Begins a group with instruction `n`, if it is worth one.
+pub fn open(l: &mut Lowering, n: usize) {
+    let Some(plan) = plan(l, n).filter(|p| p.members > 1) else { return };
+    let i = l.source.instructions[n];
+    let chain: Vec<Label> = (n..=plan.end + 1).map(|_| l.e.label()).collect();
+    l.clobber(l.live(n));
+    let (base, mut mem) = (i.memory_base(), Mem::absolute(0));
+    let number = |r: Register| Host(r.number() as u8);
+    if base != Register::None {
+        mem = Mem::at(number(base), 0);
+    }
+    if i.memory_index() != Register::None {
+        mem = mem.indexed(number(i.memory_index()), i.memory_index_scale().trailing_zeros() as u8);
+    }
+    l.e.lea(T0, mem.displaced(plan.low as i32));
+    let checked = l.check(Address::Dynamic, (plan.high - plan.low) as u32, plan.writes, chain[0]);
+    l.add_host(checked);
+    if plan.writes {
+        l.attention(checked);
+    }
+    l.group = Some(Group { start: n, end: plan.end, low: plan.low, chain });
+}
+
+/// Ends the group if `n` is its last instruction: emits its chain.
+pub fn close(l: &mut Lowering, n: usize) {
+    let Some(group) = l.group.take_if(|g| g.end == n) else { return };
+    let hot = l.e.switch(Part::Cold);
+    for (at, k) in (group.start..=group.end).enumerate() {
+        let site = l.site(k, 0, Some(group.chain[at + 1]), None);
+        l.e.bind(group.chain[at]);
+        l.e.constant(T0, site as u64);
+        l.e.jmp_address(l.thunks.instruction[IN_MEMORY]);
+    }
+    l.e.switch(hot);
+    l.e.bind(group.chain[group.chain.len() - 1]);
+}
+
+impl Group {
+    /// Where code goes on after the interpreter executed instruction `n`.
+    pub fn after(&self, n: usize) -> Label {
+        self.chain[n + 1 - self.start]
+    }
+
+    /// Displacement from T0 of the operand of an instruction.
+    pub fn displacement(&self, i: &Instruction) -> i64 {
+        i.memory_displacement64() as i64 - self.low
+    }
+}
+
+/// The longest group that begins with instruction `n`.
+fn plan(l: &mut Lowering, n: usize) -> Option<Plan> {
+    let first = l.source.instructions[n];
+    if l.word() != 8 || !addresses(&first) || !data::is_general(l, &first) {
+        return None;
+    }
+    let mut plan = Plan { end: n, low: i64::MAX, high: i64::MIN, members: 0, writes: false };
+    for k in n..l.source.instructions.len() {
+        let i = l.source.instructions[k];
+        let Some(o) = operands(l, k, &i) else { break };
+        if o.size != 0 {
+            let at = i.memory_displacement64() as i64;
+            let (low, high) = (plan.low.min(at), plan.high.max(at + i64::from(o.size)));
+            if !same_place(&first, &i) || high - low > SPAN {
+                break;
+            }
+            (plan.low, plan.high, plan.end) = (low, high, k);
+            plan.members += 1;
+            plan.writes |= o.writes;
+        }
+        if changes(&i, &first) {
+            break;
+        }
+    }
+    (plan.members > 0).then_some(plan)
+}
+
+/// Whether the registers of an address are in host registers, and nothing else is in it.
+fn addresses(i: &Instruction) -> bool {
+    let fine = |r: Register| {
+        r == Register::None || r.size() == 8 && thunks::host(r.number() as u8) == Some(Host(r.number() as u8))
+    };
+    (0..i.op_count()).any(|op| i.op_kind(op) == OpKind::Memory)
+        && i.memory_base() != Register::RIP
+        && !data::is_segmented(i)
+        && fine(i.memory_base())
+        && fine(i.memory_index())
+}
+
+fn same_place(a: &Instruction, b: &Instruction) -> bool {
+    addresses(b)
+        && a.memory_base() == b.memory_base()
+        && a.memory_index() == b.memory_index()
+        && (a.memory_index() == Register::None || a.memory_index_scale() == b.memory_index_scale())
+}
+
+/// Operands of an instruction that may be in a group: it is re-emitted, and needs no scratch register.
+fn operands(l: &mut Lowering, k: usize, i: &Instruction) -> Option<Operands> {
+    let world = l.source.key.world;
+    if !l.source.allowed[k] || !data::is_data(i, world) || data::is_stack(i, world) {
+        return None;
+    }
+    let o = data::operands(i).ok()?;
+    let usable =
+        o.spilled.is_empty() && !i.has_lock_prefix() && !data::is_bit_string(i) && !data::is_moffs(i);
+    (usable && !reads_spilled(i) && data::encodes(l, i, &o)).then_some(o)
+}
+
+/// Whether an address (of LEA, for one) has a register in it that lives in memory.
+fn reads_spilled(i: &Instruction) -> bool {
+    let spilled = |r: Register| r.is_gpr() && thunks::host(r.full_register().number() as u8).is_none();
+    spilled(i.memory_base()) || spilled(i.memory_index())
+}
+
+/// Whether an instruction changes a register of the address of another.
+fn changes(i: &Instruction, address: &Instruction) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let of_address =
+        |r: Register| r != Register::None && (r == address.memory_base() || r == address.memory_index());
+    let writes = |a: OpAccess| {
+        !matches!(a, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
+    };
+    factory
+        .info(i)
+        .used_registers()
+        .iter()
+        .any(|u| writes(u.access()) && of_address(u.register().full_register()))
+}
