@@ -118,7 +118,9 @@ pub fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
     for op in 0..i.op_count() {
         if i.op_kind(op) == OpKind::Memory {
             let a = o.access[op as usize];
-            o.size = if a == OpAccess::NoMemAccess { 0 } else { memory_size(i.memory_size())? };
+            // The operand of a NOP is not accessed, whatever the decoder says of reserved ones.
+            let none = a == OpAccess::NoMemAccess || vireo_isa::describe(i.code()).class == Class::Nop;
+            o.size = if none { 0 } else { memory_size(i.memory_size())? };
             o.writes = writes(a);
             o.reads = a != OpAccess::Write;
         }
