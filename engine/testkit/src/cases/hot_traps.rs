@@ -24,7 +24,9 @@ const ROUNDS: u32 = 60;
 type Write = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// Name, instruction with RCX or the memory at RCX as its operand, a good RCX, a bad one, the exception.
-fn instructions() -> Vec<(&'static str, Write, u64, u64, (u64, u64))> {
+type Faulting = (&'static str, Write, u64, u64, (u64, u64));
+
+fn instructions() -> Vec<Faulting> {
     const AT: u64 = DATA + 0x100;
     vec![
         ("DIV by zero", |a| a.div(ecx), 3, 0, (0, 0)),
