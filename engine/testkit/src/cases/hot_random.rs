@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
     case("hot-code-computes-what-cold-code-does-32", |bench| same(bench, program32)),
 ];
 
-const PROGRAMS: u64 = 200;
+const PROGRAMS: u64 = 500;
 const LENGTH: u64 = 24;
 /// Runs of each program, the last of which is compared with the first.
 const RUNS: u32 = 40;
@@ -89,7 +89,7 @@ fn on_registers(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> 
 fn on_bits(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     let (x, y, n) = (r.of(&WIDE), r.of(&WIDE), r.next() as u32 & 0xff);
     let (x4, y4, x2, x1) = (r.of(&HALF), r.of(&HALF), r.of(&SHORT), r.of(&BYTE));
-    match r.below(28) {
+    match r.below(33) {
         0 => a.shl(x, n),
         1 => a.shr(x4, n & 31),
         2 => a.sar(x2, cl),
@@ -117,6 +117,11 @@ fn on_bits(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
         24 => a.clc(),
         25 => a.cdqe(),
         26 => a.shl(x4, cl),
+        27 => a.shl(x1, n),
+        28 => a.sar(x2, n),
+        29 => a.ror(x2, n),
+        30 => a.rcl(x1, n),
+        31 => a.shrd(x2, r.of(&SHORT), n & 15),
         _ => a.cqo(),
     }
 }
@@ -162,6 +167,34 @@ fn on_memory(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     }
 }
 
+/// A few instructions by way of XMM registers, which nobody keeps.
+fn on_vectors(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
+    let (x, y, x4, y4) = (r.of(&WIDE), r.of(&WIDE), r.of(&HALF), r.of(&HALF));
+    let (at, n) = (rdi + (r.next() & 0x7f) as i32, r.next() as u32 & 7);
+    a.movq(xmm0, x)?;
+    a.movq(xmm9, y)?;
+    match r.below(10) {
+        0 => a.pshufd(xmm0, xmm9, n)?,
+        1 => a.pcmpeqb(xmm0, xmm9)?,
+        2 => a.ucomisd(xmm0, xmm9)?,
+        3 => a.ptest(xmm0, xmm9)?,
+        4 => a.cvtsi2sd(xmm0, x)?,
+        5 => a.pinsrw(xmm0, y4, n)?,
+        6 => a.comiss(xmm0, dword_ptr(at))?,
+        7 => a.movhps(xmm0, qword_ptr(at))?,
+        8 => a.cvtsi2sd(xmm0, qword_ptr(at))?,
+        _ => a.crc32(y, byte_ptr(at))?,
+    }
+    match r.below(6) {
+        0 => a.pmovmskb(x4, xmm0),
+        1 => a.cvttsd2si(x, xmm0),
+        2 => a.pextrw(x4, xmm0, n),
+        3 => a.movups(xmmword_ptr(at), xmm0),
+        4 => a.pextrq(qword_ptr(at), xmm0, n & 1),
+        _ => a.movq(y, xmm0),
+    }
+}
+
 /// The 64-bit register that a 32-bit one is part of.
 fn x4_wide(r: AsmRegister32) -> AsmRegister64 {
     HALF.iter().position(|h| *h == r).map_or(rax, |n| WIDE[n])
@@ -188,9 +221,10 @@ fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
         a.push((random.next() & 0x8d5) as i32 | 2)?;
         a.popfq()?;
         for _ in 0..LENGTH {
-            match random.below(3) {
-                0 => on_registers(a, &mut random)?,
-                1 => on_bits(a, &mut random)?,
+            match random.below(7) {
+                0 | 1 => on_registers(a, &mut random)?,
+                2 | 3 => on_bits(a, &mut random)?,
+                4 => on_vectors(a, &mut random)?,
                 _ => on_memory(a, &mut random)?,
             }
         }
