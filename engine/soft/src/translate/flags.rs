@@ -23,7 +23,11 @@ pub fn killed(i: &Instruction, desc: &Desc) -> u32 {
     }
     // A count of zero leaves all flags alone.
     let last = i.op_count() - 1;
+    // Nor does a rotation of a byte or word by its size or more certainly give OF a value.
+    let size = if i.op0_kind() == OpKind::Memory { i.memory_size().size() } else { i.op0_register().size() };
+    let rotates = matches!(i.mnemonic(), M::Rol | M::Ror | M::Rcl | M::Rcr);
     match i.op_kind(last) {
+        OpKind::Immediate8 if rotates && size < 4 && i.immediate8() & 0x1f > 7 => 0,
         OpKind::Immediate8 if i.immediate8() & 0x1f != 0 => all,
         _ => 0,
     }

@@ -10,9 +10,12 @@ use crate::machine::Bench;
 use crate::record::{Failure, Record};
 use crate::tables::*;
 
-pub const CASES: &[Case] = &[case("hot-code-computes-what-cold-code-does", same)];
+pub const CASES: &[Case] = &[
+    case("hot-code-computes-what-cold-code-does", |bench| same(bench, program)),
+    case("hot-code-computes-what-cold-code-does-32", |bench| same(bench, program32)),
+];
 
-const PROGRAMS: u64 = 250;
+const PROGRAMS: u64 = 500;
 const LENGTH: u64 = 24;
 /// Runs of each program, the last of which is compared with the first.
 const RUNS: u32 = 40;
@@ -86,7 +89,7 @@ fn on_registers(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> 
 fn on_bits(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     let (x, y, n) = (r.of(&WIDE), r.of(&WIDE), r.next() as u32 & 0xff);
     let (x4, y4, x2, x1) = (r.of(&HALF), r.of(&HALF), r.of(&SHORT), r.of(&BYTE));
-    match r.below(28) {
+    match r.below(33) {
         0 => a.shl(x, n),
         1 => a.shr(x4, n & 31),
         2 => a.sar(x2, cl),
@@ -114,6 +117,11 @@ fn on_bits(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
         24 => a.clc(),
         25 => a.cdqe(),
         26 => a.shl(x4, cl),
+        27 => a.shl(x1, n),
+        28 => a.sar(x2, n),
+        29 => a.ror(x2, n),
+        30 => a.rcl(x1, n),
+        31 => a.shrd(x2, r.of(&SHORT), n & 15),
         _ => a.cqo(),
     }
 }
@@ -159,6 +167,34 @@ fn on_memory(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     }
 }
 
+/// A few instructions by way of XMM registers, which nobody keeps.
+fn on_vectors(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
+    let (x, y, x4, y4) = (r.of(&WIDE), r.of(&WIDE), r.of(&HALF), r.of(&HALF));
+    let (at, n) = (rdi + (r.next() & 0x7f) as i32, r.next() as u32 & 7);
+    a.movq(xmm0, x)?;
+    a.movq(xmm9, y)?;
+    match r.below(10) {
+        0 => a.pshufd(xmm0, xmm9, n)?,
+        1 => a.pcmpeqb(xmm0, xmm9)?,
+        2 => a.ucomisd(xmm0, xmm9)?,
+        3 => a.ptest(xmm0, xmm9)?,
+        4 => a.cvtsi2sd(xmm0, x)?,
+        5 => a.pinsrw(xmm0, y4, n)?,
+        6 => a.comiss(xmm0, dword_ptr(at))?,
+        7 => a.movhps(xmm0, qword_ptr(at))?,
+        8 => a.cvtsi2sd(xmm0, qword_ptr(at))?,
+        _ => a.crc32(y, byte_ptr(at))?,
+    }
+    match r.below(6) {
+        0 => a.pmovmskb(x4, xmm0),
+        1 => a.cvttsd2si(x, xmm0),
+        2 => a.pextrw(x4, xmm0, n),
+        3 => a.movups(xmmword_ptr(at), xmm0),
+        4 => a.pextrq(qword_ptr(at), xmm0, n & 1),
+        _ => a.movq(y, xmm0),
+    }
+}
+
 /// The 64-bit register that a 32-bit one is part of.
 fn x4_wide(r: AsmRegister32) -> AsmRegister64 {
     HALF.iter().position(|h| *h == r).map_or(rax, |n| WIDE[n])
@@ -185,9 +221,10 @@ fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
         a.push((random.next() & 0x8d5) as i32 | 2)?;
         a.popfq()?;
         for _ in 0..LENGTH {
-            match random.below(3) {
-                0 => on_registers(a, &mut random)?,
-                1 => on_bits(a, &mut random)?,
+            match random.below(7) {
+                0 | 1 => on_registers(a, &mut random)?,
+                2 | 3 => on_bits(a, &mut random)?,
+                4 => on_vectors(a, &mut random)?,
                 _ => on_memory(a, &mut random)?,
             }
         }
@@ -217,7 +254,115 @@ fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
     Ok(g)
 }
 
-fn same(bench: &Bench<'_>) -> Result<Record, Failure> {
+/// Registers of 32-bit programs.
+const OLD: [AsmRegister32; 6] = [eax, ecx, edx, ebx, ebp, esi];
+
+/// One instruction of 32-bit code.
+fn on_anything32(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
+    let (x, y, x1) = (r.of(&OLD), r.of(&OLD), r.of(&[al, cl, dl, bl, ah, ch, dh, bh]));
+    let at = edi + (r.next() & 0x7f) as i32;
+    let n = r.next() as i32;
+    match r.below(36) {
+        0 => a.add(x, y),
+        1 => a.adc(x, dword_ptr(at)),
+        2 => a.sub(dword_ptr(at), x),
+        3 => a.sbb(x1, byte_ptr(at)),
+        4 => a.and(x, n),
+        5 => a.xor(dword_ptr(at), n),
+        6 => a.cmp(x, y),
+        7 => a.test(x1, x1),
+        8 => a.inc(x),
+        9 => a.dec(x),
+        10 => a.inc(dword_ptr(at)),
+        11 => a.neg(x),
+        12 => a.imul_2(x, y),
+        13 => a.lea(x, dword_ptr(y + x * 8 + n)),
+        14 => a.push(x),
+        15 => a.push(dword_ptr(at)),
+        16 => a.push(n),
+        17 => a.mov(x, dword_ptr(esp + 4)),
+        18 => a.mov(dword_ptr(esp + (n & 0x1c)), x),
+        19 => {
+            a.pushfd()?;
+            a.pop(x)
+        }
+        20 => a.bts(x, y),
+        21 => a.bt(dword_ptr(at), n as u32 & 31),
+        22 => a.shl(x, cl),
+        23 => a.rcr(dword_ptr(at), 1u32),
+        24 => a.shld(x, y, n as u32 & 31),
+        25 => a.cmovle(x, y),
+        26 => a.setb(x1),
+        27 => a.lock().xadd(dword_ptr(at), x),
+        28 => a.cmpxchg(dword_ptr(at), x),
+        29 => a.mov(eax, dword_ptr(MEMORY + 0x20)),
+        30 => a.mov(dword_ptr(MEMORY + 0x30), al_or(eax, n)),
+        31 => a.aaa(),
+        32 => a.das(),
+        33 => a.cdq(),
+        34 => a.mov(x, dword_ptr(at).fs()),
+        _ => a.movsx(x, x1),
+    }
+}
+
+/// EAX, or another register now and then.
+fn al_or(usual: AsmRegister32, n: i32) -> AsmRegister32 {
+    if n & 1 == 0 { usual } else { edx }
+}
+
+fn program32(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
+    let mut random = Random(seed ^ 0x3232);
+    let mode = if seed.is_multiple_of(2) { Mode::Protected32 } else { Mode::Paging32 };
+    let g = Guest::new(bench, mode, |a| {
+        a.mov(dword_ptr(DATA), RUNS as i32)?;
+        a.jmp(F)
+    })?;
+    g.code(32, F, |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.mov(esi, INPUT as u32)?;
+        a.mov(edi, MEMORY as u32)?;
+        a.mov(ecx, 0x40)?;
+        a.rep().movsd()?;
+        a.mov(edi, MEMORY as u32)?;
+        // The stack is the same each time too.
+        a.mov(esp, (MEMORY + 0xc0) as u32)?;
+        for (n, r) in (0..).zip(OLD) {
+            a.mov(r, dword_ptr(INPUT + 8 * n))?;
+        }
+        a.push((random.next() & 0x8d5) as i32 | 2)?;
+        a.popfd()?;
+        for _ in 0..LENGTH {
+            on_anything32(a, &mut random)?;
+        }
+        a.pushfd()?;
+        a.pop(dword_ptr(edi + 0x108))?;
+        a.mov(dword_ptr(edi + 0x100), esp)?;
+        for (n, r) in (0..).zip(OLD) {
+            a.mov(dword_ptr(edi + 0x110 + 8 * n), r)?;
+        }
+        a.mov(esi, MEMORY as u32)?;
+        a.mov(edi, OUTPUT as u32)?;
+        a.mov(ecx, (OUTPUT_SIZE / 4) as u32)?;
+        a.cmp(dword_ptr(DATA), RUNS as i32)?;
+        a.mov(eax, (OUTPUT + OUTPUT_SIZE) as u32)?;
+        a.cmovne(edi, eax)?;
+        a.rep().movsd()?;
+        a.dec(dword_ptr(DATA))?;
+        a.jnz(again)?;
+        a.done()
+    })?;
+    for n in 0..0x40 {
+        let v = random.next() >> (random.next() & 63);
+        g.machine.ram.write(INPUT + 8 * n, &v.to_le_bytes());
+    }
+    Ok(g)
+}
+
+fn same(
+    bench: &Bench<'_>,
+    program: fn(&Bench<'_>, u64) -> Result<Guest, Failure>,
+) -> Result<Record, Failure> {
     let mut r = Record::default();
     for seed in 0..PROGRAMS {
         let mut g = program(bench, seed)?;

@@ -42,11 +42,11 @@ pub fn start(g: &mut Guest, at: &[u64]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a processor executes.
+type Piece<'a> = &'a dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
 /// Processors that execute these pieces of code, from their own places, and say when they are done.
-fn run(
-    bench: &Bench<'_>,
-    pieces: &[&dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>],
-) -> Result<Guest, Failure> {
+fn run(bench: &Bench<'_>, pieces: &[Piece<'_>]) -> Result<Guest, Failure> {
     let mut g = Guest::with_vcpus(bench, pieces.len() as u32, Mode::Long, |a| a.done())?;
     for (n, piece) in (0..).zip(pieces) {
         g.code(64, code_of(n), |a| {
@@ -206,7 +206,7 @@ fn cross_modified(bench: &Bench<'_>) -> Result<Record, Failure> {
     const ROUNDS: i32 = 2000;
     const F: u64 = CODE_AP + 0x1000;
     /// `mov eax, 0; ret`; the number is at the second byte.
-    const RETURN_ZERO: u64 = 0xc3_0000_0000_b8;
+    const RETURN_ZERO: u64 = 0xc300_0000_00b8;
     let writer = |a: &mut CodeAssembler| {
         let (mut again, mut wait) = (a.create_label(), a.create_label());
         a.mov(rax, RETURN_ZERO)?;

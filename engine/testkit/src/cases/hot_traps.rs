@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     case("hot-code-is-single-stepped", stepped),
     case("hot-code-meets-breakpoints", breakpoints),
     case("hot-sti-then-hlt", sti_then_hlt),
+    case("hot-code-is-saved-and-loaded", saved),
 ];
 
 /// Where functions are.
@@ -24,7 +25,9 @@ const ROUNDS: u32 = 60;
 type Write = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// Name, instruction with RCX or the memory at RCX as its operand, a good RCX, a bad one, the exception.
-fn instructions() -> Vec<(&'static str, Write, u64, u64, (u64, u64))> {
+type Faulting = (&'static str, Write, u64, u64, (u64, u64));
+
+fn instructions() -> Vec<Faulting> {
     const AT: u64 = DATA + 0x100;
     vec![
         ("DIV by zero", |a| a.div(ecx), 3, 0, (0, 0)),
@@ -231,5 +234,73 @@ fn sti_then_hlt(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut r = Record::default();
     r.expect("traps", g.vectors(), vec![])?;
     r.expect("rounds", g.machine.ram.u32(DATA), COUNT)?;
+    Ok(r)
+}
+
+/// A long computation, stopped, saved and loaded wherever it is, comes to the same end.
+fn saved(bench: &Bench<'_>) -> Result<Record, Failure> {
+    const STEPS: u32 = 8_000_000;
+    const SEED: u64 = 0x1234_5678_9abc_def1;
+    let mut g = Guest::new(bench, Mode::Long, |a| {
+        let mut again = a.create_label();
+        a.mov(ebx, STEPS)?;
+        a.mov(r14, SEED)?;
+        a.set_label(&mut again)?;
+        a.call(F)?;
+        a.movq(xmm2, r14)?;
+        a.paddq(xmm1, xmm2)?;
+        a.add(r15, r14)?;
+        a.lea(r12, qword_ptr(r12))?;
+        a.adc(r13, 0)?;
+        a.dec(ebx)?;
+        a.jnz(again)?;
+        a.movq(rax, xmm1)?;
+        for (n, r) in (0..).zip([rax, r13, r14, r15, rsp]) {
+            a.mov(qword_ptr(DATA + 8 * n), r)?;
+        }
+        a.done()
+    })?;
+    g.code(64, F, |a| {
+        for (left, by) in [(true, 13), (false, 7), (true, 17)] {
+            a.push(r14)?;
+            a.pop(r11)?;
+            if left {
+                a.shl(r11, by)?
+            } else {
+                a.shr(r11, by)?
+            }
+            a.xor(r14, r11)?;
+        }
+        a.ret()
+    })?;
+    g.machine.load(&g.start)?;
+    for _ in 0..20 {
+        g.machine.run_part(|h| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            match h.gate.pause_all(crate::machine::LIMIT) {
+                Err(e) if !h.gate.is_ending() => Err(Failure::Stuck(e.to_string())),
+                _ => Ok(()),
+            }
+        })?;
+        let state = g.machine.save()?;
+        g.machine.load(&state)?;
+    }
+    // It may have come to its end meanwhile, on a fast host.
+    if g.machine.ram.u64(DATA + 32) == 0 {
+        g.machine.run()?;
+    }
+    let (mut x, mut sum, mut carries) = (SEED, 0u64, 0);
+    for _ in 0..STEPS {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        let carry;
+        (sum, carry) = sum.overflowing_add(x);
+        carries += u64::from(carry);
+    }
+    let mut r = Record::default();
+    r.expect("traps", g.vectors(), vec![])?;
+    let seen: Vec<u64> = (0..5).map(|n| g.machine.ram.u64(DATA + 8 * n)).collect();
+    r.expect("result", seen, vec![sum, carries, x, sum, STACK])?;
     Ok(r)
 }
