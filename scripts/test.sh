@@ -6,6 +6,8 @@
 # and debug assertions, and skips link-time optimisation, which would run once per test program.
 set -euo pipefail
 
+# Lock step compares one of so many translations; `make lockstep` all.
+readonly LOCKSTEP_ONE_OF=100
 # Random cases of the CPU oracle; `make fuzz-cpu` does more.
 readonly ORACLE_CASES=300000
 readonly GUESTS="debian-5.10-cloud-amd64 debian-6.1-cloud-amd64 debian-6.12-cloud-amd64 debian-6.1-686 debian-6.1-686-pae"
@@ -46,5 +48,6 @@ stage "guests" build_guests
 stage "test build" cargo test --locked --workspace --no-run --quiet
 stage "tests" env VIREO_BIN="$release/vireo" cargo test --locked --workspace
 stage "CPU oracle" make --no-print-directory fuzz-cpu CASES=$ORACLE_CASES
+stage "lock step" scripts/lockstep.sh "$release/vireo" $LOCKSTEP_ONE_OF debian-6.1-cloud-amd64
 stage "host lab" scripts/lab.sh "$release/vireo"
 current=end

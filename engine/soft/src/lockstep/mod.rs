@@ -1,15 +1,20 @@
 //! Interpreter and translator in lock step: each translation is run by both from the same state, and what they leave
 //! must be the same.
 //!
-//! On with `VIREO_TRANSLATOR=lockstep`, or `lockstep:N` to compare one of N runs; for one vCPU. Every block is translated
-//! at once, and translations do not lead to each other ([`crate::translate`], `single`). A run that both can do is done
-//! by the interpreter, undone (registers, memory, TLB), done by the translator and compared: registers, flags, XMM, MXCSR,
-//! x87, how it ended, and all of each page that either wrote. What differs three times is reported, made as small as
-//! possible, and ends the process. Where the first run had effects that cannot be undone, it stands, and is counted.
+//! For one vCPU; every block is translated when it is first met. `VIREO_TRANSLATOR` says what is compared:
+//! - `lockstep`: single translations, which do not lead to each other ([`crate::translate`], `single`). A run that both can
+//!   do is done by the interpreter, undone (registers, memory, TLB), done by the translator and compared: registers, flags,
+//!   XMM, MXCSR, x87, how it ended, and all of each page that either wrote.
+//! - `lockstep-chains`: translations that lead to each other as they always do (slots, jump tables, return addresses on the
+//!   host's stack), the translator first; see [`chain`].
 //!
-//! What this cannot see: ways from one translation to the next (slots, return addresses on the host's stack), and how
-//! translated code meets what other threads do.
+//! `:N` after either compares one of N runs. What differs three times is reported, made as small as possible, and ends the
+//! process. Where the first run had effects that cannot be undone, it stands, and is counted.
+//!
+//! What this cannot see: instructions that must not be executed twice ([`Counts::once`]), and how translated code meets
+//! what other threads do.
 
+mod chain;
 mod pages;
 mod registers;
 mod report;
@@ -49,6 +54,8 @@ pub struct Counts {
     pub code: u64,
     /// First write to a page: what was there is not known.
     pub first: u64,
+    /// Blocks that the interpreter executed in runs of chains.
+    pub followed: u64,
     /// Differed once, not again.
     pub unstable: u64,
 }
@@ -59,7 +66,9 @@ pub struct Lockstep {
     left: u64,
     random: u64,
     pages: Pages,
-    /// TLB entries that the interpreter replaced.
+    /// Translations lead to each other.
+    chains: bool,
+    /// TLB entries that the first run replaced.
     replaced: Vec<(usize, usize, Entry)>,
     /// Runs are undone whatever they show.
     trial: bool,
@@ -68,9 +77,11 @@ pub struct Lockstep {
     counts: Counts,
 }
 
-/// Two runs of one translation that differ.
+/// Two runs that differ.
 pub struct Difference {
     before: Registers,
+    /// Blocks that the interpreter executed.
+    trail: Vec<u64>,
     /// A line for each register.
     registers: Vec<String>,
     memory: Vec<Differs>,
@@ -85,7 +96,7 @@ enum Outcome {
     Differs(Box<Difference>),
 }
 
-/// Whether a run of the interpreter can be undone; how it ended.
+/// Whether the first run can be undone; how it ended.
 enum Undo {
     Possible(Exec),
     Impossible(Exec),
@@ -101,28 +112,35 @@ impl Lockstep {
     /// If the environment asks for it.
     pub fn wanted(shared: &Arc<Shared>) -> Option<Box<Self>> {
         let value = std::env::var("VIREO_TRANSLATOR").ok()?;
-        let n = value.strip_prefix("lockstep")?;
+        let mode = value.strip_prefix("lockstep")?;
+        let (chains, n) = mode.strip_prefix("-chains").map_or((false, mode), |n| (true, n));
         if shared.vcpus.len() > 1 {
             eprintln!("lock step: only with one vCPU");
             return None;
         }
         let one_of = n.strip_prefix(':').and_then(|n| n.parse().ok()).unwrap_or(1);
-        Some(Box::new(Self::new(shared, one_of)))
+        Some(Box::new(Self::new(shared, chains, one_of)))
     }
 
-    /// Compares one of so many runs.
-    pub fn new(shared: &Shared, one_of: u64) -> Self {
+    /// Compares one of so many runs, of single translations or of chains.
+    pub fn new(shared: &Shared, chains: bool, one_of: u64) -> Self {
         shared.watch.tell_all();
         Self {
             one_of: one_of.max(1),
             left: 0,
             random: 0x9e37_79b9_7f4a_7c15,
             pages: Pages::new(),
+            chains,
             replaced: Vec::new(),
             trial: false,
             device: false,
             counts: Counts::default(),
         }
+    }
+
+    /// Whether translations lead to each other.
+    pub fn chains(&self) -> bool {
+        self.chains
     }
 
     /// The vCPU wrote to a page that has attention.
@@ -187,7 +205,8 @@ impl Cpu {
     fn run_both(&mut self, single: &Single) -> Exec {
         let mut last = None;
         for _ in 0..TRIES {
-            match self.compare(single) {
+            let chains = self.with_lockstep(|l, _| l.chains);
+            match if chains { self.compare_chain(single) } else { self.compare(single) } {
                 Outcome::Done(end) => {
                     self.with_lockstep(|l, _| l.counts.unstable += u64::from(last.is_some()));
                     return end;
@@ -195,8 +214,10 @@ impl Cpu {
                 Outcome::Differs(difference) => last = Some(difference),
             }
         }
-        if let Some(difference) = last {
-            self.report(single, &difference);
+        match last {
+            Some(d) if self.with_lockstep(|l, _| l.chains) => self.report_chain(&d),
+            Some(d) => self.report(single, &d),
+            None => {}
         }
         std::process::exit(1)
     }
@@ -224,7 +245,8 @@ impl Cpu {
         self.with_lockstep(|l, mmu| l.pages.begin(mmu, others));
         let (x87, stack) = (single.facts.x87, self.mmu.stack);
         let before = Registers::of(self, x87);
-        let first_end = match self.interpret_undoably(single, rounds, until) {
+        let run = |cpu: &mut Self| cpu.interpret_single(single, rounds, until);
+        let first_end = match self.run_undoably(run) {
             Undo::Possible(end) => end,
             Undo::Impossible(end) => return (Outcome::Done(end), self.rip),
         };
@@ -263,11 +285,11 @@ impl Cpu {
         }
         let registers = first.differences(&second);
         let ends = [first_end, second_end];
-        (Outcome::Differs(Box::new(Difference { before, registers, memory, ends })), rip)
+        (Outcome::Differs(Box::new(Difference { before, trail: Vec::new(), registers, memory, ends })), rip)
     }
 
-    /// The interpreter's run of a translation. The TLB is what it was if the run can be undone.
-    fn interpret_undoably(&mut self, single: &Single, rounds: i32, until: Until) -> Undo {
+    /// The first run. The TLB is what it was if the run can be undone.
+    fn run_undoably(&mut self, run: impl FnOnce(&mut Self) -> Exec) -> Undo {
         let unchanged = |cpu: &Self| (cpu.code_stamp_of_all(), cpu.exits.get());
         let (before, flushes) = (unchanged(self), self.mmu.flushes);
         let replaced = self.with_lockstep(|l, _| {
@@ -275,7 +297,7 @@ impl Cpu {
             std::mem::take(&mut l.replaced)
         });
         self.mmu.replaced = Some(replaced);
-        let end = self.interpret_single(single, rounds, until);
+        let end = run(self);
         let mut replaced = self.mmu.replaced.take().unwrap_or_default();
         let (moved, exits) = (self.code_stamp_of_all() != before.0, self.exits.get() != before.1);
         // Entries that were dropped meanwhile must not come back.
@@ -333,9 +355,10 @@ impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "lock step: {} compared; {} not chosen; by one only: {} not repeatable, {} not translated, {} device, \
+            "lock step: {} compared{}; {} not chosen; by one only: {} not repeatable, {} not translated, {} device, \
              {} code changed, {} first write to page; {} differed once",
             self.compared,
+            if self.followed > 0 { format!(" (of {} blocks)", self.followed) } else { String::new() },
             self.unchosen,
             self.once,
             self.untranslated,

@@ -1,8 +1,8 @@
 //! Guest memory that a compared run wrote: put back for the second run, compared after it.
 //!
-//! The first run is the interpreter's. Each of its writes is told of ([`TELL`]), and a *twin* of the page has what was there
-//! before. In the second run the same pages have no attention, so that translated code takes the way it usually takes;
-//! pages that the first run did not write still have it.
+//! Each of its writes is told of ([`TELL`]), and a *twin* of the page has what was there
+//! before the first run. In the second run the same pages have no attention, so that translated code takes the way it usually
+//! takes; pages that the first run did not write still have it.
 
 use std::collections::hash_map::Entry;
 
@@ -20,8 +20,10 @@ type Page = [u8; SIZE];
 enum Writer {
     /// Anybody, and nothing is compared.
     Any,
-    Interpreter,
-    Translator,
+    /// The run that is undone.
+    First,
+    /// The other's.
+    Second,
 }
 
 /// A byte that differs.
@@ -29,7 +31,7 @@ enum Writer {
 pub struct Differs {
     /// Guest-physical address.
     pub gpa: u64,
-    /// Before, after the interpreter, after the translator.
+    /// Before, after the first run, after the second.
     pub bytes: [u8; 3],
 }
 
@@ -39,11 +41,11 @@ pub struct Pages {
     writer: Writer,
     /// Pages whose twins are out of date. Nobody tells of their writes.
     stale: Vec<u32>,
-    /// Pages, offsets and lengths that the interpreter wrote.
+    /// Pages, offsets and lengths that the first run wrote.
     written: Vec<(u32, u32, u32)>,
-    /// What the interpreter left in the pages that it wrote.
+    /// What the first run left in the pages that it wrote.
     results: Vec<(u32, Box<Page>)>,
-    /// Pages that only the translator wrote.
+    /// Pages that only the second run wrote.
     extra: Vec<u32>,
     spare: Vec<Box<Page>>,
 }
@@ -90,13 +92,13 @@ impl Pages {
                 mmu.watch.tell(page, false);
                 self.stale.push(page);
             }
-            Writer::Interpreter => self.written.push((page, offset, len.min(SIZE as u32 - offset))),
-            Writer::Translator if told => self.extra.push(page),
-            Writer::Any | Writer::Translator => {}
+            Writer::First => self.written.push((page, offset, len.min(SIZE as u32 - offset))),
+            Writer::Second if told => self.extra.push(page),
+            Writer::Any | Writer::Second => {}
         }
     }
 
-    /// The interpreter is about to run. `others`: pages that devices wrote to.
+    /// The first run is about to begin. `others`: pages that devices wrote to.
     pub fn begin(&mut self, mmu: &Mmu, others: Vec<u32>) {
         self.stale.extend(others);
         while let Some(page) = self.stale.pop() {
@@ -104,10 +106,10 @@ impl Pages {
             let twin = self.twins.entry(page).or_insert_with(|| Box::new([0; SIZE]));
             read(mmu, page, twin);
         }
-        self.writer = Writer::Interpreter;
+        self.writer = Writer::First;
     }
 
-    /// The interpreter has run, and what it did stands. Whether it could have been undone.
+    /// The first run stands.
     pub fn accept(&mut self, mmu: &Mmu) {
         self.writer = Writer::Any;
         for (page, ..) in self.written.drain(..) {
@@ -116,12 +118,17 @@ impl Pages {
         }
     }
 
-    /// Whether it is known what was in all pages that the interpreter wrote.
+    /// Devices wrote to these.
+    pub fn outdated(&mut self, pages: Vec<u32>) {
+        self.stale.extend(pages);
+    }
+
+    /// Whether it is known what was in all pages that the first run wrote.
     pub fn can_undo(&self) -> bool {
         self.written.iter().all(|(page, ..)| self.twins.contains_key(page))
     }
 
-    /// Undoes what the interpreter wrote; the translator is about to run.
+    /// Undoes what the first run wrote; the second is about to begin.
     pub fn undo(&mut self, mmu: &Mmu) {
         for n in 0..self.written.len() {
             let (page, offset, len) = self.written[n];
@@ -136,12 +143,11 @@ impl Pages {
             copy(twin[at..].as_ptr(), ram.wrapping_add(at), len as usize);
         }
         self.written.clear();
-        self.writer = Writer::Translator;
+        self.writer = Writer::Second;
     }
 
-    /// What the two runs left different, or nothing; then the second run stands.
+    /// What the two runs left different.
     pub fn compare(&mut self, mmu: &Mmu) -> Vec<Differs> {
-        self.writer = Writer::Any;
         let mut differs = Vec::new();
         let mut now = self.spare.pop().unwrap_or_else(|| Box::new([0; SIZE]));
         for (page, result) in &self.results {
@@ -165,6 +171,7 @@ impl Pages {
 
     /// The second run stands, and left the same as the first.
     pub fn commit(&mut self, mmu: &Mmu) {
+        self.writer = Writer::Any;
         while let Some((page, result)) = self.results.pop() {
             mmu.watch.tell(page, true);
             let Entry::Occupied(mut twin) = self.twins.entry(page) else { continue };
@@ -175,6 +182,7 @@ impl Pages {
 
     /// Undoes the second run too; not if devices wrote to (`others`) what it wrote to. Whether it was undone.
     pub fn roll_back(&mut self, mmu: &Mmu, others: &[u32]) -> bool {
+        self.writer = Writer::Any;
         let mut pages = std::mem::take(&mut self.extra);
         for (page, result) in self.results.drain(..) {
             self.spare.push(result);

@@ -72,6 +72,12 @@ impl Registers {
         cpu.mode_changed();
     }
 
+    /// How many general registers of `cpu` are these, if its RIP is.
+    pub fn alike(&self, cpu: &Cpu) -> Option<usize> {
+        let now = cpu.regs.architectural();
+        (self.rip == cpu.rip).then(|| self.gpr.iter().zip(&now).filter(|(a, b)| a == b).count())
+    }
+
     /// Gives `other` what may differ between two runs that ended with `end`. `waits`: an interrupt does. `dead_flags`: the
     /// flags do not matter at RIP.
     pub fn allow(&self, other: &mut Self, end: Exec, waits: bool, dead_flags: bool) {

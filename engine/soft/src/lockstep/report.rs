@@ -35,6 +35,31 @@ impl Cpu {
         eprintln!("{counts}");
     }
 
+    /// As [`Cpu::report`], for a chain of translations. If a single one of them shows a difference, that is reported.
+    pub(super) fn report_chain(&mut self, found: &Difference) {
+        let mut text =
+            String::from("lock step: interpreter and translator differ in a chain of translations\n\n");
+        text += "the state before it:\n";
+        text += &found.before.list();
+        text += &describe(found);
+        text += "\nblocks on the way:\n";
+        self.drop_singles();
+        self.with_lockstep(|l, _| l.chains = false);
+        eprint!("{text}");
+        for rip in &found.trail {
+            let Some(single) = self.single(usize::MAX).filter(|s| s.key.rip == *rip) else { break };
+            let code = self.instructions_at(&single.key, single.len()).unwrap_or_default();
+            eprintln!("{}", list_code(&code, *rip));
+            match self.compare(&single) {
+                Outcome::Done(Ok(())) => {}
+                Outcome::Done(Err(_)) => break,
+                Outcome::Differs(d) => return self.report(&single, &d),
+            }
+        }
+        let counts = self.with_lockstep(|l, _| l.counts);
+        eprintln!("no single translation shows a difference\n{counts}");
+    }
+
     /// The fewest first instructions of a translation that differ, and how.
     pub(super) fn shrink(&mut self, single: &Single) -> Option<(usize, Box<Difference>)> {
         self.with_lockstep(|l, _| l.trial = true);

@@ -17,7 +17,7 @@ fn guest(code: fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Guest {
     g.cpu.mode_changed();
     g.code(CODE, 64, code);
     let shared = std::sync::Arc::clone(&g.cpu.shared);
-    g.cpu.lockstep = Some(Box::new(Lockstep::new(&shared, 1)));
+    g.cpu.lockstep = Some(Box::new(Lockstep::new(&shared, false, 1)));
     g.cpu.enter();
     g
 }

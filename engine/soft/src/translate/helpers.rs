@@ -31,7 +31,7 @@ impl Cpu {
         // The way may be part of a loop that has no other count: of interpreted branches, for one.
         self.gate.budget -= 1;
         let busy = self.gate.budget < 0
-            || self.lockstep.is_some()
+            || self.lockstep.as_ref().is_some_and(|l| !l.chains())
             || self.shadow != Shadow::None
             || self.events_wanted()
             || self.interrupt_due()

@@ -302,6 +302,9 @@ impl Cpu {
         let (key, global) = self.translation_key()?;
         let t = self.code.translator.translations.get(&key)?;
         let (entry, second) = (t.entries[1], t.pages[1]);
+        if !self.may_lead_to(entry) {
+            return None;
+        }
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
         }

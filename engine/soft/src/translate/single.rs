@@ -57,6 +57,18 @@ pub enum Until {
     End,
     /// Before an instruction.
     Rip(u64),
+    /// Before an instruction that is not the first.
+    Later(u64),
+}
+
+impl Until {
+    fn is_met(self, rip: u64, n: usize) -> bool {
+        match self {
+            Self::End => false,
+            Self::Rip(at) => at == rip,
+            Self::Later(at) => at == rip && n > 0,
+        }
+    }
 }
 
 /// Whether executing an instruction again does something else than executing it once: it reads time, chance or devices,
@@ -156,6 +168,9 @@ impl Cpu {
             self.second_page_id(&key, page)?;
         }
         self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
+        if self.lockstep.as_ref().is_some_and(|l| l.chains()) {
+            return Some(Single { key, facts, entry, uops });
+        }
         let stamp = self.translation_stamp();
         self.gate.jump(key.view, key.rip, stamp);
         self.gate.know(key.view, key.rip, facts.arrival as *const u8);
@@ -166,6 +181,17 @@ impl Cpu {
     pub(crate) fn run_single(&mut self, s: &Single, rounds: i32) -> Exec {
         self.gate.budget = rounds;
         self.run_translated(s.entry)
+    }
+
+    /// Whether a translation can be part of a run that is undone.
+    pub(super) fn may_lead_to(&self, entry: usize) -> bool {
+        self.lockstep.is_none() || self.code.translator.facts.get(&entry).is_some_and(|f| !f.once)
+    }
+
+    /// Has all translations be made anew, so that none leads to another.
+    pub(crate) fn drop_singles(&mut self) {
+        self.code.translator.clear();
+        self.code.translator.empty();
     }
 
     /// Has the translation at RIP be made anew.
@@ -190,7 +216,7 @@ impl Cpu {
             let mut again = false;
             for (n, u) in s.uops().iter().enumerate() {
                 let rip = self.instruction_rip(u);
-                if matches!(until, Until::Rip(at) if at == rip) {
+                if until.is_met(rip, n) {
                     self.rip = rip;
                     return Ok(());
                 }
