@@ -65,6 +65,7 @@ impl Cpu {
     }
 
     /// Has the interpreter run until it is where the translator was and ended. `Err`: it does not come there.
+    #[expect(clippy::result_large_err, reason = "it happens once, and ends the run")]
     fn follow(&mut self, there: &Registers, end: Exec, trail: &mut Vec<u64>) -> Result<(), Option<Met>> {
         let mut met = None;
         let mut best = 0;
