@@ -23,7 +23,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::cpu::{Cpu, Exec, Stop};
+use crate::cpu::{Cpu, Exec};
 use crate::mmu::{Entry, Mmu};
 use crate::partition::Shared;
 use crate::translate::{Single, Until};
@@ -300,8 +300,8 @@ impl Cpu {
         let end = run(self);
         let mut replaced = self.mmu.replaced.take().unwrap_or_default();
         let (moved, exits) = (self.code_stamp_of_all() != before.0, self.exits.get() != before.1);
-        // Entries that were dropped meanwhile must not come back.
-        if end != Err(Stop::Fault) && self.mmu.flushes == flushes {
+        // Entries that were flushed meanwhile must not come back.
+        if self.mmu.flushes == flushes {
             for (view, slot, entry) in replaced.drain(..).rev() {
                 self.mmu.tables[view][slot] = entry;
             }
