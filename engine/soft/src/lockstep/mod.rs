@@ -203,12 +203,16 @@ impl Cpu {
 
     /// Runs a translation by both, and ends the process if that shows a difference.
     fn run_both(&mut self, single: &Single) -> Exec {
-        let mut last = None;
+        let (chains, random) = self.with_lockstep(|l, _| (l.chains, (l.next_random() >> 40) as u32));
+        let mut last: Option<Box<Difference>> = None;
         for _ in 0..TRIES {
-            let chains = self.with_lockstep(|l, _| l.chains);
-            match if chains { self.compare_chain(single) } else { self.compare(single) } {
+            match if chains { self.compare_chain(single, random) } else { self.compare(single, random) } {
                 Outcome::Done(end) => {
-                    self.with_lockstep(|l, _| l.counts.unstable += u64::from(last.is_some()));
+                    if let Some(d) = last {
+                        let at = single.key.rip;
+                        eprintln!("lock step: differed once, at {at:#x}: {:?} {:x?}", d.registers, d.memory);
+                        self.with_lockstep(|l, _| l.counts.unstable += 1);
+                    }
                     return end;
                 }
                 Outcome::Differs(difference) => last = Some(difference),
@@ -223,8 +227,8 @@ impl Cpu {
     }
 
     /// Runs a translation by the interpreter, then by the translator, and compares.
-    fn compare(&mut self, single: &Single) -> Outcome {
-        let rounds = self.with_lockstep(|l, _| 1 + (l.next_random() >> 40) as i32 % 3);
+    fn compare(&mut self, single: &Single, random: u32) -> Outcome {
+        let rounds = 1 + (random % 3) as i32;
         let (outcome, rip) = self.compare_until(single, rounds, Until::End);
         match outcome {
             // Perhaps they did not come equally far: what ended the translation early (code that moved, another world) is no

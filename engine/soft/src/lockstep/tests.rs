@@ -126,7 +126,7 @@ fn found(spoil: fn(&mut [u8])) -> (String, usize) {
         g.cpu.fpu.set_xmm(0, 0x3f80_0000);
         g.cpu.fpu.set_xmm(1, 0x4040_0000);
         let single = g.cpu.single(usize::MAX).expect("a translation");
-        if let Outcome::Differs(d) = g.cpu.compare(&single) {
+        if let Outcome::Differs(d) = g.cpu.compare(&single, 0) {
             assert_eq!(g.cpu.rip, CODE, "the state is that before");
             let shown = g.cpu.shrink(&single).map_or(single.len(), |(n, _)| n);
             let memory = d.memory.iter().map(|m| format!("{:#x}", m.gpa));
