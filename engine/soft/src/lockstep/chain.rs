@@ -32,7 +32,7 @@ impl Cpu {
         let before = Registers::of(self, true);
         let end = match self.run_undoably(|cpu| cpu.run_single(single, budget)) {
             Undo::Possible(end) => end,
-            Undo::Impossible(end) => return Outcome::Done(end),
+            Undo::Impossible(end) => return Outcome::Stands(end),
         };
         let there = Registers::of(self, true);
         self.with_lockstep(|l, mmu| l.pages.undo(mmu));

@@ -90,8 +90,10 @@ pub struct Difference {
 
 /// What became of a comparison.
 enum Outcome {
-    /// The same, or not to be compared: it ended so.
+    /// The same: it ended so.
     Done(Exec),
+    /// What the first run did cannot be undone, and stands: it ended so.
+    Stands(Exec),
     /// As before the runs.
     Differs(Box<Difference>),
 }
@@ -205,6 +207,7 @@ impl Cpu {
     fn run_both(&mut self, single: &Single) -> Exec {
         let (chains, random) = self.with_lockstep(|l, _| (l.chains, (l.next_random() >> 40) as u32));
         let mut last: Option<Box<Difference>> = None;
+        let mut undone = true;
         for _ in 0..TRIES {
             match if chains { self.compare_chain(single, random) } else { self.compare(single, random) } {
                 Outcome::Done(end) => {
@@ -215,11 +218,17 @@ impl Cpu {
                     }
                     return end;
                 }
+                Outcome::Stands(end) if last.is_none() => return end,
+                // It went another way, perhaps because it went wrong again.
+                Outcome::Stands(_) => {
+                    undone = false;
+                    break;
+                }
                 Outcome::Differs(difference) => last = Some(difference),
             }
         }
         match last {
-            Some(d) if self.with_lockstep(|l, _| l.chains) => self.report_chain(&d),
+            Some(d) if chains || !undone => self.report_chain(&d, undone),
             Some(d) => self.report(single, &d),
             None => {}
         }
@@ -252,7 +261,7 @@ impl Cpu {
         let run = |cpu: &mut Self| cpu.interpret_single(single, rounds, until);
         let first_end = match self.run_undoably(run) {
             Undo::Possible(end) => end,
-            Undo::Impossible(end) => return (Outcome::Done(end), self.rip),
+            Undo::Impossible(end) => return (Outcome::Stands(end), self.rip),
         };
         let first = Registers::of(self, x87);
         self.with_lockstep(|l, mmu| l.pages.undo(mmu));

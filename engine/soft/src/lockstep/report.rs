@@ -38,13 +38,21 @@ impl Cpu {
         eprintln!("{counts}");
     }
 
-    /// As [`Cpu::report`], for a chain of translations. If a single one of them shows a difference, that is reported.
-    pub(super) fn report_chain(&mut self, found: &Difference) {
-        let mut text =
-            String::from("lock step: interpreter and translator differ in a chain of translations\n\n");
+    /// As [`Cpu::report`], for a chain of translations. If a single one of them shows a difference, that is reported; unless
+    /// the state is no longer that before them (`undone`).
+    pub(super) fn report_chain(&mut self, found: &Difference, undone: bool) {
+        let mut text = String::from("lock step: interpreter and translator differ\n\n");
         text += "the state before it:\n";
         text += &found.before.list();
         text += &describe(found);
+        if !undone {
+            _ = writeln!(
+                text,
+                "once more it had effects that cannot be undone\nblocks on the way: {:x?}",
+                found.trail
+            );
+            return eprint!("{text}");
+        }
         text += "\nblocks on the way:\n";
         self.drop_singles();
         self.with_lockstep(|l, _| l.chains = false);
@@ -59,8 +67,8 @@ impl Cpu {
                 listed.push(rip);
             }
             match self.compare(&single, 0) {
-                Outcome::Done(Ok(())) => {}
-                Outcome::Done(Err(_)) => break,
+                Outcome::Done(Ok(())) | Outcome::Stands(Ok(())) => {}
+                Outcome::Done(Err(_)) | Outcome::Stands(Err(_)) => break,
                 Outcome::Differs(d) => return self.report(&single, &d),
             }
         }
@@ -77,7 +85,7 @@ impl Cpu {
             let part = self.single(n).filter(|_| self.rip == rip)?;
             match self.compare(&part, 0) {
                 Outcome::Differs(d) => Some((n, d)),
-                Outcome::Done(_) => None,
+                Outcome::Done(_) | Outcome::Stands(_) => None,
             }
         });
         self.with_lockstep(|l, _| l.trial = false);
