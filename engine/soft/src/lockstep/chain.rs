@@ -13,7 +13,7 @@ use crate::translate::{Single, Until};
 const MOST: usize = 4096;
 
 /// Largest budget of a chain.
-const BUDGET: u64 = 40;
+const BUDGET: u32 = 40;
 
 /// How the interpreter was when it looked most like the translator.
 struct Met {
@@ -24,17 +24,15 @@ struct Met {
 
 impl Cpu {
     /// Runs a chain of translations, then the interpreter, and compares.
-    pub(super) fn compare_chain(&mut self, single: &Single) -> Outcome {
+    pub(super) fn compare_chain(&mut self, single: &Single, random: u32) -> Outcome {
         let others = self.shared.take_written();
-        let budget = self.with_lockstep(|l, mmu| {
-            l.pages.begin(mmu, others);
-            ((l.next_random() >> 40) % BUDGET) as i32
-        });
+        self.with_lockstep(|l, mmu| l.pages.begin(mmu, others));
+        let budget = (random % BUDGET) as i32;
         let stack = self.mmu.stack;
         let before = Registers::of(self, true);
         let end = match self.run_undoably(|cpu| cpu.run_single(single, budget)) {
             Undo::Possible(end) => end,
-            Undo::Impossible(end) => return Outcome::Done(end),
+            Undo::Impossible(end) => return Outcome::Stands(end),
         };
         let there = Registers::of(self, true);
         self.with_lockstep(|l, mmu| l.pages.undo(mmu));

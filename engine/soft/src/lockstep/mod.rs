@@ -23,7 +23,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::cpu::{Cpu, Exec, Stop};
+use crate::cpu::{Cpu, Exec};
 use crate::mmu::{Entry, Mmu};
 use crate::partition::Shared;
 use crate::translate::{Single, Until};
@@ -90,8 +90,10 @@ pub struct Difference {
 
 /// What became of a comparison.
 enum Outcome {
-    /// The same, or not to be compared: it ended so.
+    /// The same: it ended so.
     Done(Exec),
+    /// What the first run did cannot be undone, and stands: it ended so.
+    Stands(Exec),
     /// As before the runs.
     Differs(Box<Difference>),
 }
@@ -203,19 +205,30 @@ impl Cpu {
 
     /// Runs a translation by both, and ends the process if that shows a difference.
     fn run_both(&mut self, single: &Single) -> Exec {
-        let mut last = None;
+        let (chains, random) = self.with_lockstep(|l, _| (l.chains, (l.next_random() >> 40) as u32));
+        let mut last: Option<Box<Difference>> = None;
+        let mut undone = true;
         for _ in 0..TRIES {
-            let chains = self.with_lockstep(|l, _| l.chains);
-            match if chains { self.compare_chain(single) } else { self.compare(single) } {
+            match if chains { self.compare_chain(single, random) } else { self.compare(single, random) } {
                 Outcome::Done(end) => {
-                    self.with_lockstep(|l, _| l.counts.unstable += u64::from(last.is_some()));
+                    if let Some(d) = last {
+                        let at = single.key.rip;
+                        eprintln!("lock step: differed once, at {at:#x}: {:?} {:x?}", d.registers, d.memory);
+                        self.with_lockstep(|l, _| l.counts.unstable += 1);
+                    }
                     return end;
+                }
+                Outcome::Stands(end) if last.is_none() => return end,
+                // It went another way, perhaps because it went wrong again.
+                Outcome::Stands(_) => {
+                    undone = false;
+                    break;
                 }
                 Outcome::Differs(difference) => last = Some(difference),
             }
         }
         match last {
-            Some(d) if self.with_lockstep(|l, _| l.chains) => self.report_chain(&d),
+            Some(d) if chains || !undone => self.report_chain(&d, undone),
             Some(d) => self.report(single, &d),
             None => {}
         }
@@ -223,8 +236,8 @@ impl Cpu {
     }
 
     /// Runs a translation by the interpreter, then by the translator, and compares.
-    fn compare(&mut self, single: &Single) -> Outcome {
-        let rounds = self.with_lockstep(|l, _| 1 + (l.next_random() >> 40) as i32 % 3);
+    fn compare(&mut self, single: &Single, random: u32) -> Outcome {
+        let rounds = 1 + (random % 3) as i32;
         let (outcome, rip) = self.compare_until(single, rounds, Until::End);
         match outcome {
             // Perhaps they did not come equally far: what ended the translation early (code that moved, another world) is no
@@ -248,7 +261,7 @@ impl Cpu {
         let run = |cpu: &mut Self| cpu.interpret_single(single, rounds, until);
         let first_end = match self.run_undoably(run) {
             Undo::Possible(end) => end,
-            Undo::Impossible(end) => return (Outcome::Done(end), self.rip),
+            Undo::Impossible(end) => return (Outcome::Stands(end), self.rip),
         };
         let first = Registers::of(self, x87);
         self.with_lockstep(|l, mmu| l.pages.undo(mmu));
@@ -300,8 +313,8 @@ impl Cpu {
         let end = run(self);
         let mut replaced = self.mmu.replaced.take().unwrap_or_default();
         let (moved, exits) = (self.code_stamp_of_all() != before.0, self.exits.get() != before.1);
-        // Entries that were dropped meanwhile must not come back.
-        if end != Err(Stop::Fault) && self.mmu.flushes == flushes {
+        // Entries that were flushed meanwhile must not come back.
+        if self.mmu.flushes == flushes {
             for (view, slot, entry) in replaced.drain(..).rev() {
                 self.mmu.tables[view][slot] = entry;
             }

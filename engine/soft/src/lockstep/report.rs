@@ -12,6 +12,9 @@ use crate::translate::Single;
 /// Bytes of memory that are listed.
 const MOST_BYTES: usize = 64;
 
+/// Blocks of a chain that are listed.
+const MOST_BLOCKS: usize = 40;
+
 impl Cpu {
     /// Writes to standard error how two runs of a translation differ. The state is that before them.
     pub(super) fn report(&mut self, single: &Single, found: &Difference) {
@@ -35,24 +38,37 @@ impl Cpu {
         eprintln!("{counts}");
     }
 
-    /// As [`Cpu::report`], for a chain of translations. If a single one of them shows a difference, that is reported.
-    pub(super) fn report_chain(&mut self, found: &Difference) {
-        let mut text =
-            String::from("lock step: interpreter and translator differ in a chain of translations\n\n");
+    /// As [`Cpu::report`], for a chain of translations. If a single one of them shows a difference, that is reported; unless
+    /// the state is no longer that before them (`undone`).
+    pub(super) fn report_chain(&mut self, found: &Difference, undone: bool) {
+        let mut text = String::from("lock step: interpreter and translator differ\n\n");
         text += "the state before it:\n";
         text += &found.before.list();
         text += &describe(found);
+        if !undone {
+            _ = writeln!(
+                text,
+                "once more it had effects that cannot be undone\nblocks on the way: {:x?}",
+                found.trail
+            );
+            return eprint!("{text}");
+        }
         text += "\nblocks on the way:\n";
         self.drop_singles();
         self.with_lockstep(|l, _| l.chains = false);
         eprint!("{text}");
-        for rip in &found.trail {
-            let Some(single) = self.single(usize::MAX).filter(|s| s.key.rip == *rip) else { break };
-            let code = self.instructions_at(&single.key, single.len()).unwrap_or_default();
-            eprintln!("{}", list_code(&code, *rip));
-            match self.compare(&single) {
-                Outcome::Done(Ok(())) => {}
-                Outcome::Done(Err(_)) => break,
+        let mut listed = Vec::new();
+        for _ in &found.trail {
+            let Some(single) = self.single(usize::MAX).filter(|s| !s.facts.once) else { break };
+            let rip = single.key.rip;
+            if !listed.contains(&rip) && listed.len() < MOST_BLOCKS {
+                let code = self.instructions_at(&single.key, single.len()).unwrap_or_default();
+                eprintln!("{}", list_code(&code, rip));
+                listed.push(rip);
+            }
+            match self.compare(&single, 0) {
+                Outcome::Done(Ok(())) | Outcome::Stands(Ok(())) => {}
+                Outcome::Done(Err(_)) | Outcome::Stands(Err(_)) => break,
                 Outcome::Differs(d) => return self.report(&single, &d),
             }
         }
@@ -67,9 +83,9 @@ impl Cpu {
         let found = (1..single.len()).find_map(|n| {
             self.drop_single(&single.key);
             let part = self.single(n).filter(|_| self.rip == rip)?;
-            match self.compare(&part) {
+            match self.compare(&part, 0) {
                 Outcome::Differs(d) => Some((n, d)),
-                Outcome::Done(_) => None,
+                Outcome::Done(_) | Outcome::Stands(_) => None,
             }
         });
         self.with_lockstep(|l, _| l.trial = false);

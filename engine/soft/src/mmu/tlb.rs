@@ -295,8 +295,12 @@ impl Mmu {
         self.stack = [StackPage::NONE; 4];
         let slot = slot_of(linear);
         let mut code = false;
-        for e in self.tables.iter_mut().map(|t| &mut t[slot]).filter(|e| e.holds(linear)) {
+        let entries = self.tables.iter_mut().map(|t| &mut t[slot]).enumerate();
+        for (view, e) in entries.filter(|(_, e)| e.holds(linear)) {
             code |= e.exec != Entry::none(slot);
+            if let Some(replaced) = &mut self.replaced {
+                replaced.push((view, slot, *e));
+            }
             *e = Entry::empty(slot);
         }
         if code {

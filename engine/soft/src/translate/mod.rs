@@ -16,7 +16,8 @@
 //! # Exactness
 //! An instruction changes guest state only after its last possible fault, and faults are raised by the interpreter with all
 //! state in its place. One thing is not exact: arithmetic flags that the next instructions overwrite unseen are not kept
-//! for a page fault in between; a debugger could see that in the frame of the fault.
+//! for a page fault in between, nor for an interrupt at the head of a loop; a debugger could see that in the frame of the
+//! fault.
 //!
 //! # Who owns what
 //! Each vCPU has translations of its own, as it has blocks of its own: nothing here is locked, and overwritten code is
