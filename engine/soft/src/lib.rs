@@ -34,7 +34,6 @@ mod mmu;
 mod partition;
 mod step;
 mod system;
-#[allow(dead_code)]
 mod translate;
 mod vcpu;
 

@@ -98,7 +98,6 @@ pub struct Operands {
     pub spilled: Vec<(u8, Host)>,
     /// Size of the memory operand, 0 if there is none.
     pub size: u32,
-    reads: bool,
     /// The memory operand is written.
     pub writes: bool,
     /// Access to each operand.
@@ -114,7 +113,7 @@ pub fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(i);
     let access = std::array::from_fn(|n| info.op_access(n as u32));
-    let mut o = Operands { spilled: Vec::new(), size: 0, reads: false, writes: false, access };
+    let mut o = Operands { spilled: Vec::new(), size: 0, writes: false, access };
     for op in 0..i.op_count() {
         if i.op_kind(op) == OpKind::Memory {
             let a = o.access[op as usize];
@@ -122,7 +121,6 @@ pub fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
             let none = a == OpAccess::NoMemAccess || vireo_isa::describe(i.code()).class == Class::Nop;
             o.size = if none { 0 } else { memory_size(i.memory_size())? };
             o.writes = writes(a);
-            o.reads = a != OpAccess::Write;
         }
     }
     let scratch: &[Host] = if o.size != 0 { &[T1] } else { &[T1, T0] };
@@ -218,17 +216,12 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     }
     if o.writes {
         l.clobber(l.live(n + 1));
-        look_after(l, n, &host, checked, o.size, resume);
+        l.look_after_store_at(n, checked, host.memory_displacement64() as i32, o.size, resume);
     }
     if of_group.is_none() {
         l.e.bind(resume);
     }
     Ok(())
-}
-
-/// Looks after a store to the memory operand of a host instruction.
-fn look_after(l: &mut Lowering, n: usize, host: &Instruction, checked: Checked, size: u32, resume: Label) {
-    l.look_after_store_at(n, checked, host.memory_displacement64() as i32, size, resume);
 }
 
 /// Gives a host instruction's operand at T0 a displacement.
@@ -299,8 +292,7 @@ fn emit(l: &mut Lowering, n: usize, d: &Desc, code: &[u8], resume: Label, thunk:
     l.may_fault(n, from, to, resume, thunk);
 }
 
-/// The same instruction with the host's registers, its memory operand at T0,
-/// or at T0 + T1 if `pair`.
+/// The same instruction with the host's registers, its memory operand at T0, or at T0 + T1 if `pair`.
 fn rewrite(i: &Instruction, o: &Operands, pair: bool) -> Instruction {
     let mut host = *i;
     host.set_segment_prefix(Register::None);
@@ -351,6 +343,7 @@ pub fn is_general(l: &Lowering, i: &Instruction) -> bool {
     is_segmented(i) || known_offset(l, i).is_none() && !is_stack_operand(l, i)
 }
 
+/// Whether the memory operand has a segment whose base is added.
 pub fn is_segmented(i: &Instruction) -> bool {
     matches!(i.memory_segment(), Register::FS | Register::GS)
 }
@@ -417,7 +410,7 @@ fn known_offset(l: &Lowering, i: &Instruction) -> Option<u64> {
 
 /// Base, index and displacement in host registers, by way of T0 and T1 where they are not in any; whether addresses have
 /// 32 bits.
-fn offset(l: &mut Lowering, i: &Instruction) -> (Mem, bool) {
+pub fn offset(l: &mut Lowering, i: &Instruction) -> (Mem, bool) {
     let number = |r: Register| (r != Register::None).then(|| r.full_register().number() as u8);
     let (base, index) = (i.memory_base(), i.memory_index());
     let narrow = [base, index].iter().any(|r| r.size() == 4);

@@ -14,9 +14,6 @@ impl Host {
     pub const RBP: Self = Self(5);
     pub const RSI: Self = Self(6);
     pub const RDI: Self = Self(7);
-    pub const R8: Self = Self(8);
-    pub const R9: Self = Self(9);
-    pub const R10: Self = Self(10);
     pub const R11: Self = Self(11);
     pub const R12: Self = Self(12);
     pub const R13: Self = Self(13);
@@ -132,7 +129,6 @@ pub enum Alu {
     Or = 1,
     And = 4,
     Sub = 5,
-    Xor = 6,
     Cmp = 7,
 }
 
@@ -467,11 +463,6 @@ impl Emitter {
         self.bytes(&[0xe9]);
         self.distance_to(Target::Label(to));
     }
-    /// `call label`.
-    pub fn call(&mut self, to: Label) {
-        self.bytes(&[0xe8]);
-        self.distance_to(Target::Label(to));
-    }
     /// `jmp rm64`.
     pub fn jmp_to(&mut self, rm: impl Into<Rm>) {
         self.own(Op::new(0xff), 4, rm, &[]);
@@ -601,7 +592,7 @@ mod tests {
     #[test]
     fn own_forms_are_what_they_say() {
         let code = text(|e| {
-            e.load32(Host::R9, Mem::vcpu(-128));
+            e.load32(Host(9), Mem::vcpu(-128));
             e.store(Mem::vcpu(0x1000).indexed(Host::RSI, 0), Host::RBX);
             e.alu(Alu::Cmp, Host::RDI, Mem::vcpu(64).indexed(Host::R12, 3));
             e.alu_imm(Alu::And, Host::RDI, -4096);
@@ -609,12 +600,12 @@ mod tests {
             e.shr(Host::R14, 7);
             e.rorx(Host::RSI, Host::R15, 7);
             e.rorx(Host::R14, Host::RBP, 12);
-            e.push(Host::R10);
+            e.push(Host(10));
             e.pop(Host::RBP);
             e.constant(Host::R11, 5);
             e.constant(Host::RDX, u64::MAX);
             e.constant(Host::R13, 0x1122_3344_5566_7788);
-            e.call_to(Host::R8);
+            e.call_to(Host(8));
         });
         assert_eq!(
             code,
@@ -656,7 +647,7 @@ mod tests {
     fn a_high_byte_register_allows_no_rex_prefix() {
         let mut e = Emitter::new();
         let mov = Op { high: true, ..Op::new(0x88) };
-        assert_eq!(e.op(mov, 4, Mem::at(Host::R8, 0).into(), &[]), Err(Unencodable));
+        assert_eq!(e.op(mov, 4, Mem::at(Host(8), 0).into(), &[]), Err(Unencodable));
         assert_eq!(e.op(mov, 4, Mem::at(Host::RDI, 0).into(), &[]), Ok(()));
     }
 }

@@ -7,7 +7,7 @@
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use super::data::{self, Operands};
-use super::emit::{Host, Label, Mem, Part};
+use super::emit::{Host, Label, Part};
 use super::lower::{Address, Lowering};
 use super::thunks::{self, IN_MEMORY, T0};
 
@@ -40,14 +40,7 @@ pub fn open(l: &mut Lowering, n: usize) {
     let i = l.source.instructions[n];
     let chain: Vec<Label> = (n..=plan.end + 1).map(|_| l.e.label()).collect();
     l.clobber(l.live(n));
-    let (base, mut mem) = (i.memory_base(), Mem::absolute(0));
-    let number = |r: Register| Host(r.number() as u8);
-    if base != Register::None {
-        mem = Mem::at(number(base), 0);
-    }
-    if i.memory_index() != Register::None {
-        mem = mem.indexed(number(i.memory_index()), i.memory_index_scale().trailing_zeros() as u8);
-    }
+    let (mem, _) = data::offset(l, &i);
     l.e.lea(T0, mem.displaced(plan.low as i32));
     let checked = l.check(Address::Dynamic, (plan.high - plan.low) as u32, plan.writes, chain[0]);
     l.add_host(checked);
@@ -64,8 +57,7 @@ pub fn close(l: &mut Lowering, n: usize) {
     for (at, k) in (group.start..=group.end).enumerate() {
         let site = l.site(k, 0, Some(group.chain[at + 1]), None);
         l.e.bind(group.chain[at]);
-        l.e.constant(T0, site as u64);
-        l.e.jmp_address(l.thunks.instruction[IN_MEMORY]);
+        l.go_to_thunk(site as usize, l.thunks.instruction[IN_MEMORY]);
     }
     l.e.switch(hot);
     l.e.bind(group.chain[group.chain.len() - 1]);

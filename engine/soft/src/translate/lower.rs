@@ -305,10 +305,15 @@ impl<'a> Lowering<'a> {
     pub fn cold_call(&mut self, site: *const Site, thunk: usize) -> Label {
         let hot = self.e.switch(Part::Cold);
         let label = self.e.here();
-        self.e.constant(T0, site as u64);
-        self.e.jmp_address(thunk);
+        self.go_to_thunk(site as usize, thunk);
         self.e.switch(hot);
         label
+    }
+
+    /// Goes to a thunk with its argument: a site, or the number of an exit.
+    pub fn go_to_thunk(&mut self, argument: usize, thunk: usize) {
+        self.e.constant(T0, argument as u64);
+        self.e.jmp_address(thunk);
     }
 
     /// Which thunk of a pair fits where the flags are.
@@ -320,9 +325,8 @@ impl<'a> Lowering<'a> {
     fn interpret(&mut self, n: usize) {
         let resume = self.e.label();
         let site = self.site(n, 0, Some(resume), None);
-        self.e.constant(T0, site as u64);
         let thunk = self.by_flags(self.thunks.instruction);
-        self.e.jmp_address(thunk);
+        self.go_to_thunk(site as usize, thunk);
         self.e.bind(resume);
         self.flags = Place::Both;
     }
@@ -444,8 +448,7 @@ impl<'a> Lowering<'a> {
         self.e.lea(T0, Mem::at(T0, disp));
         self.e.store(place::spare(0), T0);
         self.e.store(place::spare(1), T1);
-        self.e.constant(T0, site as u64);
-        self.e.jmp_address(self.thunks.wrote);
+        self.go_to_thunk(site as usize, self.thunks.wrote);
         self.e.switch(hot);
         self.e.jcc(cc::NE, stub);
     }
@@ -455,8 +458,7 @@ impl<'a> Lowering<'a> {
         let number = self.memory.next_slot() + self.exits.len();
         let hot = self.e.switch(Part::Cold);
         let stub = self.e.here();
-        self.e.constant(T0, number as u64);
-        self.e.jmp_address(self.thunks.link[usize::from(memory)]);
+        self.go_to_thunk(number, self.thunks.link[usize::from(memory)]);
         self.e.switch(hot);
         let exit = Exit { target, unlinked: 0, flags_in_memory: memory, recheck: false, after_sti: false };
         self.exits.push((exit, stub));
@@ -486,8 +488,7 @@ impl<'a> Lowering<'a> {
     fn poll_exit(&mut self, number: usize) {
         let hot = self.e.switch(Part::Cold);
         let leave = self.e.here();
-        self.e.constant(T0, number as u64);
-        self.e.jmp_address(self.thunks.leave);
+        self.go_to_thunk(number, self.thunks.leave);
         self.e.switch(hot);
         self.poll(leave);
     }
