@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vireo_board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
 use vireo_chipset::lines::SerialSink;
 use vireo_core::{CpuModel, PartitionStats};
-use vireo_firmware::linux::{File, LinuxBoot, read_file};
+use vireo_firmware::linux::{BootFile, File, LinuxBoot};
 use vireo_firmware::{acpi, smbios};
 use vireo_memory::GuestMemory;
 
@@ -65,7 +65,7 @@ enum Event {
 
 /// Runs the machine that the spec describes until its guest, or the user, ends it.
 pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
-    let files = Files::read(spec)?;
+    let files = Files::open(spec)?;
     let chosen = engines::choose(spec.engine)?;
     let cpu_model = cpu_model(spec, &chosen)?;
     let max = chosen.capabilities.max_vcpus;
@@ -220,19 +220,20 @@ impl Machine<'_> {
     }
 }
 
-/// Kernel and initrd, read once: a reset boots the same bytes again.
+/// Kernel and initrd: a reset boots the same files again.
 struct Files {
-    kernel: Vec<u8>,
-    initrd: Option<Vec<u8>>,
+    kernel: BootFile,
+    initrd: Option<BootFile>,
 }
 
 impl Files {
-    fn read(spec: &RunSpec) -> Result<Self, RunError> {
-        let read =
-            |what, path| read_file(what, path, spec.memory).map_err(|e| RunError::Machine(e.to_string()));
+    fn open(spec: &RunSpec) -> Result<Self, RunError> {
+        let open = |what, path| {
+            BootFile::open(what, path, spec.memory).map_err(|e| RunError::Machine(e.to_string()))
+        };
         Ok(Self {
-            kernel: read("kernel", &spec.kernel)?,
-            initrd: spec.initrd.as_deref().map(|p| read("initrd", p)).transpose()?,
+            kernel: open("kernel", &spec.kernel)?,
+            initrd: spec.initrd.as_deref().map(|p| open("initrd", p)).transpose()?,
         })
     }
 
@@ -252,15 +253,12 @@ impl Files {
             let names = smbios::SystemNames::default();
             let system = smbios::SmbiosSpec { names, uuid: [0; 16], vcpus: spec.cpus, ram: memory.layout() };
             smbios::install(memory, &system).map_err(|e| fail(&e))?;
-            let (kernel, initrd) =
-                (spec.kernel.display().to_string(), spec.initrd.as_ref().map(|p| p.display().to_string()));
+            let read = |f: &BootFile| f.read().map(|bytes| (f.name(), bytes)).map_err(|e| fail(&e));
+            let kernel = read(&self.kernel)?;
+            let initrd = self.initrd.as_ref().map(read).transpose()?;
             let boot = LinuxBoot {
-                kernel: File { name: &kernel, bytes: &self.kernel },
-                initrd: self
-                    .initrd
-                    .as_deref()
-                    .zip(initrd.as_deref())
-                    .map(|(bytes, name)| File { name, bytes }),
+                kernel: File { name: &kernel.0, bytes: &kernel.1 },
+                initrd: initrd.as_ref().map(|(name, bytes)| File { name, bytes }),
                 command_line: &spec.append,
                 rsdp: Some(rsdp),
                 reserved: &[],

@@ -56,7 +56,7 @@ struct Recent {
 const RECENT: usize = 4096;
 
 /// Bounds the memory of decoded code per vCPU, in bytes.
-const MAX_BYTES: usize = 24 << 20;
+const MAX_BYTES: usize = 12 << 20;
 
 /// What a block takes: its micro-operations, itself, and its entries in the two maps.
 fn footprint(block: &Block) -> usize {

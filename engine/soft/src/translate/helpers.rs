@@ -54,7 +54,7 @@ impl Cpu {
     /// Whether a translation may go on after a helper that may have changed anything, or called somebody who did.
     fn still_good(&self, site: &Site, before: (u64, u64)) -> bool {
         self.translation_stamp() == before
-            && self.world() == site.world
+            && self.world() == site.origin().world
             && self.mmu.view() == site.view
             && self.shadow == Shadow::None
             && !self.stepwise()
@@ -71,13 +71,12 @@ pub extern "sysv64" fn instruction(cpu: &mut Cpu, site: *const Site) -> Go {
 }
 
 fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
-    // SAFETY: as for the site.
-    let u = unsafe { &*site.uop };
-    cpu.regs.set(regs::BLOCK_RIP, site.rip);
+    let u = site.uop();
+    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip);
     let before = cpu.translation_stamp();
     cpu.instructions += 1;
     match (u.run.get())(cpu, u) {
-        Ok(()) if cpu.still_good(site, before) => cpu.go_on(site.resume.get()),
+        Ok(()) if cpu.still_good(site, before) => cpu.go_on(site.resume()),
         Ok(()) => {
             cpu.rip = cpu.next_rip(u);
             cpu.go_to_rip()
@@ -119,21 +118,21 @@ pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: usize) -> Go {
 /// Looks after a store that met attention.
 pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     // SAFETY: as in `instruction`.
-    let (site, u) = unsafe { (&*site, &*(*site).uop) };
+    let site = unsafe { &*site };
     let [at, attention, _, callee] = cpu.gate.spare;
     let page = cpu.mmu.watch.page_of_attention(attention as *const u8);
     let before = cpu.translation_stamp();
     cpu.wrote(page, at as u32 & 0xfff, site.size);
     if cpu.translation_stamp() == before {
-        return cpu.go_on(site.resume.get());
+        return cpu.go_on(site.resume());
     }
-    cpu.regs.set(regs::BLOCK_RIP, site.rip);
-    cpu.rip = cpu.next_rip(u);
-    if let Some(target) = site.calls {
+    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip);
+    cpu.rip = cpu.next_rip(site.uop());
+    if let Some(target) = site.calls() {
         // What it pushed may have overwritten the call itself, so it cannot be executed anew.
         cpu.rip = if let Callee::At(target) = target { target } else { callee };
         let sp = cpu.stack_pointer();
-        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.world.word())));
+        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.origin().world.word())));
     }
     cpu.go_to_rip()
 }
@@ -143,8 +142,8 @@ pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
     // SAFETY: as in `instruction`.
     let site = unsafe { &*site };
     let sp = cpu.stack_pointer();
-    let calls = site.calls.is_some();
-    let word = site.world.word();
+    let calls = site.calls().is_some();
+    let word = site.origin().world.word();
     let at = if calls { cpu.wrap_linear(sp.wrapping_sub(u64::from(word))) } else { sp };
     // A fault comes again, and to its place, below.
     if calls {
@@ -153,7 +152,7 @@ pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
         let _ = cpu.host_read(seg::SS, at, word);
     }
     if cpu.mmu.know_stack(cpu.mmu.view(), at, word) {
-        return cpu.go_on(site.again.get());
+        return cpu.go_on(site.again());
     }
     let mut go = run_instruction(cpu, site);
     // The return address that the host would have taken from its stack, if there is one.

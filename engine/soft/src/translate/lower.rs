@@ -1,7 +1,5 @@
 //! Emits the code of one translation.
 
-use std::cell::Cell;
-
 use iced_x86::{Encoder, Instruction};
 use vireo_isa::flag;
 
@@ -10,10 +8,9 @@ use super::context::place::{self, Tlb};
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
 use super::group::{self, Group};
 use super::memory::CodeMemory;
-use super::site::{Exit, Site, Sites};
+use super::site::{Exit, Origin, Site, Sites};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
 use super::{data, flags, flow, system};
-use crate::exec::Uop;
 use crate::mmu::{View, slot_of};
 
 /// Where the arithmetic flags are.
@@ -71,8 +68,8 @@ pub struct Source<'a> {
     pub instructions: &'a [Instruction],
     /// Whether the CPU model has each.
     pub allowed: &'a [bool],
-    /// The same, for the interpreter. Stays where it is.
-    pub uops: &'a [Uop],
+    /// The same, for the interpreter, and what else sites name. Stays where it is.
+    pub origin: &'a Origin,
 }
 
 /// A finished translation.
@@ -228,13 +225,12 @@ impl<'a> Lowering<'a> {
         let base = self.memory.next();
         let (code, places) = self.e.finish(base);
         let at = |l: Label| Emitter::place(&places, l);
-        let resolve = |l: Option<Label>| l.map_or(0, |l| base + at(l) as usize);
         let sites = self.sites.into_iter().map(|(site, resume, again)| {
-            site.resume.set(resolve(resume));
-            site.again.set(resolve(again));
+            site.place(resume.map_or(0, at), again.map_or(0, at));
             site
         });
-        let exits = self.exits.into_iter().map(|(exit, stub)| Exit { unlinked: resolve(Some(stub)), ..exit });
+        let exits =
+            self.exits.into_iter().map(|(exit, stub)| Exit { unlinked: base + at(stub) as usize, ..exit });
         Lowered {
             memory_entry: at(self.memory_entry),
             sites: sites.collect(),
@@ -247,7 +243,7 @@ impl<'a> Lowering<'a> {
 
     /// Address of the instruction after instruction `n`.
     pub fn next_rip(&self, n: usize) -> u64 {
-        let next = self.source.key.rip.wrapping_add(u64::from(self.source.uops[n].next));
+        let next = self.source.key.rip.wrapping_add(u64::from(self.source.origin.uops[n].next));
         self.source.key.world.mode.mask_ip(next)
     }
 
@@ -276,20 +272,7 @@ impl<'a> Lowering<'a> {
 
     /// A site of instruction `n`.
     pub fn site(&mut self, n: usize, size: u32, resume: Option<Label>, again: Option<Label>) -> *const Site {
-        let site = Box::new(Site {
-            uop: &raw const self.source.uops[n],
-            rip: self.source.key.rip,
-            world: self.source.key.world,
-            view: self.view,
-            resume: Cell::new(0),
-            again: Cell::new(0),
-            size,
-            calls: flow::callee(
-                &self.source.instructions[n],
-                self.source.key.rip,
-                self.source.key.world.mode,
-            ),
-        });
+        let site = Box::new(Site::new(self.source.origin, n, self.view, size));
         let at = &raw const *site;
         self.sites.push((site, resume, again));
         at

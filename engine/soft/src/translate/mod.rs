@@ -45,15 +45,14 @@ use iced_x86::{Decoder, Instruction};
 
 pub use context::Context;
 use context::World;
-use lower::{Lowering, Source};
+use lower::{Lowered, Lowering, Source};
 use memory::CodeMemory;
 pub use single::{Facts, Single, Until};
-use site::{Exit, Site, Sites};
+use site::{Exit, Origin, Site, Sites};
 use thunks::Thunks;
 
 use crate::code::{Map, StableBlock};
 use crate::cpu::{Cpu, Exec};
-use crate::exec::Uop;
 use crate::mmu::View;
 
 /// Times that a block is interpreted before it is translated.
@@ -98,9 +97,9 @@ struct Translation {
     pages: [Option<(u32, u64)>; 2],
     /// Exits that lead here.
     linked: HashSet<usize>,
-    // Named by the code.
+    /// Named by the code, as are the sites.
+    origin: Box<Origin>,
     _sites: Sites,
-    _uops: Box<[Uop]>,
 }
 
 impl Translation {
@@ -113,7 +112,7 @@ impl Translation {
 /// Code of one translation, for exceptions in it.
 struct Placed {
     start: usize,
-    faults: Vec<[u32; 3]>,
+    faults: Box<[[u32; 3]]>,
 }
 
 /// The translations of one vCPU.
@@ -123,13 +122,14 @@ pub struct Translator {
     off: bool,
     memory: Option<CodeMemory>,
     thunks: Thunks,
-    translations: Map<Key, Translation>,
+    translations: Map<Key, Box<Translation>>,
     by_page: Map<u32, Vec<Key>>,
     exits: Vec<Exit>,
     returns: Vec<*const Site>,
     placed: Vec<Placed>,
     /// Dropped translations whose code may still run.
-    retired: Vec<Translation>,
+    #[expect(clippy::vec_box, reason = "as they were in the map")]
+    retired: Vec<Box<Translation>>,
     /// All code is to go, outside of translated code.
     emptied: bool,
     /// Grows when a translation was dropped.
@@ -226,6 +226,26 @@ impl Translator {
             self.empty();
         }
         self.memory.as_mut()
+    }
+
+    /// Keeps a new translation; there is room.
+    fn add(&mut self, key: Key, pages: [Option<(u32, u64)>; 2], origin: Box<Origin>, lowered: Lowered) {
+        let Some(memory) = &mut self.memory else { return };
+        debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
+        memory.add(&lowered.code);
+        lowered.exits.iter().for_each(|e| memory.add_slot(e.unlinked));
+        self.exits.extend(lowered.exits);
+        self.returns.extend(lowered.returns);
+        let start = origin.start;
+        self.placed.push(Placed { start, faults: lowered.faults.into() });
+        for (page, _) in pages.iter().flatten() {
+            self.by_page.entry(*page).or_default().push(key);
+        }
+        self.built += 1;
+        let entries = [start, start + lowered.memory_entry as usize];
+        let translation =
+            Translation { entries, pages, linked: HashSet::new(), origin, _sites: lowered.sites };
+        self.translations.insert(key, Box::new(translation));
     }
 
     /// Where code goes on after a host exception at an address.
@@ -416,36 +436,21 @@ impl Cpu {
         let translator = &mut self.code.translator;
         translator.make_room(vcpus)?;
         let memory = translator.memory.as_mut()?;
+        let callee = instructions.last().and_then(|i| flow::callee(i, key.rip, key.world.mode));
+        let origin = Origin { rip: key.rip, world: key.world, uops, callee, start: memory.next() };
+        let origin = Box::new(origin);
         let source = Source {
             key: &key,
             page_id,
             second,
             instructions: &instructions,
             allowed: &allowed,
-            uops: &uops,
+            origin: &origin,
         };
         let lowered = Lowering::lower(source, &translator.thunks, memory, translator.returns.len());
         #[cfg(test)]
-        let lowered = lower::Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
-        debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
-        let start = memory.next();
-        memory.add(&lowered.code);
-        lowered.exits.iter().for_each(|e| memory.add_slot(e.unlinked));
-        translator.exits.extend(lowered.exits);
-        translator.returns.extend(lowered.returns);
-        translator.placed.push(Placed { start, faults: lowered.faults });
-        for (page, _) in pages.iter().flatten() {
-            translator.by_page.entry(*page).or_default().push(key);
-        }
-        translator.built += 1;
-        let translation = Translation {
-            entries: [start, start + lowered.memory_entry as usize],
-            pages,
-            linked: HashSet::new(),
-            _sites: lowered.sites,
-            _uops: uops,
-        };
-        translator.translations.insert(key, translation);
+        let lowered = Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
+        translator.add(key, pages, origin, lowered);
         Some(())
     }
 

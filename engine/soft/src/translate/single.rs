@@ -162,7 +162,7 @@ impl Cpu {
         }
         let translator = &self.code.translator;
         let t = translator.translations.get(&key)?;
-        let (entry, uops, second) = (t.entries[1], &raw const *t._uops, t.pages[1]);
+        let (entry, uops, second) = (t.entries[1], &raw const *t.origin.uops, t.pages[1]);
         let facts = *translator.facts.get(&entry)?;
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;

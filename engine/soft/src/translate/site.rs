@@ -15,24 +15,73 @@ pub enum Callee {
     Spare,
 }
 
-/// One instruction in one translation.
-pub struct Site {
-    /// The instruction, for the interpreter.
-    pub uop: *const Uop,
-    /// Where its block starts.
+/// What the sites of one translation have in common.
+pub struct Origin {
+    /// Where the block starts.
     pub rip: u64,
-    /// What its translation is good for.
+    /// What the translation is good for.
     pub world: World,
-    /// View of data accesses before it.
-    pub view: View,
-    /// Where to go on after the instruction.
-    pub resume: Cell<usize>,
-    /// Where to try it again.
-    pub again: Cell<usize>,
+    /// The instructions, for the interpreter.
+    pub uops: Box<[Uop]>,
+    /// What its last instruction calls, if that is a call.
+    pub callee: Option<Callee>,
+    /// Where its code is.
+    pub start: usize,
+}
+
+/// One instruction in one translation. Small: there are several for each hundred bytes of code.
+pub struct Site {
+    origin: *const Origin,
+    /// Offsets in the code.
+    resume: Cell<u32>,
+    again: Cell<u32>,
     /// Size of its store in bytes, or of what a return takes from the stack.
     pub size: u32,
-    /// It is a call: it pushes.
-    pub calls: Option<Callee>,
+    /// Which instruction it is.
+    n: u16,
+    /// View of data accesses before it.
+    pub view: View,
+}
+
+impl Site {
+    /// A site of instruction `n`. The origin stays where it is and lives as long.
+    pub fn new(origin: &Origin, n: usize, view: View, size: u32) -> Self {
+        let n = u16::try_from(n).expect("a block is at most a page long");
+        Self { origin, resume: Cell::new(0), again: Cell::new(0), size, n, view }
+    }
+
+    /// Sets where to go on after the instruction, and where to try it again, as offsets in the code.
+    pub fn place(&self, resume: u32, again: u32) {
+        self.resume.set(resume);
+        self.again.set(again);
+    }
+
+    /// What its translation is of.
+    pub fn origin(&self) -> &Origin {
+        // SAFETY: the translation owns both.
+        unsafe { &*self.origin }
+    }
+
+    /// The instruction, for the interpreter.
+    pub fn uop(&self) -> &Uop {
+        &self.origin().uops[usize::from(self.n)]
+    }
+
+    /// Where to go on after the instruction.
+    pub fn resume(&self) -> usize {
+        self.origin().start + self.resume.get() as usize
+    }
+
+    /// Where to try it again.
+    pub fn again(&self) -> usize {
+        self.origin().start + self.again.get() as usize
+    }
+
+    /// What it calls, if it is a call: it pushes.
+    pub fn calls(&self) -> Option<Callee> {
+        let origin = self.origin();
+        origin.callee.filter(|_| usize::from(self.n) + 1 == origin.uops.len())
+    }
 }
 
 /// A direct way out of a translation: a jump through a slot that leads to the next translation, or to

@@ -1,7 +1,8 @@
-//! Kernel and initrd files, read whole.
+//! Kernel and initrd files, read whole each time that the machine boots: they are larger than all else that a machine
+//! needs beside its memory.
 
-use std::io::Read;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use super::LoadError;
 
@@ -20,26 +21,61 @@ impl std::fmt::Debug for File<'_> {
     }
 }
 
-/// Reads a regular file of at most `max` bytes (the machine's memory: a longer one cannot be loaded anyway). `what` is
-/// the file's part in the machine, "kernel" or "initrd", for the error.
-pub fn read_file(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, LoadError> {
-    let unreadable =
-        |reason: String| LoadError::Unreadable { what, name: path.display().to_string(), reason };
-    // Asked before it is opened: to open a FIFO waits for a writer.
-    let kind = std::fs::metadata(path).map_err(|e| unreadable(e.to_string()))?;
-    if kind.is_dir() {
-        return Err(unreadable("it is a directory".into()));
+/// An open file of the machine. One that takes its place under its name later is not seen.
+#[derive(Debug)]
+pub struct BootFile {
+    what: &'static str,
+    path: PathBuf,
+    file: std::fs::File,
+    max: u64,
+}
+
+impl BootFile {
+    /// Opens a regular file of at most `max` bytes (the machine's memory: a longer one cannot be loaded anyway). `what`
+    /// is the file's part in the machine, "kernel" or "initrd", for errors.
+    pub fn open(what: &'static str, path: &Path, max: u64) -> Result<Self, LoadError> {
+        let failed = |e: std::io::Error| unreadable(what, path, e.to_string());
+        // Asked before it is opened: to open a FIFO waits for a writer.
+        let kind = std::fs::metadata(path).map_err(failed)?;
+        if kind.is_dir() {
+            return Err(unreadable(what, path, "it is a directory".into()));
+        }
+        if !kind.is_file() {
+            return Err(unreadable(what, path, "it is not a regular file".into()));
+        }
+        let file = Self { what, path: path.into(), file: std::fs::File::open(path).map_err(failed)?, max };
+        file.size()?;
+        Ok(file)
     }
-    if !kind.is_file() {
-        return Err(unreadable("it is not a regular file".into()));
+
+    /// Its content now.
+    pub fn read(&self) -> Result<Vec<u8>, LoadError> {
+        let mut bytes = vec![0; self.size()?];
+        self.file.read_exact_at(&mut bytes, 0).map_err(|e| self.unreadable(e.to_string()))?;
+        Ok(bytes)
     }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
-    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
-    if bytes.len() as u64 > max {
-        return Err(unreadable(format!("it is larger than the machine's memory, {} MiB", max >> 20)));
+
+    /// Its path, as the user gave it.
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
     }
-    Ok(bytes)
+
+    fn size(&self) -> Result<usize, LoadError> {
+        let size = self.file.metadata().map_err(|e| self.unreadable(e.to_string()))?.len();
+        if size > self.max {
+            let mib = self.max >> 20;
+            return Err(self.unreadable(format!("it is larger than the machine's memory, {mib} MiB")));
+        }
+        Ok(size as usize)
+    }
+
+    fn unreadable(&self, reason: String) -> LoadError {
+        unreadable(self.what, &self.path, reason)
+    }
+}
+
+fn unreadable(what: &'static str, path: &Path, reason: String) -> LoadError {
+    LoadError::Unreadable { what, name: path.display().to_string(), reason }
 }
 
 #[cfg(test)]
@@ -48,12 +84,29 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_named_with_its_reason() {
-        let refused = |path: &str, max| read_file("initrd", Path::new(path), max).unwrap_err().to_string();
+        let refused =
+            |path: &str, max| BootFile::open("initrd", Path::new(path), max).unwrap_err().to_string();
         assert_eq!(refused("/", 1), "initrd /: it is a directory");
         assert_eq!(refused("/dev/zero", 1), "initrd /dev/zero: it is not a regular file");
         assert!(refused("/no/such/file", 1).starts_with("initrd /no/such/file: No such file or directory"));
         let me = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         assert!(refused(me, 4).ends_with("it is larger than the machine's memory, 0 MiB"));
-        assert_eq!(read_file("kernel", Path::new(me), 1 << 20).unwrap(), std::fs::read(me).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_the_one_that_was_opened() {
+        let dir = std::env::temp_dir().join(format!("vireo-boot-file-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let (path, other) = (dir.join("kernel"), dir.join("other"));
+        std::fs::write(&path, b"first").unwrap();
+        let file = BootFile::open("kernel", &path, 5).unwrap();
+        assert_eq!(file.read().unwrap(), b"first");
+        std::fs::write(&other, b"second").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(file.read().unwrap(), b"first", "its name means another file now");
+        let grown = BootFile::open("kernel", &path, 6).unwrap();
+        std::fs::write(&path, b"seventh").unwrap();
+        assert!(grown.read().unwrap_err().to_string().ends_with("larger than the machine's memory, 0 MiB"));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -28,7 +28,7 @@ use bzimage::BzImage;
 use elf::PvhElf;
 pub use entry::waiting;
 pub use error::LoadError;
-pub use file::{File, read_file};
+pub use file::{BootFile, File};
 
 /// What to boot.
 #[derive(Clone, Debug)]
