@@ -68,6 +68,8 @@ pub enum Class {
     Mmx,
     /// Works on XMM registers; AES, PCLMULQDQ, SHA included.
     Sse,
+    /// Works on vector registers by a VEX encoding: AVX, AVX2, FMA, F16C, and the VEX forms of AES and PCLMULQDQ.
+    Avx,
 }
 
 /// Who may execute it. Where a check fails the instruction raises #GP(0), unless said otherwise.
@@ -113,6 +115,11 @@ pub enum Fp {
     Sse {
         /// The result depends on MXCSR, and its exception flags may be set: #XM when unmasked
         /// (or #UD when CR4.OSXMMEXCPT is clear).
+        mxcsr: bool,
+    },
+    /// Vector registers by a VEX encoding: #UD when not CR4.OSXSAVE or XCR0 lacks SSE or AVX state, #NM when CR0.TS.
+    Avx {
+        /// As in [`Fp::Sse`].
         mxcsr: bool,
     },
     /// Both files: the checks of `Sse`, then those of `Mmx`. With a memory operand in place of the MMX
@@ -177,12 +184,14 @@ pub struct Desc {
 impl Desc {
     /// Bytes to which the memory operand must be aligned; 1 when anything goes.
     ///
-    /// 64 for the XSAVE area, 16 for FXSAVE, CMPXCHG16B and 128-bit operands (SDM vol. 1, 4.1.1 and 13.4).
+    /// 64 for the XSAVE area, 16 for FXSAVE, CMPXCHG16B and 128-bit operands, 32 for 256-bit ones (SDM vol. 1, 4.1.1,
+    /// 13.4 and 14.9).
     #[must_use]
     pub fn alignment(&self) -> u64 {
         match (self.aligned, self.fp) {
             (false, _) => 1,
             (true, Fp::Xsave) => 64,
+            (true, Fp::Avx { .. }) => self.code.op_code().memory_size().size() as u64,
             (true, _) => 16,
         }
     }

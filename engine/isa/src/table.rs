@@ -5,6 +5,7 @@ use iced_x86::{
     Code, CpuidFeature, DecoderOptions, EncodingKind, FlowControl, Instruction, Mnemonic, OpCodeInfo,
     OpCodeOperandKind as Op, RflagsBits,
 };
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 static TABLE: LazyLock<Vec<Desc>> = LazyLock::new(|| Code::values().map(derive).collect());
@@ -89,10 +90,15 @@ fn feature_of(code: Code, info: &OpCodeInfo) -> Option<Feature> {
     // Two features (FCMOV: FPU and CMOV; FISTTP: FPU and SSE3): the later one implies the other.
     brought_by.sort();
     let feature = brought_by.last().copied()?;
-    let vex = info.encoding() == EncodingKind::VEX;
-    let legacy = info.encoding() == EncodingKind::Legacy;
-    let general_vex = vex && matches!(feature, Feature::Bmi1 | Feature::Bmi2);
-    (legacy || general_vex).then_some(feature)
+    let vex = matches!(
+        feature,
+        Feature::Bmi1 | Feature::Bmi2 | Feature::Avx | Feature::Avx2 | Feature::Fma | Feature::F16c
+    );
+    match info.encoding() {
+        EncodingKind::Legacy => Some(feature),
+        EncodingKind::VEX if vex => Some(feature),
+        _ => None,
+    }
 }
 
 fn feature_for(id: CpuidFeature) -> Option<Feature> {
@@ -124,6 +130,10 @@ fn feature_for(id: CpuidFeature) -> Option<Feature> {
         C::MOVBE => Feature::Movbe,
         C::POPCNT => Feature::Popcnt,
         C::AES => Feature::Aes,
+        C::AVX => Feature::Avx,
+        C::AVX2 => Feature::Avx2,
+        C::FMA => Feature::Fma,
+        C::F16C => Feature::F16c,
         C::XSAVE => Feature::Xsave,
         C::XSAVEOPT => Feature::Xsaveopt,
         C::XSAVEC => Feature::Xsavec,
@@ -156,6 +166,14 @@ fn is_xmm(op: &Op) -> bool {
     matches!(op, Op::xmm_reg | Op::xmm_rm | Op::xmm_or_mem)
 }
 
+/// Works on vector registers by a VEX encoding. (The VEX forms of BMI work on general ones.)
+fn is_avx(code: Code, info: &OpCodeInfo) -> bool {
+    let vector = |f: &CpuidFeature| {
+        matches!(f, CpuidFeature::AVX | CpuidFeature::AVX2 | CpuidFeature::FMA | CpuidFeature::F16C)
+    };
+    info.encoding() == EncodingKind::VEX && code.cpuid_features().iter().any(vector)
+}
+
 fn fp_of(code: Code, info: &OpCodeInfo) -> Fp {
     use Mnemonic as M;
     let x87 = code
@@ -172,6 +190,9 @@ fn fp_of(code: Code, info: &OpCodeInfo) -> Fp {
         _ if x87 => return Fp::X87 { waiting: !info.is_fpu_no_wait() },
         _ => {}
     }
+    if is_avx(code, info) {
+        return Fp::Avx { mxcsr: avx_uses_mxcsr(code) };
+    }
     let mm = info.op_kinds().iter().any(is_mm);
     let xmm = info.op_kinds().iter().any(is_xmm);
     // A 32-bit integer is exact as a double.
@@ -182,6 +203,17 @@ fn fp_of(code: Code, info: &OpCodeInfo) -> Fp {
         (false, true) => Fp::Sse { mxcsr },
         (false, false) => Fp::None,
     }
+}
+
+/// The same for VEX encodings: the counterpart of a legacy instruction, fused multiply-add, or half precision.
+fn avx_uses_mxcsr(code: Code) -> bool {
+    static ARITHMETIC: LazyLock<HashSet<String>> = LazyLock::new(|| {
+        Mnemonic::values().filter(|m| uses_mxcsr(*m)).map(|m| format!("v{m:?}").to_lowercase()).collect()
+    });
+    let name = format!("{:?}", code.mnemonic()).to_lowercase();
+    let exact = matches!(code, Code::VEX_Vcvtsi2sd_xmm_xmm_rm32);
+    let other = ["vfm", "vfnm", "vcvtph2ps", "vcvtps2ph"].iter().any(|p| name.starts_with(p));
+    !exact && (other || ARITHMETIC.contains(&name))
 }
 
 /// Floating-point arithmetic that MXCSR governs (SDM vol. 1, tables E-1 to E-3 and 11-1). Moves, logic,
@@ -284,7 +316,7 @@ fn class_of(code: Code, info: &OpCodeInfo, fp: Fp) -> Class {
         M::Push | M::Pop | M::Enter | M::Leave | M::Pusha | M::Pushad | M::Popa | M::Popad => Class::Stack,
         M::Pushf | M::Pushfd | M::Pushfq | M::Popf | M::Popfd | M::Popfq => Class::Stack,
         M::Lfence | M::Mfence | M::Sfence | M::Clflush | M::Clflushopt | M::Clwb => Class::Fence,
-        M::Ldmxcsr | M::Stmxcsr => Class::FpState,
+        M::Ldmxcsr | M::Stmxcsr | M::Vldmxcsr | M::Vstmxcsr => Class::FpState,
         _ if matches!(fp, Fp::Fxsave | Fp::Xsave) => Class::FpState,
         _ if is_system(mnemonic) => Class::System,
         _ if is_far(code) => Class::FarBranch,
@@ -293,6 +325,7 @@ fn class_of(code: Code, info: &OpCodeInfo, fp: Fp) -> Class {
             Fp::X87 { .. } | Fp::Wait => Class::X87,
             Fp::Mmx | Fp::MmxSse { .. } => Class::Mmx,
             Fp::Sse { .. } => Class::Sse,
+            Fp::Avx { .. } => Class::Avx,
             Fp::None | Fp::Fxsave | Fp::Xsave => Class::Integer,
         },
     }
@@ -494,7 +527,7 @@ fn ends_block(code: Code, class: Class) -> bool {
     }
 }
 
-/// Legacy SSE operands of 16 bytes must be aligned, but for the moves made for unaligned data and the string
+/// VEX moves of that name, and legacy SSE operands of 16 bytes, must be aligned, the latter but for the moves made for unaligned data and the string
 /// compares (SDM vol. 1, 4.1.1 and 12.7); CMPXCHG16B, FXSAVE and XSAVE areas always.
 fn aligned(code: Code, info: &OpCodeInfo, class: Class) -> bool {
     use Mnemonic as M;
@@ -503,7 +536,8 @@ fn aligned(code: Code, info: &OpCodeInfo, class: Class) -> bool {
         M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm | M::Maskmovdqu => false,
         M::Pcmpestri64 | M::Pcmpestrm64 => false,
         M::Cmpxchg16b => true,
-        M::Ldmxcsr | M::Stmxcsr => false,
+        M::Ldmxcsr | M::Stmxcsr | M::Vldmxcsr | M::Vstmxcsr => false,
+        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa => true,
         _ if class == Class::FpState => true,
         _ => {
             matches!(class, Class::Sse | Class::Mmx)

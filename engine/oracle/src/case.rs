@@ -118,6 +118,8 @@ pub struct CpuImage {
     pub rflags: u64,
     /// Floating point and vectors.
     pub fx: FxImage,
+    /// Upper halves of the YMM registers, whose lower halves are the XMM registers. Zero where the host has none.
+    pub high: [u128; 16],
 }
 
 impl CpuImage {
@@ -126,7 +128,13 @@ impl CpuImage {
     pub fn initial(mode: Mode) -> CpuImage {
         let mut gpr = [0; 16];
         gpr[4] = layout::STACK + layout::PAGE / 2 - mode.base();
-        CpuImage { gpr, rip: layout::ENTRY - mode.base(), rflags: 0x202, fx: FxImage::initial() }
+        CpuImage {
+            gpr,
+            rip: layout::ENTRY - mode.base(),
+            rflags: 0x202,
+            fx: FxImage::initial(),
+            high: [0; 16],
+        }
     }
 }
 

@@ -52,7 +52,11 @@ fn may_store_partially(code: Code) -> bool {
 
 /// The CPU may name any byte of the faulting page: the operand is accessed in several pieces, in any order.
 fn page_only(code: Code) -> bool {
-    let pieces = matches!(code.mnemonic(), Mnemonic::Frstor | Mnemonic::Fldenv | Mnemonic::Fbld);
+    use Mnemonic as M;
+    let pieces = matches!(
+        code.mnemonic(),
+        M::Frstor | M::Fldenv | M::Fbld | M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq
+    );
     may_store_partially(code) || pieces || code == Code::Fld_m80fp
 }
 
@@ -104,6 +108,7 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Vec<Differen
     compare_ends(code, native.end, subject.end, &mut found);
     let free = free_registers(case, code, faulted);
     compare_registers(case, &native.cpu, &subject.cpu, free, &mut found);
+    compare_high(case.mode.registers(), &native.cpu, &subject.cpu, &mut found);
     // An MMX instruction that faults may have put the x87 stack's top to zero already.
     let free_top = faulted && matches!(describe(code).fp, Fp::Mmx);
     compare_fx(case.mode.registers(), &native.cpu.fx, &subject.cpu.fx, free_top, &mut found);
@@ -186,6 +191,12 @@ fn compare_fx(
             let text = |fx: &FxImage| format!("{:032x}", fx.xmm(i));
             differ(found, format!("xmm{i}"), text(native), text(subject));
         }
+    }
+}
+
+fn compare_high(registers: usize, native: &CpuImage, subject: &CpuImage, found: &mut Vec<Difference>) {
+    for (i, (n, s)) in native.high.iter().zip(&subject.high).enumerate().take(registers) {
+        differ(found, format!("upper half of ymm{i}"), format!("{n:032x}"), format!("{s:032x}"));
     }
 }
 

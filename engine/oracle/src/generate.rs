@@ -20,6 +20,12 @@ pub fn host_features() -> FeatureSet {
     })
 }
 
+/// Whether this processor, and its kernel, have YMM registers.
+#[must_use]
+pub fn has_avx() -> bool {
+    std::arch::is_x86_feature_detected!("avx")
+}
+
 /// A deterministic stream of cases: every form in turn.
 pub struct Generator {
     rng: Rng,

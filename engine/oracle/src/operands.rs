@@ -46,12 +46,18 @@ fn register_operand(kind: Op, mode: Mode, rng: &mut Rng) -> Option<(Register, bo
         Op::r64_or_mem => (gpr(Register::RAX, rng), true),
         Op::mm_or_mem => (Register::MM0 + rng.below(8) as u32, true),
         Op::xmm_or_mem => (gpr(Register::XMM0, rng), true),
+        Op::ymm_or_mem => (gpr(Register::YMM0, rng), true),
         Op::r8_reg | Op::r8_opcode => (byte_register(mode, rng), false),
         Op::r16_reg | Op::r16_rm | Op::r16_opcode => (gpr(Register::AX, rng), false),
         Op::r32_reg | Op::r32_rm | Op::r32_opcode | Op::r32_vvvv => (gpr(Register::EAX, rng), false),
         Op::r64_reg | Op::r64_rm | Op::r64_opcode | Op::r64_vvvv => (gpr(Register::RAX, rng), false),
         Op::mm_reg | Op::mm_rm => (Register::MM0 + rng.below(8) as u32, false),
-        Op::xmm_reg | Op::xmm_rm => (gpr(Register::XMM0, rng), false),
+        Op::xmm_reg | Op::xmm_rm | Op::xmm_vvvv | Op::xmm_is4 | Op::xmm_is5 => {
+            (gpr(Register::XMM0, rng), false)
+        }
+        Op::ymm_reg | Op::ymm_rm | Op::ymm_vvvv | Op::ymm_is4 | Op::ymm_is5 => {
+            (gpr(Register::YMM0, rng), false)
+        }
         Op::sti_opcode => (Register::ST0 + rng.below(8) as u32, false),
         Op::cr_reg => (rng.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]), false),
         Op::dr_reg => (Register::DR0 + rng.below(8) as u32, false),
@@ -89,6 +95,12 @@ fn operand(
     };
     match kind {
         Op::mem => return memory(instruction, i, mode, size, rng),
+        Op::mem_vsib32x | Op::mem_vsib64x => {
+            return elements(instruction, i, Register::XMM0, mode, size, rng);
+        }
+        Op::mem_vsib32y | Op::mem_vsib64y => {
+            return elements(instruction, i, Register::YMM0, mode, size, rng);
+        }
         Op::mem_offs => absolute(instruction, i, mode, size, rng),
         Op::seg_rSI => instruction
             .set_op_kind(i, implicit([OpKind::MemorySegSI, OpKind::MemorySegESI, OpKind::MemorySegRSI])),
@@ -173,6 +185,25 @@ fn memory(instruction: &mut Instruction, i: u32, mode: Mode, size: u32, rng: &mu
     instruction.set_memory_index_scale(if scaled { 1 << rng.below(4) } else { 1 });
     let needs_full = matches!(base, Register::None | Register::RIP | Register::EIP) || base == index;
     instruction.set_memory_displ_size(if needs_full { size / 8 } else { rng.pick(&[0, 1, size / 8]) });
+    Some(())
+}
+
+/// A memory operand with a vector of indices of the file of `first`: a base, which [`aim`] sets, and an index register that
+/// is none of the other operands.
+fn elements(
+    instruction: &mut Instruction,
+    i: u32,
+    first: Register,
+    mode: Mode,
+    size: u32,
+    rng: &mut Rng,
+) -> Option<()> {
+    let file = if size == 32 { Register::EAX } else { Register::RAX };
+    instruction.set_op_kind(i, OpKind::Memory);
+    instruction.set_memory_base(register(file, mode, rng));
+    instruction.set_memory_index(register(first, mode, rng));
+    instruction.set_memory_index_scale(1 << rng.below(4));
+    instruction.set_memory_displ_size(rng.pick(&[0, 1, size / 8]));
     Some(())
 }
 

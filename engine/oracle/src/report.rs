@@ -37,8 +37,8 @@ impl fmt::Display for Failure {
             cpu.fx.0[4],
             cpu.fx.mxcsr()
         )?;
-        for i in (0..16).filter(|&i| cpu.fx.xmm(i) != 0) {
-            writeln!(f, "    xmm{i}={:032x}", cpu.fx.xmm(i))?;
+        for (i, high) in cpu.high.iter().enumerate().filter(|(i, high)| (cpu.fx.xmm(*i), **high) != (0, 0)) {
+            writeln!(f, "    ymm{i}={high:032x}_{:032x}", cpu.fx.xmm(i))?;
         }
         for i in (0..8).filter(|&i| cpu.fx.st(i) != [0; 10]) {
             writeln!(f, "    st{i}={:02x?}", cpu.fx.st(i))?;

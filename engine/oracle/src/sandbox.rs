@@ -198,12 +198,35 @@ extern "C" fn on_fault(_signal: libc::c_int, _info: *mut libc::siginfo_t, contex
     if !fx.is_null() {
         // SAFETY: the frame's FPU state starts with an FXSAVE image.
         control.fx_out = unsafe { *fx };
+        // SAFETY: as above; what follows it is as long as the image itself says.
+        control.high_out = unsafe { high_halves(fx.cast()) };
     }
     gregs[libc::REG_RIP as usize] = i64::from(ABANDON.load(Ordering::Relaxed));
     gregs[libc::REG_EFL as usize] = 0x202;
     // CS in the low, SS in the high 16 bits; GS and FS stay.
     let middle = gregs[libc::REG_CSGSFS as usize] & 0x0000_ffff_ffff_0000;
     gregs[libc::REG_CSGSFS as usize] = middle | CS64 as i64 | (DS as i64) << 48;
+}
+
+/// Upper halves of the YMM registers in the FPU state of a signal frame: an XSAVE image, if the kernel's part of the
+/// legacy area begins with its magic number (Linux, `struct _fpx_sw_bytes`).
+///
+/// # Safety
+/// `state` is the FPU state of a signal frame.
+unsafe fn high_halves(state: *const u8) -> [u128; 16] {
+    const KERNELS_PART: usize = 464;
+    const MAGIC: u32 = 0x4650_5853;
+    const HEADER: usize = 512;
+    const COMPONENT: usize = 576;
+    const AVX: u8 = 4;
+    // SAFETY: within the legacy area.
+    let whole = unsafe { state.add(KERNELS_PART).cast::<u32>().read_unaligned() } == MAGIC;
+    // SAFETY: with the magic number, a header follows.
+    if !whole || unsafe { state.add(HEADER).read() } & AVX == 0 {
+        return [0; 16];
+    }
+    // SAFETY: the header says that the component is there, which has this place on every processor.
+    unsafe { state.add(COMPONENT).cast::<[u128; 16]>().read_unaligned() }
 }
 
 fn control() -> *mut Control {
@@ -233,6 +256,7 @@ unsafe fn run_record(record: &mut Record, memory: &mut Memory<'_>, stubs: &Stubs
     let control = unsafe { &mut *control() };
     let cpu = &record.cpu_in;
     control.fx_in = cpu.fx.0;
+    control.high_in = cpu.high;
     control.gpr_in = cpu.gpr;
     let (rip, cs, data) = match record.bitness {
         16 => (stubs.enter16, CS64, LDT_DATA),
@@ -299,6 +323,7 @@ fn classify(record: &mut Record, control: &Control, live: &[u8; BYTES]) {
     record.cpu_out.gpr = control.gpr_out;
     record.cpu_out.rflags = control.rflags_out & !RESUME;
     record.cpu_out.fx.0 = control.fx_out;
+    record.cpu_out.high = control.high_out;
     record.status = record::DONE;
     record.cpu_out.rip = match control.pad {
         0 => start.wrapping_add(u64::from(record.code_len)),

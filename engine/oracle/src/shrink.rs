@@ -51,6 +51,7 @@ fn smaller(case: &Case) -> Vec<Case> {
         });
     }
     propose(&|c| c.cpu.fx = FxImage::initial());
+    propose(&|c| c.cpu.high = [0; 16]);
     for i in 0..case.memory.patches.len() {
         propose(&|c| {
             c.memory.patches.remove(i);
@@ -61,6 +62,7 @@ fn smaller(case: &Case) -> Vec<Case> {
         let rest = if i == 4 { CpuImage::initial(case.mode).gpr[4] } else { 0 };
         propose(&|c| c.cpu.gpr[i] = rest);
         propose(&|c| c.cpu.fx.set_xmm(i, 0));
+        propose(&|c| c.cpu.high[i] = 0);
     }
     for i in 0..8 {
         propose(&|c| c.cpu.fx.set_st(i, [0; 10]));

@@ -2,7 +2,7 @@
 
 use crate::case::{CpuImage, MemImage};
 use crate::generate::patch;
-use crate::{Mode, Rng, layout, operands, state};
+use crate::{Mode, Rng, has_avx, layout, operands, state};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use vireo_isa::{Class, Desc, Fp};
 
@@ -37,10 +37,17 @@ pub fn registers(
     }
     match instruction.mnemonic() {
         M::Div | M::Idiv if !rng.one_in(3) => divide(instruction, cpu, rng),
-        M::Maskmovq | M::Maskmovdqu => cpu.gpr[RDI] = state::target(rng, 16, false).wrapping_sub(mode.base()),
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => {
+            cpu.gpr[RDI] = state::target(rng, 16, false).wrapping_sub(mode.base())
+        }
         M::Xlatb => {
             let target = state::target(rng, 1, false).wrapping_sub(mode.base());
             cpu.gpr[RBX] = target.wrapping_sub(cpu.gpr[RAX] & 0xff);
+        }
+        _ if instruction.is_vsib() => indices(instruction, cpu, rng),
+        M::Vpcmpestri | M::Vpcmpestrm | M::Vpcmpestri64 | M::Vpcmpestrm64 if !rng.one_in(3) => {
+            cpu.gpr[RAX] = rng.below(40).wrapping_sub(20);
+            cpu.gpr[RDX] = rng.below(40).wrapping_sub(20);
         }
         M::Pcmpestri | M::Pcmpestrm | M::Pcmpestri64 | M::Pcmpestrm64 if !rng.one_in(3) => {
             cpu.gpr[RAX] = rng.below(40).wrapping_sub(20);
@@ -58,6 +65,21 @@ pub fn registers(
     if reads_cl(instruction) && rng.one_in(2) {
         cpu.gpr[RCX] = cpu.gpr[RCX] & !0xff | rng.below(70);
     }
+}
+
+/// Indices that stay near the base, most of them.
+fn indices(instruction: &Instruction, cpu: &mut CpuImage, rng: &mut Rng) {
+    let n = instruction.memory_index().number();
+    let wide = instruction.is_vsib64();
+    let half = |rng: &mut Rng| {
+        let index = |rng: &mut Rng| {
+            if rng.one_in(24) { state::integer(rng) } else { rng.below(64).wrapping_sub(32) }
+        };
+        if wide { index(rng) } else { index(rng) & 0xffff_ffff | index(rng) << 32 }
+    };
+    let vector = |rng: &mut Rng| u128::from(half(rng)) | u128::from(half(rng)) << 64;
+    cpu.fx.set_xmm(n, vector(rng));
+    cpu.high[n] = if has_avx() { vector(rng) } else { 0 };
 }
 
 fn reads_cl(instruction: &Instruction) -> bool {
@@ -182,7 +204,7 @@ pub fn operand_memory(
     use Mnemonic as M;
     match instruction.mnemonic() {
         M::Call | M::Jmp => patch(memory, target, &target_offset(mode, rng).to_le_bytes()),
-        M::Ldmxcsr => patch(memory, target, &state::fx(rng).mxcsr().to_le_bytes()),
+        M::Ldmxcsr | M::Vldmxcsr => patch(memory, target, &state::fx(rng).mxcsr().to_le_bytes()),
         M::Fxrstor | M::Fxrstor64 => patch(memory, target, &state::fx(rng).0),
         M::Fldcw => patch(memory, target, &state::fx(rng).u16(0).to_le_bytes()),
         M::Cmpxchg if rng.one_in(2) => patch(memory, target, &cpu.gpr[RAX].to_le_bytes()),
@@ -203,8 +225,9 @@ pub fn operand_memory(
         }
         _ if rng.one_in(4) => {}
         _ => {
-            let size = desc.code.op_code().memory_size().size().clamp(1, 16);
-            patch(memory, target, &state::vector(rng).to_le_bytes()[..size]);
+            let size = desc.code.op_code().memory_size().size().clamp(1, 32);
+            let data = [state::vector(rng), state::vector(rng)].map(u128::to_le_bytes);
+            patch(memory, target, &data.as_flattened()[..size]);
         }
     }
 }

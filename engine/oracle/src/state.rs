@@ -1,7 +1,7 @@
 //! Random register and memory values, with a liking for the ones that break things.
 
 use crate::case::{CpuImage, FxImage};
-use crate::{Mode, Rng, layout};
+use crate::{Mode, Rng, has_avx, layout};
 
 /// A general register: small, near a power of two, all ones, a repeated byte, or anything.
 pub fn integer(rng: &mut Rng) -> u64 {
@@ -152,6 +152,9 @@ pub fn cpu(rng: &mut Rng, mode: Mode) -> CpuImage {
         *register = integer(rng);
     }
     image.fx = fx(rng);
+    if has_avx() && rng.one_in(2) {
+        image.high[..mode.registers()].fill_with(|| vector(rng));
+    }
     if mode != Mode::Long {
         image.gpr.iter_mut().for_each(|r| *r &= 0xffff_ffff);
         (8..16).for_each(|i| image.fx.set_xmm(i, 0));

@@ -7,11 +7,12 @@
 //! An IRETQ to a 16-bit stack segment leaves the upper half of ESP as it was, so 16-bit code is entered by way of
 //! a far jump, which touches no general register.
 
+use crate::has_avx;
 use crate::layout::PAGE;
-use iced_x86::IcedError;
-use iced_x86::code_asm::{AsmRegister64, dword_ptr, word_ptr};
+use iced_x86::code_asm::{AsmRegister64, AsmRegisterYmm, dword_ptr, get_ymm, word_ptr, xmmword_ptr};
 use iced_x86::code_asm::{CodeAssembler, eax, ptr, qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15};
 use iced_x86::code_asm::{rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, ss};
+use iced_x86::{IcedError, Register};
 
 /// Page of the stubs, readable and executable.
 pub const TRAMPOLINE: u64 = 0x3000_0000;
@@ -38,6 +39,10 @@ pub struct Control {
     pub fx_in: [u8; 512],
     /// FXSAVE image stored.
     pub fx_out: [u8; 512],
+    /// Upper halves of YMM registers to load, if the host has any.
+    pub high_in: [u128; 16],
+    /// Those stored.
+    pub high_out: [u128; 16],
     /// Registers to load; RSP's slot is unused.
     pub gpr_in: [u64; 16],
     /// Registers stored.
@@ -75,6 +80,10 @@ pub struct Stubs {
     pub exit32: [u64; 2],
     /// Where a signal handler resumes after a fault (in 64-bit code).
     pub abandon: u64,
+}
+
+fn vectors() -> impl Iterator<Item = (u64, AsmRegisterYmm)> {
+    (0..16_u32).filter_map(|i| get_ymm(Register::YMM0 + i).map(|r| (u64::from(i), r)))
 }
 
 const ORDER: [AsmRegister64; 16] =
@@ -128,6 +137,11 @@ fn assemble_enter() -> Result<Vec<u8>, IcedError> {
     a.mov(qword_ptr(field!(host_rsp)), rsp)?;
     a.stmxcsr(dword_ptr(field!(host_mxcsr)))?;
     a.fxrstor64(ptr(field!(fx_in)))?;
+    if has_avx() {
+        for (i, r) in vectors() {
+            a.vinsertf128(r, r, xmmword_ptr(field!(high_in) + 16 * i), 1)?;
+        }
+    }
     a.mov(rsp, field!(frame))?;
     for (i, register) in ORDER.into_iter().enumerate() {
         if register != rsp {
@@ -169,6 +183,11 @@ fn assemble_leave(at: u64) -> Result<(Vec<u8>, [u64; 2], u64), IcedError> {
     a.pop(rax)?;
     a.mov(qword_ptr(field!(rflags_out)), rax)?;
     a.fxsave64(ptr(field!(fx_out)))?;
+    if has_avx() {
+        for (i, r) in vectors() {
+            a.vextractf128(xmmword_ptr(field!(high_out) + 16 * i), r, 1)?;
+        }
+    }
     a.set_label(&mut abandon)?;
     // A 16-bit case leaves its own SS, which would cost the kernel a detour at every interrupt.
     a.mov(eax, DS as u32)?;
@@ -177,6 +196,9 @@ fn assemble_leave(at: u64) -> Result<(Vec<u8>, [u64; 2], u64), IcedError> {
     a.push(0x202)?;
     a.popfq()?;
     a.fninit()?;
+    if has_avx() {
+        a.vzeroupper()?;
+    }
     a.ldmxcsr(dword_ptr(field!(host_mxcsr)))?;
     a.mov(rsp, qword_ptr(field!(host_rsp)))?;
     for register in SAVED.into_iter().rev() {

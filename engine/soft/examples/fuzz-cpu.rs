@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use subject::SoftSubject;
-use vireo_core::CpuModel;
 use vireo_oracle::{Mode, Native, fuzz};
 
 /// Cases between two lines of progress.
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
         eprintln!("usage: fuzz-cpu [CASES [SEED]]");
         return ExitCode::from(2);
     };
-    let model = CpuModel::named("vireo-v2").expect("the model is built in");
+    let model = subject::model();
     let mut native = match Native::new() {
         Ok(native) => native,
         Err(e) => {

@@ -17,7 +17,7 @@ fn check(new: impl Fn(Arc<CpuModel>) -> SoftSubject, mode: Mode, seed: u64) {
         println!("SKIPPED: this kernel offers user mode no segment for {mode:?}");
         return;
     }
-    let model = CpuModel::named("vireo-v2").expect("the model");
+    let model = subject::model();
     let known = model.clone();
     let mut engine = new(model);
     let report = fuzz(&mut engine, mode, seed, CASES, &|d| known.has(d.feature)).expect("the oracle runs");

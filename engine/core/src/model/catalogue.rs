@@ -6,7 +6,7 @@ use vireo_isa::FeatureSet;
 use super::{CpuModel, Speculation, Vendor};
 
 /// Names of [`MODELS`], the default first.
-pub const NAMES: &[&str] = &["vireo-v2", "vireo-v2-pcid"];
+pub const NAMES: &[&str] = &["vireo-v2", "vireo-v2-pcid", "vireo-v3", "vireo-v3-pcid"];
 
 /// One version of a model, before it has a vendor.
 pub struct Definition {
@@ -15,8 +15,20 @@ pub struct Definition {
     description: &'static str,
     brand: &'static str,
     features: &'static [&'static [Feature]],
+    /// Family, model and stepping as CPUID.1:EAX of an Intel processor with these features.
+    ///
+    /// User code chooses code paths by these numbers alone (GCC's `target_clones` takes a model with AVX for proof of AVX),
+    /// so they must not promise more than the features say.
+    intel: u32,
     physical_bits: u32,
 }
+
+/// 06_2CH, Westmere: the last one without AVX. Kernels find its weaknesses cured by ARCH_CAPABILITIES.
+const WESTMERE: u32 = 0x0002_06c2;
+/// 06_4FH, Broadwell's server: the last one with AVX2 and without AVX-512.
+const BROADWELL: u32 = 0x0004_06f1;
+/// AMD family 1Fh, which no processor has: software goes by the features, and no list of weaknesses names it.
+const AMD: u32 = 0x0100_0f11;
 
 const MODELS: &[Definition] = &[
     Definition {
@@ -25,6 +37,7 @@ const MODELS: &[Definition] = &[
         description: "x86-64-v2 with AES, BMI, XSAVE, SMEP, SMAP, x2APIC; runs on any host since about 2015",
         brand: "Vireo Virtual Processor (x86-64-v2)",
         features: &[V2],
+        intel: WESTMERE,
         physical_bits: 40,
     },
     Definition {
@@ -32,10 +45,32 @@ const MODELS: &[Definition] = &[
         version: 1,
         description: "vireo-v2 with PCID and INVPCID; Intel hosts since 2013, AMD hosts since Zen 3",
         brand: "Vireo Virtual Processor (x86-64-v2)",
-        features: &[V2, &[Pcid, Invpcid]],
+        features: &[V2, PCID],
+        intel: WESTMERE,
+        physical_bits: 40,
+    },
+    Definition {
+        name: "vireo-v3",
+        version: 1,
+        description: "vireo-v2 with AVX, AVX2, FMA and F16C (x86-64-v3); Intel hosts since 2013, AMD hosts since 2017",
+        brand: "Vireo Virtual Processor (x86-64-v3)",
+        features: &[V2, AVX],
+        intel: BROADWELL,
+        physical_bits: 40,
+    },
+    Definition {
+        name: "vireo-v3-pcid",
+        version: 1,
+        description: "vireo-v3 with PCID and INVPCID; Intel hosts since 2013, AMD hosts since Zen 3",
+        brand: "Vireo Virtual Processor (x86-64-v3)",
+        features: &[V2, AVX, PCID],
+        intel: BROADWELL,
         physical_bits: 40,
     },
 ];
+
+const PCID: &[Feature] = &[Pcid, Invpcid];
+const AVX: &[Feature] = &[Avx, Avx2, Fma, F16c];
 
 /// VME is not listed: no engine has to redirect software interrupts of virtual-8086 mode. MONITOR is not: a guest
 /// shall halt, so that the host learns of it.
@@ -121,24 +156,13 @@ impl Definition {
             version: self.version,
             description: self.description,
             vendor,
-            signature: signature(vendor),
+            signature: if vendor == Vendor::Intel { self.intel } else { AMD },
             brand: self.brand,
             features: FeatureSet::of(&self.features.concat()),
             physical_bits: self.physical_bits,
             virtual_bits: 48,
             speculation: Speculation::not_affected(vendor),
         }
-    }
-}
-
-/// Family, model and stepping as CPUID.1:EAX. User code chooses code paths by these numbers alone (GCC's
-/// `target_clones` takes a model with AVX for proof of AVX), so they must not promise more than the features say.
-fn signature(vendor: Vendor) -> u32 {
-    match vendor {
-        // 06_2CH, Westmere: the last one without AVX. Kernels find its weaknesses cured by ARCH_CAPABILITIES.
-        Vendor::Intel => 0x0002_06c2,
-        // Family 1Fh, which no processor has: software goes by the features, and no list of weaknesses names it.
-        Vendor::Amd => 0x0100_0f11,
     }
 }
 

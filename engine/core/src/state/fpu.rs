@@ -35,6 +35,10 @@ pub struct XsaveState {
 impl XsaveState {
     /// Legacy area and header.
     pub const MIN: usize = 576;
+    /// The same and the AVX component: the upper halves of 16 YMM registers, which CPUID puts here on every processor.
+    pub const WITH_AVX: usize = Self::MIN + 256;
+    /// Bit of the AVX component in XSTATE_BV.
+    const AVX: u8 = 4;
 
     /// An image that holds the given legacy area, marked as in use (x87 and SSE).
     pub fn from_fx(fx: &FxImage) -> Self {
@@ -42,6 +46,22 @@ impl XsaveState {
         image[..512].copy_from_slice(&fx.0);
         image[512] = 3;
         Self { image }
+    }
+
+    /// Upper halves of the YMM registers: zero, if XSTATE_BV marks the component as unused. `None`: too short.
+    pub fn high(&self) -> Option<[u128; 16]> {
+        if *self.image.get(512)? & Self::AVX == 0 {
+            return Some([0; 16]);
+        }
+        let part = self.image.get(Self::MIN..Self::WITH_AVX)?.as_chunks().0;
+        Some(std::array::from_fn(|i| u128::from_le_bytes(part[i])))
+    }
+
+    /// Adds upper halves of the YMM registers.
+    pub fn set_high(&mut self, high: &[u128; 16]) {
+        self.image.resize(self.image.len().max(Self::WITH_AVX), 0);
+        self.image[512] |= Self::AVX;
+        self.image[Self::MIN..Self::WITH_AVX].copy_from_slice(high.map(u128::to_le_bytes).as_flattened());
     }
 
     /// The legacy area, with the initial value for a component that XSTATE_BV marks as unused. `None`: too short.

@@ -5,7 +5,7 @@ use vireo_core::state::{Segment, rflags};
 use super::{Cpu, seg};
 
 /// Part of a block's key. Two bits of code size, two of stack size, one for flat segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mode(pub u8);
 
 impl Mode {

@@ -151,7 +151,7 @@ impl Cpu {
         // Part of the state is still in memory: the page-directory-pointer entries.
         self.take_ram();
         // The last that can refuse.
-        self.fpu.load(&s.xsave)?;
+        self.fpu.load(&s.xsave, self.model.xcr0_mask())?;
         // What is on its way was meant for the state that ends here.
         self.shared.vcpus[self.index as usize].mailbox.take();
         self.msr.load(&s.msrs);

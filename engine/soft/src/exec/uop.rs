@@ -72,6 +72,17 @@ impl Uop {
         let a = cpu.regs.get(self.base).wrapping_add(cpu.regs.get(self.index) << (self.scale & 3));
         a.wrapping_add(self.disp as i64 as u64)
     }
+    /// Effective address without the index.
+    pub fn base_offset(&self, cpu: &Cpu) -> u64 {
+        cpu.regs.get(self.base).wrapping_add(self.disp as i64 as u64)
+    }
+    /// Sets the address size: 0 = 16, 1 = 32, 2 = 64 bits.
+    pub fn set_address_size(&mut self, size: u8) {
+        self.seg = self.segment() | size << 4;
+        if self.address == Address::Flat64 && size != 2 {
+            self.address = Address::General;
+        }
+    }
     /// Linear address of `size` bytes at the memory operand, for reading (`write` = false) or writing.
     #[inline(always)]
     pub fn linear(&self, cpu: &mut Cpu, size: u32, write: bool) -> Exec<u64> {

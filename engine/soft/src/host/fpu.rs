@@ -16,6 +16,13 @@ use super::trap::HOST_MXCSR;
 /// MXCSR bits that exist (all processors with DAZ have this MXCSR_MASK; SDM vol. 1, 11.6.6).
 pub const MXCSR_MASK: u32 = 0xffff;
 
+/// Bits of XCR0, XSTATE_BV and the requested-feature bitmap (SDM vol. 1, 13.1).
+pub const X87: u64 = 1;
+/// See [`X87`].
+pub const SSE: u64 = 2;
+/// See [`X87`].
+pub const AVX: u64 = 4;
+
 /// Exception summary bit of the x87 status word.
 pub const ES: u16 = 1 << 7;
 
@@ -64,7 +71,8 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| {
 /// Floating-point registers of one vCPU.
 #[repr(C, align(64))]
 pub struct FpuState {
-    xmm: [u128; 16],
+    /// YMM registers, lower halves (the XMM registers) first. The upper ones are zero unless the model has AVX.
+    ymm: [[u128; 2]; 16],
     /// SSE control and status; reserved bits are zero.
     pub mxcsr: u32,
     /// What stubs give MXCSR back.
@@ -83,7 +91,7 @@ impl FpuState {
     pub fn new() -> Self {
         LazyLock::force(&RULES);
         Self {
-            xmm: [0; 16],
+            ymm: [[0; 2]; 16],
             mxcsr: HOST_MXCSR,
             host_mxcsr: HOST_MXCSR,
             live: false,
@@ -93,9 +101,12 @@ impl FpuState {
         }
     }
 
-    /// Offsets within this structure that stubs use: XMM0, MXCSR, MXCSR of the host.
+    /// Bytes from one vector register to the next.
+    pub const STRIDE: usize = 32;
+
+    /// Offsets within this structure that stubs use: YMM0 (and XMM0), MXCSR, MXCSR of the host.
     pub const OFFSETS: [usize; 3] = [
-        std::mem::offset_of!(FpuState, xmm),
+        std::mem::offset_of!(FpuState, ymm),
         std::mem::offset_of!(FpuState, mxcsr),
         std::mem::offset_of!(FpuState, host_mxcsr),
     ];
@@ -103,12 +114,28 @@ impl FpuState {
     /// XMM register `i` (masked to 0 to 15).
     #[inline(always)]
     pub fn xmm(&self, i: u8) -> u128 {
-        self.xmm[(i & 15) as usize]
+        self.ymm[(i & 15) as usize][0]
     }
-    /// Sets XMM register `i` (masked to 0 to 15).
+    /// Sets XMM register `i` (masked to 0 to 15); the upper half of its YMM register stays.
     #[inline(always)]
     pub fn set_xmm(&mut self, i: u8, v: u128) {
-        self.xmm[(i & 15) as usize] = v;
+        self.ymm[(i & 15) as usize][0] = v;
+    }
+    /// YMM register `i` (masked to 0 to 15), lower half first.
+    pub fn ymm(&self, i: u8) -> [u128; 2] {
+        self.ymm[(i & 15) as usize]
+    }
+    /// Sets YMM register `i` (masked to 0 to 15).
+    pub fn set_ymm(&mut self, i: u8, v: [u128; 2]) {
+        self.ymm[(i & 15) as usize] = v;
+    }
+    /// Upper halves of the YMM registers.
+    pub fn high(&self) -> [u128; 16] {
+        self.ymm.map(|r| r[1])
+    }
+    /// Sets the upper halves of the first YMM registers.
+    pub fn set_high(&mut self, values: impl IntoIterator<Item = u128>) {
+        self.ymm.iter_mut().zip(values).for_each(|(r, v)| r[1] = v);
     }
 
     /// A run begins on this thread.
@@ -242,9 +269,14 @@ impl FpuState {
         fx.0[16..24].copy_from_slice(&p.fdp.to_le_bytes());
         fx.0[24..28].copy_from_slice(&self.mxcsr.to_le_bytes());
         fx.0[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
-        fx.0[160..416].copy_from_slice(self.xmm.map(u128::to_le_bytes).as_flattened());
+        fx.0[160..416].copy_from_slice(self.ymm.map(|r| r[0].to_le_bytes()).as_flattened());
         fx.0[416..].fill(0);
-        XsaveState::from_fx(&fx)
+        let mut state = XsaveState::from_fx(&fx);
+        let high = self.high();
+        if high != [0; 16] {
+            state.set_high(&high);
+        }
+        state
     }
 
     /// A copy for [`FpuState::put_back`]; with `x87`, of the x87 unit too.
@@ -254,34 +286,40 @@ impl FpuState {
             image.0[160..].fill(0);
             (image, self.last, self.caused)
         });
-        FpuCopy { xmm: self.xmm, mxcsr: self.mxcsr, x87 }
+        FpuCopy { ymm: self.ymm, mxcsr: self.mxcsr, x87 }
     }
 
     /// Restores what was copied.
     pub fn put_back(&mut self, copy: &FpuCopy) {
-        (self.xmm, self.mxcsr) = (copy.xmm, copy.mxcsr);
+        (self.ymm, self.mxcsr) = (copy.ymm, copy.mxcsr);
         if let Some((image, last, caused)) = &copy.x87 {
             self.set_x87_image(image, *last);
             self.caused = *caused;
         }
     }
 
-    /// Replaces the state. Refuses an image that no processor of a model can have; nothing has changed then.
-    pub fn load(&mut self, state: &XsaveState) -> Result<(), EngineError> {
+    /// Replaces the state. Refuses an image that no processor of a model with these XSAVE components can have; nothing has
+    /// changed then.
+    pub fn load(&mut self, state: &XsaveState, components: u64) -> Result<(), EngineError> {
         let bad = |what: &str| EngineError::BadState(what.to_string());
         let fx = state.fx().ok_or_else(|| bad("XSAVE image too short"))?.0;
         let mxcsr = u32::from_le_bytes([fx[24], fx[25], fx[26], fx[27]]);
         if mxcsr & !MXCSR_MASK != 0 {
             return Err(bad("reserved bits of MXCSR are set"));
         }
+        let high = state.high().ok_or_else(|| bad("XSAVE image too short for its AVX state"))?;
+        if high != [0; 16] && components & AVX == 0 {
+            return Err(bad("AVX state in an XSAVE image, but not in the CPU model"));
+        }
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| fx[at + i]));
         let fop = u16::from_le_bytes([fx[6], fx[7]]) & 0x7ff;
         let pointers = Pointers { fip: word(8), fdp: word(16), fop, ..Pointers::default() };
         self.mxcsr = mxcsr;
         self.set_x87_image(&FxImage(fx), pointers);
-        for (r, b) in self.xmm.iter_mut().zip(fx[160..416].as_chunks().0) {
-            *r = u128::from_le_bytes(*b);
+        for (r, b) in self.ymm.iter_mut().zip(fx[160..416].as_chunks().0) {
+            r[0] = u128::from_le_bytes(*b);
         }
+        self.set_high(high);
         Ok(())
     }
 }
@@ -307,8 +345,8 @@ fn as_loaded(image: &FxImage) -> FxImage {
 /// Registers that [`FpuState::copy`] copied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FpuCopy {
-    /// XMM registers.
-    pub xmm: [u128; 16],
+    /// YMM registers, lower halves first.
+    pub ymm: [[u128; 2]; 16],
     /// MXCSR.
     pub mxcsr: u32,
     /// The x87 unit as in an FXSAVE image, and its pointers.

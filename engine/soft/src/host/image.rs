@@ -1,23 +1,20 @@
 //! Saving and loading floating-point state as a whole: FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XRSTOR, LDMXCSR, STMXCSR.
 //!
-//! Components are x87 and SSE: no model has more, and XCR0 says so. Compaction and supervisor state are not offered.
+//! Components are x87, SSE and AVX, as far as the model has them. Compaction and supervisor state are not offered.
 
 use iced_x86::{Code, Instruction};
 use vireo_core::state::FxImage;
 use vireo_isa::Fp;
 
-use super::fpu::{MXCSR_MASK, Pointers};
+use super::fpu::{AVX, MXCSR_MASK, Pointers, SSE, X87};
 use crate::cpu::regs::gpr::{RAX, RDX};
 use crate::cpu::{Cpu, Exec};
 use crate::exec::{Handler, Uop};
 
-/// Bits of XCR0, XSTATE_BV and the requested-feature bitmap (SDM vol. 1, 13.1).
-const X87: u64 = 1;
-const SSE: u64 = 2;
-
-/// Size of the legacy area, and of legacy area and header.
+/// Size of the legacy area, of legacy area and header, and of the AVX component behind them.
 const LEGACY: u32 = 512;
 const WITH_HEADER: u32 = 576;
+const HIGH_HALVES: u32 = 256;
 
 /// Handler of one of these instructions. `imm`: 64-bit pointers.
 pub fn select(i: &Instruction, u: &mut Uop) -> Option<Handler> {
@@ -25,8 +22,10 @@ pub fn select(i: &Instruction, u: &mut Uop) -> Option<Handler> {
     u.imm = u64::from(matches!(i.code(), Fxsave64_m512byte | Fxrstor64_m512byte))
         | u64::from(matches!(i.code(), Xsave64_mem | Xsaveopt64_mem | Xrstor64_mem));
     Some(match i.code() {
-        Ldmxcsr_m32 => ldmxcsr,
-        Stmxcsr_m32 => stmxcsr,
+        Ldmxcsr_m32 => ldmxcsr::<false>,
+        Stmxcsr_m32 => stmxcsr::<false>,
+        VEX_Vldmxcsr_m32 => ldmxcsr::<true>,
+        VEX_Vstmxcsr_m32 => stmxcsr::<true>,
         Fxsave_m512byte | Fxsave64_m512byte => fxsave,
         Fxrstor_m512byte | Fxrstor64_m512byte => fxrstor,
         Xsave_mem | Xsave64_mem => xsave::<false>,
@@ -36,8 +35,13 @@ pub fn select(i: &Instruction, u: &mut Uop) -> Option<Handler> {
     })
 }
 
-fn ldmxcsr(cpu: &mut Cpu, u: &Uop) -> Exec {
-    cpu.check_fp(Fp::Sse { mxcsr: false })?;
+/// The unit that an access to MXCSR needs.
+const fn mxcsr_unit(vex: bool) -> Fp {
+    if vex { Fp::Avx { mxcsr: false } } else { Fp::Sse { mxcsr: false } }
+}
+
+fn ldmxcsr<const VEX: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    cpu.check_fp(mxcsr_unit(VEX))?;
     let at = u.linear(cpu, 4, false)?;
     let v = cpu.load::<u32>(u.segment(), at)?;
     if v & !MXCSR_MASK != 0 {
@@ -47,16 +51,31 @@ fn ldmxcsr(cpu: &mut Cpu, u: &Uop) -> Exec {
     Ok(())
 }
 
-fn stmxcsr(cpu: &mut Cpu, u: &Uop) -> Exec {
-    cpu.check_fp(Fp::Sse { mxcsr: false })?;
+fn stmxcsr<const VEX: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    cpu.check_fp(mxcsr_unit(VEX))?;
     let at = u.linear(cpu, 4, true)?;
     let v = cpu.fpu.mxcsr;
     cpu.store(u.segment(), at, v)
 }
 
-/// Bytes of the XMM registers that the mode can name: 16, or 8 outside 64-bit mode.
+/// Vector registers that the mode can name: 16, or 8 outside 64-bit mode.
+fn registers(cpu: &Cpu) -> u8 {
+    if cpu.mode.is64() { 16 } else { 8 }
+}
+
+/// Where the XMM registers that the mode can name end in a legacy area.
 fn xmm_end(cpu: &Cpu) -> usize {
-    if cpu.mode.is64() { 416 } else { 288 }
+    160 + 16 * usize::from(registers(cpu))
+}
+
+/// Bytes of the AVX component that the mode can name.
+fn high_end(cpu: &Cpu) -> usize {
+    16 * usize::from(registers(cpu))
+}
+
+/// Bytes of an XSAVE area with the components asked for.
+fn area_size(asked: u64) -> u32 {
+    WITH_HEADER + if asked & AVX != 0 { HIGH_HALVES } else { 0 }
 }
 
 /// The legacy area as FXSAVE would write it.
@@ -154,16 +173,16 @@ fn requested(cpu: &Cpu) -> u64 {
 
 /// The components that are not in their initial state (SDM vol. 1, 13.6); x87 always counts as in use.
 fn in_use(cpu: &Cpu) -> u64 {
-    let last = if cpu.mode.is64() { 16 } else { 8 };
-    X87 | if (0..last).any(|i| cpu.fpu.xmm(i) != 0) { SSE } else { 0 }
+    let any = |half: usize| (0..registers(cpu)).any(|i| cpu.fpu.ymm(i)[half] != 0);
+    X87 | if any(0) { SSE } else { 0 } | if any(1) { AVX } else { 0 }
 }
 
 /// XSAVE, or XSAVEOPT with `OPT` (SDM vol. 1, 13.7 and 13.9).
 fn xsave<const OPT: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.check_fp(Fp::Xsave)?;
-    let at = area(cpu, u, WITH_HEADER, 63, true)?;
-    let s = u.segment();
     let (asked, used) = (requested(cpu), in_use(cpu));
+    let at = area(cpu, u, area_size(asked), 63, true)?;
+    let s = u.segment();
     let fx = legacy_area(cpu, u.imm != 0);
     let saved = if OPT { asked & used } else { asked };
     if saved & X87 != 0 {
@@ -171,11 +190,16 @@ fn xsave<const OPT: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
         cpu.write_bytes(s, at.wrapping_add(32), &fx.0[32..160])?;
     }
     // MXCSR goes with the request, not with the use.
-    if asked & SSE != 0 {
+    if asked & (SSE | AVX) != 0 {
         cpu.write_bytes(s, at.wrapping_add(24), &fx.0[24..32])?;
     }
     if saved & SSE != 0 {
         cpu.write_bytes(s, at.wrapping_add(160), &fx.0[160..xmm_end(cpu)])?;
+    }
+    if saved & AVX != 0 {
+        let high = cpu.fpu.high().map(u128::to_le_bytes);
+        let end = high_end(cpu);
+        cpu.write_bytes(s, at.wrapping_add(WITH_HEADER.into()), &high.as_flattened()[..end])?;
     }
     let header = at.wrapping_add(LEGACY.into());
     let old = cpu.load::<u64>(s, header)?;
@@ -185,18 +209,22 @@ fn xsave<const OPT: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
 /// XRSTOR of the standard form (SDM vol. 1, 13.8).
 fn xrstor(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.check_fp(Fp::Xsave)?;
-    let at = area(cpu, u, WITH_HEADER, 63, false)?;
+    let asked = requested(cpu);
+    let at = area(cpu, u, area_size(asked), 63, false)?;
     let s = u.segment();
     let (mut data, mut header) = ([0; LEGACY as usize], [0; 64]);
+    let mut high = [0; HIGH_HALVES as usize];
     cpu.read_bytes(s, at, &mut data)?;
     cpu.read_bytes(s, at.wrapping_add(LEGACY.into()), &mut header)?;
-    let asked = requested(cpu);
     let present = u64::from_le_bytes(std::array::from_fn(|i| header[i]));
     if present & !cpu.ctl.xcr0 != 0 || header[8..24].iter().any(|b| *b != 0) {
         return Err(cpu.gp(0));
     }
+    if asked & present & AVX != 0 {
+        cpu.read_bytes(s, at.wrapping_add(WITH_HEADER.into()), &mut high)?;
+    }
     let mxcsr = word(&data, 24) as u32;
-    if asked & SSE != 0 && mxcsr & !MXCSR_MASK != 0 {
+    if asked & (SSE | AVX) != 0 && mxcsr & !MXCSR_MASK != 0 {
         return Err(cpu.gp(0));
     }
     if asked & X87 != 0 {
@@ -206,9 +234,15 @@ fn xrstor(cpu: &mut Cpu, u: &Uop) -> Exec {
             cpu.fpu.set_x87_image(&FxImage::INIT, Pointers::default());
         }
     }
-    if asked & SSE != 0 {
+    if asked & (SSE | AVX) != 0 {
         cpu.fpu.mxcsr = mxcsr;
+    }
+    if asked & SSE != 0 {
         load_xmm(cpu, if present & SSE != 0 { &data } else { &[0; LEGACY as usize] });
+    }
+    if asked & AVX != 0 {
+        let end = high_end(cpu);
+        cpu.fpu.set_high(high[..end].as_chunks().0.iter().map(|b| u128::from_le_bytes(*b)));
     }
     Ok(())
 }

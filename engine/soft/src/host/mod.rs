@@ -7,9 +7,10 @@
 //! operand of the stub's choice, between loads and stores of exactly what the instruction reads and writes. Rounding,
 //! NaNs, undefined flags and exceptions are therefore the processor's. What is too large for an
 //! operand (FXSAVE and its like) and what 64-bit mode lacks (decimal adjust) is written out in Rust; so are SSE moves,
-//! because they are frequent.
+//! because they are frequent, and AVX accesses that a mask leaves out.
 
 mod arena;
+mod avx;
 mod decimal;
 mod environment;
 mod fence;
@@ -29,7 +30,7 @@ use vireo_isa::Desc;
 
 use crate::exec::Uop;
 
-pub use fpu::{FpuCopy, FpuState};
+pub use fpu::{AVX, FpuCopy, FpuState, SSE, X87};
 pub use mapping::CodeMapping;
 pub use stub::StubCache;
 pub use trap::Answer;
@@ -43,6 +44,7 @@ pub fn decode(i: &Instruction, desc: &Desc, mode_bits: u32, stubs: &StubCache, u
         .or_else(|| fence::select(i, desc.class))
         .or_else(|| decimal::select(i, u))
         .or_else(|| image::select(i, u))
+        .or_else(|| avx::select(i, u))
         .or_else(|| environment::select(i, desc, stubs, u))
         .or_else(|| stub::select(i, desc, mode_bits, stubs, u))?;
     u.run.set(run);

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use vireo_core::state::{cr0, cr4};
 use vireo_isa::Fp;
 
-use super::fpu::Pointers;
+use super::fpu::{AVX, Pointers, SSE};
 use super::stub::{Stub, Unit};
 use crate::cpu::{Cpu, Exec, Stop, seg, vector};
 use crate::exec::Uop;
@@ -27,6 +27,7 @@ impl Cpu {
             Fp::Sse { .. } | Fp::MmxSse { .. } => {
                 (c0 & cr0::EM != 0 || c4 & cr4::OSFXSR == 0, c0 & cr0::TS != 0)
             }
+            Fp::Avx { .. } => (c4 & cr4::OSXSAVE == 0 || !self.avx_enabled(), c0 & cr0::TS != 0),
             Fp::Xsave => (c4 & cr4::OSXSAVE == 0, c0 & cr0::TS != 0),
         };
         if ud {
@@ -36,6 +37,11 @@ impl Cpu {
             return Err(self.raise(vector::NM, None));
         }
         Ok(())
+    }
+
+    /// XCR0 has SSE and AVX state.
+    pub(crate) fn avx_enabled(&self) -> bool {
+        self.ctl.xcr0 & (SSE | AVX) == SSE | AVX
     }
 
     /// Linear address of a memory operand of `size` bytes, aligned as `align_mask` says.
@@ -78,10 +84,11 @@ pub(super) fn call(cpu: &mut Cpu, stub: &Stub, u: &Uop, memory: *mut u8) -> Exec
         vcpu.cast::<u8>().wrapping_add(p.base as usize + (number << p.shift) as usize)
     };
     let (first, second) = (place(0, u.dst.into()), place(1, u.src.into()));
-    let third = place(2, if stub.unit == Unit::Compute { 0 } else { u.aux.into() });
+    let aux = if stub.unit == Unit::Compute { 0 } else { u64::from(u.aux) };
+    let (third, fourth) = (place(2, aux & 0xff), place(3, aux >> 8));
     // SAFETY: the operand pointers lie in the register files of `cpu`, the memory operand is readable or
     // writable as the instruction needs it, and stubs touch nothing else.
-    let ending = unsafe { (stub.entry)(vcpu, memory, third, 0, first, second) };
+    let ending = unsafe { (stub.entry)(vcpu, memory, third, fourth, first, second) };
     if let Some((vector, mxcsr)) = ending.exception() {
         return Err(exception(cpu, stub, vector, mxcsr));
     }
@@ -235,7 +242,7 @@ fn stored_nothing(cpu: &Cpu, copy: &[u8]) -> bool {
     cpu.fpu.pending() && copy.iter().all(|b| *b == BLANK)
 }
 
-/// What a fault of a store leaves in the x87 unit.
+/// What a fault of a store leaves in the floating-point units.
 #[inline(always)]
 fn unit_after_fault(cpu: &mut Cpu, stub: &Stub, u: &Uop, result: Exec) -> Exec {
     match pending_first(cpu, stub, result) {
@@ -245,6 +252,13 @@ fn unit_after_fault(cpu: &mut Cpu, stub: &Stub, u: &Uop, result: Exec) -> Exec {
             } else {
                 mmx_store_faulted(cpu, stub, u)
             }
+        }
+        Err(Stop::Fault) if matches!(stub.fp, Fp::Avx { mxcsr: true }) => {
+            // It computes before it stores, which shows in MXCSR, and in an exception that comes first.
+            let fault = cpu.fault;
+            call(cpu, stub, u, Bounce([BLANK; 128]).0.as_mut_ptr())?;
+            cpu.fault = fault;
+            Err(Stop::Fault)
         }
         r => r,
     }

@@ -4,9 +4,10 @@
 //! only by form, immediate, and MMX or x87 stack registers. There are so few that all of them fit into the arena, which
 //! therefore needs no replacement.
 //!
-//! Register use inside a stub, callee-saved ones never: RDI = the vCPU, RSI = memory operand, R8, R9, RDX = pointers to
-//! the register operands, which are held in R10, R11, RAX or XMM1 to XMM3. Implicit operands are RAX,
-//! RCX, RDX, XMM0 themselves.
+//! Register use inside a stub, callee-saved ones never: RDI = the vCPU, RSI = memory operand, R8, R9, RDX, RCX = pointers
+//! to the register operands, which are held in R10, R11, RAX or XMM1 to XMM4 (or the YMM registers of those numbers).
+//! Implicit operands are RAX, RCX, RDX, XMM0 themselves. With a VEX encoding vector operands are loaded and stored as
+//! wholes, YMM registers, so that the upper halves become what the instruction makes of them.
 
 use std::collections::HashMap;
 use std::mem::offset_of;
@@ -14,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 use iced_x86::code_asm::*;
 use iced_x86::{
-    Code, Encoder, IcedError, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind,
-    OpKind, Register,
+    Code, Encoder, EncodingKind, IcedError, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpCodeOperandKind, OpKind, Register,
 };
 use vireo_core::EngineError;
 use vireo_isa::{Class, Desc, Fp, Privilege, flag};
@@ -33,8 +34,8 @@ pub const ARENA_SIZE: usize = 32 << 20;
 /// Longest stub, in bytes.
 pub const MAX_STUB: usize = 112;
 
-/// A stub's code: vCPU, memory operand, third register operand, unused, first and second register operand.
-pub type Entry = unsafe extern "sysv64" fn(*mut Cpu, *mut u8, *mut u8, u64, *mut u8, *mut u8) -> Ending;
+/// A stub's code: vCPU, memory operand, third, fourth, first and second register operand.
+pub type Entry = unsafe extern "sysv64" fn(*mut Cpu, *mut u8, *mut u8, *mut u8, *mut u8, *mut u8) -> Ending;
 
 /// Where an explicit register operand lives: `base + (number << shift)` bytes into [`Cpu`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,7 +64,7 @@ pub struct Stub {
     /// What to call.
     pub entry: Entry,
     /// The explicit register operands.
-    pub places: [Place; 3],
+    pub places: [Place; 4],
     /// Checks before it.
     pub fp: Fp,
     /// x87 unit.
@@ -72,7 +73,7 @@ pub struct Stub {
     pub waiting: bool,
     /// Has a LOCK prefix.
     pub locked: bool,
-    /// Size of the memory operand in bytes, 0 to 16 (108 for environments).
+    /// Size of the memory operand in bytes, 0 to 32 (108 for environments).
     pub size: u32,
     /// Its alignment minus one.
     pub align_mask: u64,
@@ -128,14 +129,14 @@ impl StubCache {
 
 /// Handler of an instruction that a stub executes.
 pub fn select(i: &Instruction, desc: &Desc, bits: u32, stubs: &StubCache, u: &mut Uop) -> Option<Handler> {
-    let executable = matches!(desc.class, Class::Integer | Class::X87 | Class::Mmx | Class::Sse);
+    let executable = matches!(desc.class, Class::Integer | Class::X87 | Class::Mmx | Class::Sse | Class::Avx);
     if !executable || desc.privilege != Privilege::Any {
         return None;
     }
     let plan = Plan::new(i)?;
     let stub = stubs.get(&plan, desc)?;
     let number = |n: usize| plan.slots[n].map_or(0, |s| s.number);
-    (u.dst, u.src, u.aux) = (number(0), number(1), u16::from(number(2)));
+    (u.dst, u.src, u.aux) = (number(0), number(1), u16::from_le_bytes([number(2), number(3)]));
     u.imm = stub as u64;
     // SAFETY: just found or built.
     if unsafe { (*stub).unit } == Unit::Compute {
@@ -182,7 +183,9 @@ struct Slot {
 /// How to execute an instruction on the host.
 struct Plan {
     host: Instruction,
-    slots: [Option<Slot>; 3],
+    slots: [Option<Slot>; 4],
+    /// Vector operands are wholes.
+    vex: bool,
     memory: OpAccess,
     implicit_di: bool,
     /// RAX, RCX, RDX, XMM0: used, and written.
@@ -194,8 +197,15 @@ impl Plan {
         if !i.op_code().mode64() {
             return None;
         }
-        let mut p =
-            Self { host: *i, slots: [None; 3], memory: OpAccess::None, implicit_di: false, implicit: vec![] };
+        let mut p = Self {
+            host: *i,
+            slots: [None; 4],
+            vex: false,
+            memory: OpAccess::None,
+            implicit_di: false,
+            implicit: vec![],
+        };
+        p.vex = i.op_code().encoding() == EncodingKind::VEX;
         let mut factory = InstructionInfoFactory::new();
         let access: Vec<OpAccess> = {
             let info = factory.info(i);
@@ -218,7 +228,7 @@ impl Plan {
         match i.op_kind(op) {
             OpKind::Register => {
                 let r = i.op_register(op);
-                let variable = r.is_xmm() || r.is_gpr() && !is_fixed(i.op_code().op_kind(op));
+                let variable = r.is_vector_register() || r.is_gpr() && !is_fixed(i.op_code().op_kind(op));
                 if variable {
                     self.register_operand(op, r, access)?;
                 } else if !(r.is_gpr() || r.is_mm() || r.is_st()) {
@@ -247,10 +257,12 @@ impl Plan {
     fn register_operand(&mut self, op: u32, r: Register, access: OpAccess) -> Option<()> {
         use Register as R;
         let slot = self.slots.iter().position(Option::is_none)?;
-        let [xmm, ..] = FpuState::OFFSETS;
-        let (place, number, host) = if r.is_xmm() {
-            let base = (offset_of!(Cpu, fpu) + xmm) as u32;
-            (Place { base, shift: 4 }, r.number() as u8, [R::XMM1, R::XMM2, R::XMM3][slot])
+        let [vectors, ..] = FpuState::OFFSETS;
+        let (place, number, host) = if r.is_vector_register() {
+            let base = (offset_of!(Cpu, fpu) + vectors) as u32;
+            let first = if r.is_ymm() { R::YMM1 } else { R::XMM1 };
+            let shift = FpuState::STRIDE.trailing_zeros() as u8;
+            (Place { base, shift }, r.number() as u8, first + slot as u32)
         } else {
             let host = match r.size() {
                 1 => [R::R10L, R::R11L, R::AL],
@@ -258,9 +270,10 @@ impl Plan {
                 4 => [R::R10D, R::R11D, R::EAX],
                 _ => [R::R10, R::R11, R::RAX],
             };
+            let host = host.get(slot).copied()?;
             let high = u8::from(matches!(r, R::AH | R::CH | R::DH | R::BH));
             let number = r.full_register().number() as u8 * 8 + high;
-            (Place { base: offset_of!(Cpu, regs) as u32, shift: 0 }, number, host[slot])
+            (Place { base: offset_of!(Cpu, regs) as u32, shift: 0 }, number, host)
         };
         let written = !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead);
         self.host.set_op_register(op, host);
@@ -271,11 +284,8 @@ impl Plan {
     /// A register that the host's instruction uses and that is not the stub's own.
     fn implicit_register(&mut self, r: Register, access: OpAccess) -> Option<()> {
         use Register as R;
-        let full = if r.is_gpr() { r.full_register() } else { r };
-        let own = self.slots.iter().flatten().any(|s| {
-            let host = if s.host.is_gpr() { s.host.full_register() } else { s.host };
-            host == full
-        });
+        let full = whole(r);
+        let own = self.slots.iter().flatten().any(|s| whole(s.host) == full);
         let memory = full == R::RSI && self.memory != OpAccess::None || full == R::RDI && self.implicit_di;
         if own || memory || r.is_mm() || r.is_st() || r.is_segment_register() {
             return Some(());
@@ -316,7 +326,7 @@ impl Plan {
         };
         Stub {
             entry,
-            places: [place(0), place(1), place(2)],
+            places: [place(0), place(1), place(2), place(3)],
             fp: desc.fp,
             unit: if alone { Unit::None } else { unit(desc) },
             waiting,
@@ -339,7 +349,8 @@ impl Plan {
     fn assemble(&self, desc: &Desc) -> Result<Vec<u8>, NotEncodable> {
         let mut a = CodeAssembler::new(64)?;
         let uses_flags = (desc.flags_read | desc.flags_written | desc.flags_undefined) & flag::STATUS != 0;
-        let uses_mxcsr = matches!(desc.fp, Fp::Sse { mxcsr: true } | Fp::MmxSse { mxcsr: true });
+        let uses_mxcsr =
+            matches!(desc.fp, Fp::Sse { mxcsr: true } | Fp::MmxSse { mxcsr: true } | Fp::Avx { mxcsr: true });
         let flags = word_ptr(rdi + offset_of!(Cpu, flags));
         let [_, mxcsr, host_mxcsr] = FpuState::OFFSETS.map(|o| dword_ptr(rdi + (offset_of!(Cpu, fpu) + o)));
         if uses_flags {
@@ -368,15 +379,20 @@ impl Plan {
             a.seto(al)?;
             a.mov(flags, ax)?;
         }
+        if self.vex && desc.class == Class::Avx {
+            // Rust code is SSE code, which is slow where upper halves are in use.
+            a.vzeroupper()?;
+        }
         a.xor(eax, eax)?;
         a.ret()?;
         Ok(a.assemble(0)?)
     }
 
     fn load_operands(&self, a: &mut CodeAssembler) -> Result<(), NotEncodable> {
-        for (slot, at) in self.slots.iter().zip([r8, r9, rdx]) {
+        for (slot, at) in self.slots.iter().zip([r8, r9, rdx, rcx]) {
             let Some(slot) = slot else { continue };
-            match (slot.host.is_xmm(), slot.host.size()) {
+            match (slot.host.is_vector_register(), slot.host.size()) {
+                (true, _) if self.vex => a.vmovaps(ymm(slot.host)?, ymmword_ptr(at))?,
                 (true, _) => a.movaps(xmm(slot.host)?, xmmword_ptr(at))?,
                 (_, 1) => a.mov(gpr8(slot.host)?, byte_ptr(at))?,
                 _ => a.mov(gpr64(slot.host)?, qword_ptr(at))?,
@@ -384,6 +400,7 @@ impl Plan {
         }
         for &(r, _) in &self.implicit {
             match r {
+                Register::XMM0 if self.vex => a.vmovaps(ymm0, ymmword_ptr(rdi + implicit_offset(r)))?,
                 Register::XMM0 => a.movaps(xmm0, xmmword_ptr(rdi + implicit_offset(r)))?,
                 _ => a.mov(gpr64(r)?, qword_ptr(rdi + implicit_offset(r)))?,
             }
@@ -396,15 +413,17 @@ impl Plan {
     fn store_operands(&self, a: &mut CodeAssembler) -> Result<(), NotEncodable> {
         for &(r, _) in self.implicit.iter().filter(|(_, written)| *written) {
             match r {
+                Register::XMM0 if self.vex => a.vmovaps(ymmword_ptr(rdi + implicit_offset(r)), ymm0)?,
                 Register::XMM0 => a.movaps(xmmword_ptr(rdi + implicit_offset(r)), xmm0)?,
                 _ => a.mov(qword_ptr(rdi + implicit_offset(r)), gpr64(r)?)?,
             }
         }
-        let pointers = [r8, r9, rdx];
+        let pointers = [r8, r9, rdx, rcx];
         for (n, slot) in self.slots.iter().enumerate().rev() {
             let Some(slot) = slot.filter(|s| s.written) else { continue };
             let at = pointers[n];
-            match (slot.host.is_xmm(), slot.host.size()) {
+            match (slot.host.is_vector_register(), slot.host.size()) {
+                (true, _) if self.vex => a.vmovaps(ymmword_ptr(at), ymm(slot.host)?)?,
                 (true, _) => a.movaps(xmmword_ptr(at), xmm(slot.host)?)?,
                 (_, 1) => a.mov(byte_ptr(at), gpr8(slot.host)?)?,
                 _ => a.mov(qword_ptr(at), gpr64(slot.host)?)?,
@@ -431,6 +450,18 @@ impl From<IcedError> for NotEncodable {
     }
 }
 
+/// The register that a register is a part of; of vector registers, the XMM part.
+fn whole(r: Register) -> Register {
+    match r {
+        r if r.is_gpr() => r.full_register(),
+        r if r.is_vector_register() => Register::XMM0 + r.number() as u32,
+        r => r,
+    }
+}
+
+fn ymm(r: Register) -> Result<AsmRegisterYmm, NotEncodable> {
+    get_ymm(Register::YMM0 + r.number() as u32).ok_or(NotEncodable)
+}
 fn xmm(r: Register) -> Result<AsmRegisterXmm, NotEncodable> {
     get_xmm(r).ok_or(NotEncodable)
 }

@@ -1,5 +1,7 @@
 //! Stubs against results computed otherwise, faults, and what must never happen to the host.
 
+mod avx;
+
 use std::sync::Arc;
 
 use iced_x86::code_asm::*;
@@ -42,10 +44,16 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        Self::of("vireo-v2")
+    }
+
+    /// One of a model, all of whose XSAVE components are enabled.
+    fn of(model: &str) -> Self {
         let layout = std::alloc::Layout::from_size_align(RAM, 4096).unwrap();
         // SAFETY: the size is not zero.
         let ram = unsafe { std::alloc::alloc_zeroed(layout) };
-        let model = CpuModel::named("vireo-v2").expect("the model exists");
+        let model = CpuModel::named(model).expect("the model exists");
+        let components = model.xcr0_mask();
         let spec = PartitionSpec { vcpus: 1, cpu_model: model, ram_limit: RAM as u64 };
         let partition = SoftPartition::new(&spec).expect("a partition");
         let host = Arc::new(Pages(ram, RAM));
@@ -55,7 +63,7 @@ impl Machine {
         cpu.ctl.cr0 = cr0::PE | cr0::NE | cr0::MP;
         cpu.ctl.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
         cpu.ctl.efer = efer::LMA;
-        cpu.ctl.xcr0 = 3;
+        cpu.ctl.xcr0 = components;
         cpu.mode_changed();
         cpu.fpu.enter();
         Self { cpu, ram }
@@ -224,12 +232,12 @@ fn x87_state_survives_runs_and_saves() {
     let saved: XsaveState = m.cpu.fpu.save();
     m.run(|a| a.fninit());
     m.cpu.fpu.leave();
-    m.cpu.fpu.load(&saved).unwrap();
+    m.cpu.fpu.load(&saved, 3).unwrap();
     m.run(|a| a.fstp(qword_ptr(rsi)));
     assert_eq!(m.memory(DATA)[..8], std::f64::consts::PI.to_le_bytes());
     let mut bad = saved;
     bad.image[27] = 0x80;
-    assert!(m.cpu.fpu.load(&bad).is_err());
+    assert!(m.cpu.fpu.load(&bad, 3).is_err());
 }
 
 #[test]
@@ -325,7 +333,7 @@ fn variants(code: Code) -> usize {
         K::imm8 | K::imm8sex16 | K::imm8sex32 | K::imm8sex64 => 256,
         K::mm_reg | K::mm_rm | K::sti_opcode => 8,
         K::mm_or_mem => 9,
-        K::xmm_or_mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem => 2,
+        K::xmm_or_mem | K::ymm_or_mem | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem => 2,
         K::r32_or_mem_mpx | K::r64_or_mem_mpx | K::r16_reg_mem | K::r32_reg_mem | K::r64_reg_mem => 2,
         _ => 1,
     };
@@ -335,7 +343,8 @@ fn variants(code: Code) -> usize {
 
 #[test]
 fn all_stubs_there_can_be_fit_into_the_arena() {
-    let executable = |c: Class| matches!(c, Class::Integer | Class::X87 | Class::Mmx | Class::Sse);
+    let executable =
+        |c: Class| matches!(c, Class::Integer | Class::X87 | Class::Mmx | Class::Sse | Class::Avx);
     let count: usize = vireo_isa::known().filter(|d| executable(d.class)).map(|d| variants(d.code)).sum();
     assert!(count * MAX_STUB < ARENA_SIZE, "{count} stubs");
 }

@@ -116,8 +116,9 @@ impl Registers {
         add("rip", format!("{:#x}", self.rip), format!("{:#x}", other.rip));
         let flags = |r: &Self| format!("{:#x}", r.eflags | r.flags.to_rflags());
         add("rflags", flags(self), flags(other));
-        for (n, (a, b)) in self.fpu.xmm.iter().zip(&other.fpu.xmm).enumerate() {
-            add(&format!("xmm{n}"), format!("{a:#034x}"), format!("{b:#034x}"));
+        for (n, (a, b)) in self.fpu.ymm.iter().zip(&other.fpu.ymm).enumerate() {
+            add(&format!("xmm{n}"), format!("{:#034x}", a[0]), format!("{:#034x}", b[0]));
+            add(&format!("upper half of ymm{n}"), format!("{:#034x}", a[1]), format!("{:#034x}", b[1]));
         }
         add("mxcsr", format!("{:#x}", self.fpu.mxcsr), format!("{:#x}", other.fpu.mxcsr));
         add("x87", x87(&self.fpu), x87(&other.fpu));
@@ -156,8 +157,8 @@ impl Registers {
             base(seg::GS),
             self.fpu.mxcsr
         );
-        for (n, v) in self.fpu.xmm.iter().enumerate().filter(|x| *x.1 != 0) {
-            _ = writeln!(s, "  xmm{n} {v:#034x}");
+        for (n, [low, high]) in self.fpu.ymm.iter().enumerate().filter(|x| *x.1 != [0, 0]) {
+            _ = writeln!(s, "  ymm{n} {high:#034x} {low:#034x}");
         }
         s
     }

@@ -111,6 +111,9 @@ pub struct StackPage {
 }
 
 impl StackPage {
+    /// Longest access that is looked up here, in bytes.
+    pub const MOST: u32 = 16;
+
     /// No page. Any tag is some address's: this one's is not canonical on the guest's side, and leads to one that is not
     /// canonical on the host's, where an access raises an exception that has it made in the interpreter.
     const NONE: Self =

@@ -8,6 +8,7 @@ use crate::cpu::regs::gpr;
 use crate::cpu::{Cpu, Exec, Stop, seg};
 use crate::debug::dr6;
 use crate::exec::Uop;
+use crate::host::{AVX, SSE, X87};
 
 /// CR0 bits that exist.
 const CR0_DEFINED: u64 = cr0::PE
@@ -282,11 +283,6 @@ pub fn write_dr(cpu: &mut Cpu, u: &Uop) -> Exec {
     Ok(())
 }
 
-/// XCR0 bits of x87 and SSE, and of AVX.
-const XCR0_X87: u64 = 1;
-const XCR0_SSE: u64 = 2;
-const XCR0_AVX: u64 = 4;
-
 /// `xgetbv`.
 pub fn xgetbv(cpu: &mut Cpu, _: &Uop) -> Exec {
     if cpu.ctl.cr4 & cr4::OSXSAVE == 0 {
@@ -310,13 +306,14 @@ pub fn xsetbv(cpu: &mut Cpu, _: &Uop) -> Exec {
     only_cpl0(cpu)?;
     let v = super::edx_eax(cpu);
     let invalid = cpu.regs.get(gpr::RCX) as u32 != 0
-        || v & XCR0_X87 == 0
+        || v & X87 == 0
         || v & !cpu.model.xcr0_mask() != 0
-        || v & XCR0_AVX != 0 && v & XCR0_SSE == 0;
+        || v & AVX != 0 && v & SSE == 0;
     if invalid {
         return Err(cpu.gp(0));
     }
     cpu.ctl.xcr0 = v;
+    cpu.mode_changed();
     Ok(())
 }
 

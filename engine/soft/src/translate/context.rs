@@ -33,7 +33,7 @@ impl Jump {
 }
 
 /// What all translations that call each other, and what is on the stack of return addresses, have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct World {
     /// Code size, stack size.
     pub mode: Mode,
@@ -41,6 +41,8 @@ pub struct World {
     pub cpl: u8,
     /// SSE instructions raise neither #UD nor #NM.
     pub sse: bool,
+    /// VEX encodings on vector registers raise neither #UD nor #NM.
+    pub avx: bool,
     /// SMAP is on.
     pub smap: bool,
     /// RDTSC does not fault.
@@ -65,9 +67,10 @@ impl World {
             | u64::from(self.cpl & 3) << 3
             | u64::from(self.mode.0) << 5
             | u64::from(self.segments & 3) << 13
+            | u64::from(self.avx) << 15
     }
     /// How many bits [`World::bits`] has.
-    pub const BITS: u32 = 15;
+    pub const BITS: u32 = 16;
     /// Instruction fetches are a user's.
     pub fn user(self) -> bool {
         self.cpl == 3
@@ -120,7 +123,7 @@ impl Context {
             tsc_offset: 0,
             spare: [0; 4],
             end: Ok(()),
-            stack_world: World { mode: Mode(0), cpl: 0, sse: false, smap: false, tsc: false, segments: 0 },
+            stack_world: World::default(),
             jumps: [std::array::from_fn(Jump::empty); 3],
             used: Default::default(),
             stamps: [(0, 0); 3],
@@ -192,6 +195,7 @@ impl Cpu {
             mode: self.mode,
             cpl: self.cpl,
             sse,
+            avx: self.ctl.cr0 & cr0::TS == 0 && self.ctl.cr4 & cr4::OSXSAVE != 0 && self.avx_enabled(),
             smap: self.ctl.cr4 & cr4::SMAP != 0,
             tsc: self.cpl == 0 || self.ctl.cr4 & cr4::TSD == 0,
             segments: self.unchecked_segments(),
@@ -216,9 +220,10 @@ pub mod place {
     pub fn flags() -> Mem {
         at(offset_of!(Cpu, flags))
     }
-    /// XMM register `n`.
-    pub fn xmm(n: u8) -> Mem {
-        at(offset_of!(Cpu, fpu) + crate::host::FpuState::OFFSETS[0] + 16 * usize::from(n))
+    /// Vector register `n`.
+    pub fn vector(n: u8) -> Mem {
+        use crate::host::FpuState;
+        at(offset_of!(Cpu, fpu) + FpuState::OFFSETS[0] + FpuState::STRIDE * usize::from(n))
     }
     /// MXCSR of the guest.
     pub fn mxcsr() -> Mem {

@@ -28,15 +28,21 @@ pub fn is_data(i: &Instruction, world: World) -> bool {
         Class::Integer => d.fp == Fp::None,
         Class::Nop => i.mnemonic() != M::Pause,
         Class::Sse => world.sse && matches!(d.fp, Fp::Sse { .. }),
+        // Outside 64-bit mode the host would clear more registers than the guest.
+        Class::Avx => {
+            world.avx && (world.mode.is64() || !matches!(i.mnemonic(), M::Vzeroupper | M::Vzeroall))
+        }
         Class::Fence => i.op_count() == 0,
         _ => false,
     }
 }
 
-/// Reaches memory other than by its explicit operand.
+/// Reaches memory other than by its explicit operand as a whole.
 fn implicit_memory(i: &Instruction) -> bool {
     match i.mnemonic() {
-        M::Xlatb | M::Maskmovdqu => true,
+        M::Xlatb | M::Maskmovdqu | M::Vmaskmovdqu => true,
+        M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => true,
+        _ if i.is_vsib() => true,
         _ => is_bit_string(i) && i.op1_register().size() == 2,
     }
 }
@@ -135,7 +141,7 @@ pub fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
 
 fn memory_size(size: MemorySize) -> Result<u32, Unsupported> {
     match size.size() {
-        n @ 1..=16 => Ok(n as u32),
+        n @ 1..=32 => Ok(n as u32),
         _ => Err(Unsupported),
     }
 }

@@ -11,7 +11,7 @@ use super::memory::CodeMemory;
 use super::site::{Exit, Origin, Site, Sites};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
 use super::{data, flags, flow, system};
-use crate::mmu::{View, slot_of};
+use crate::mmu::{StackPage, View, slot_of};
 
 /// Where the arithmetic flags are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -348,7 +348,11 @@ impl<'a> Lowering<'a> {
             self.e.constant(T0, at);
         }
         match address {
-            Address::Stack(disp) => return self.check_stack(disp, size, slow),
+            Address::Stack(disp) if size <= StackPage::MOST => return self.check_stack(disp, size, slow),
+            Address::Stack(disp) => {
+                self.lea(T0, Mem::at(Host::R15, disp));
+                return self.check(Address::Dynamic, size, write, slow);
+            }
             Address::In(r) => {
                 thunks::tlb_offset(&mut self.e, r);
                 self.e.load(T0, place::tlb(view, T1, tag));

@@ -2,7 +2,7 @@
 //!
 //! # Conventions
 //! - **Registers.** Guest RAX to R10, R12 and R13 are in the host's registers of the same name, RSP in R15; R11, R14 and
-//!   R15 are in memory. Host R14 and R11 are scratch. XMM registers, MXCSR and the x87 unit are the guest's.
+//!   R15 are in memory. Host R14 and R11 are scratch. Vector registers, MXCSR and the x87 unit are the guest's.
 //! - **Flags.** The guest's arithmetic flags are in the host's, or, where those are needed for checks, in memory; the
 //!   lowering knows where ([`lower::Place`]), saves them when they matter, and brings them back when they are read. Each
 //!   translation has two entries, one for each place.
@@ -203,8 +203,8 @@ impl Translator {
         }
     }
 
-    /// Makes room for one more translation.
-    fn make_room(&mut self, vcpus: usize) -> Option<&mut CodeMemory> {
+    /// Makes room for one more translation. `avx`: the model has YMM registers.
+    fn make_room(&mut self, vcpus: usize, avx: bool) -> Option<&mut CodeMemory> {
         if self.memory.is_none() {
             let size = (MEMORY / vcpus).clamp(LEAST_MEMORY, MEMORY / 2) & !0xffff;
             let Ok(mut memory) = CodeMemory::new(size) else {
@@ -212,7 +212,7 @@ impl Translator {
                 return None;
             };
             let mut e = emit::Emitter::new();
-            let labels = thunks::build(&mut e);
+            let labels = thunks::build(&mut e, avx);
             let base = memory.next();
             let (code, places) = e.finish(base);
             self.thunks = labels.resolve(base, &places);
@@ -428,13 +428,13 @@ impl Cpu {
         let mut decoder = Decoder::with_ip(key.world.mode.bits(), &bytes, 0, self.shared.decoder_options);
         let instructions: Vec<Instruction> = uops.iter().map(|_| decoder.decode()).collect();
         let page_id = self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
-        let vcpus = self.shared.vcpus.len();
+        let (vcpus, avx) = (self.shared.vcpus.len(), self.model.has(vireo_isa::Feature::Avx));
         let allowed: Vec<bool> = instructions
             .iter()
             .map(|i| !i.is_invalid() && self.model.has(vireo_isa::describe(i.code()).feature))
             .collect();
         let translator = &mut self.code.translator;
-        translator.make_room(vcpus)?;
+        translator.make_room(vcpus, avx)?;
         let memory = translator.memory.as_mut()?;
         let callee = instructions.last().and_then(|i| flow::callee(i, key.rip, key.world.mode));
         let origin = Origin { rip: key.rip, world: key.world, uops, callee, start: memory.next() };

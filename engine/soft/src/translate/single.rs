@@ -110,7 +110,7 @@ fn facts_of(instructions: &[Instruction]) -> Facts {
     let mut f = Facts { once: instructions.first().is_some_and(is_once), ..Facts::default() };
     for (n, i) in instructions.iter().enumerate() {
         let d = vireo_isa::describe(i.code());
-        f.x87 |= !matches!(d.fp, Fp::None | Fp::Sse { .. }) || d.class == Class::FpState;
+        f.x87 |= !matches!(d.fp, Fp::None | Fp::Sse { .. } | Fp::Avx { .. }) || d.class == Class::FpState;
         let jumps = i.is_jcc_short_or_near() || i.is_jmp_short_or_near();
         // Counted from the block's start.
         f.loops |= u64::from(jumps && i.near_branch_target() == 0) << n;

@@ -2,14 +2,14 @@
 //!
 //! Registers in translated code: guest RAX to R10, R12 and R13 are in the host's registers of the same name, RSP is in R15;
 //! R11, R14 and R15 are in memory ([`place::gpr`]). R14 and R11 of the host are scratch. RSP is the host's stack, which
-//! holds return addresses of translated code above [`Context::base`](super::context::Context). XMM registers, MXCSR and
-//! the x87 unit are the guest's.
+//! holds return addresses of translated code above [`Context::base`](super::context::Context). Vector registers, MXCSR
+//! and the x87 unit are the guest's.
 
 use super::context::place::Tlb;
 use super::context::{JUMPS, place};
 use super::emit::{Alu, Emitter, Host, Label, Mem, cc};
 use super::helpers;
-use crate::mmu::View;
+use crate::mmu::{StackPage, View};
 
 /// Address in R14, or an argument of a helper.
 pub const T0: Host = Host::R14;
@@ -77,8 +77,8 @@ fn all_registers() -> impl Iterator<Item = (u8, Host)> {
     (1..16).filter_map(|n| host(n).map(|h| (n, h)))
 }
 
-/// Emits the shared code; what the labels say is for [`Labels::resolve`].
-pub fn build(e: &mut Emitter) -> Labels {
+/// Emits the shared code, for a guest with YMM registers if `avx`; what the labels say is for [`Labels::resolve`].
+pub fn build(e: &mut Emitter, avx: bool) -> Labels {
     let (call, back) = (e.label(), e.label());
     let enter = e.here();
     SAVED.iter().for_each(|r| e.push(*r));
@@ -113,7 +113,7 @@ pub fn build(e: &mut Emitter) -> Labels {
         look_up_jump(e, view, missed);
         label
     });
-    call_helper(e, call, back);
+    call_helper(e, call, back, avx);
     let stack_page = [View::Kernel, View::User, View::KernelAc].map(|view| stack_page(e, view));
     Labels { enter, instruction, link, leave, wrote, fill, stack_page, returned, arrived: missed }
 }
@@ -157,8 +157,8 @@ fn push_bottom(e: &mut Emitter, bottom: Label) {
 
 /// See [`Thunks::stack_page`].
 fn stack_page(e: &mut Emitter, view: View) -> Label {
-    // The page must be good for reads and writes of 16 bytes: nearer to its end nobody may be told to try again.
-    const LAST: i32 = 4096 - 16;
+    // The page must be good for reads and writes of so many bytes: nearer to its end nobody may be told to try again.
+    const LAST: i32 = 4096 - StackPage::MOST as i32;
     let (label, missed) = (e.here(), e.label());
     e.store(place::spare(1), T0);
     tlb_offset(e, T0);
@@ -222,11 +222,20 @@ pub fn find_jump(e: &mut Emitter, view: View, missed: Label) -> Mem {
 }
 
 /// Calls the helper in R11 with the vCPU and R14, and goes where it says, or out. RAX and flags are saved already.
-fn call_helper(e: &mut Emitter, call: Label, back: Label) {
+fn call_helper(e: &mut Emitter, call: Label, back: Label, avx: bool) {
     let exit = e.label();
+    let vectors = |e: &mut Emitter, store: bool| {
+        (0..16).for_each(|n| {
+            if avx { e.vmovaps(place::vector(n), n, store) } else { e.movaps(place::vector(n), n, store) }
+        });
+    };
     e.bind(call);
     all_registers().for_each(|(n, h)| e.store(place::gpr(n), h));
-    (0..16).for_each(|n| e.movaps(place::xmm(n), n, true));
+    vectors(e, true);
+    if avx {
+        // Rust code is SSE code, which is slow where upper halves are in use.
+        e.bytes(&[0xc5, 0xf8, 0x77]); // vzeroupper
+    }
     e.mxcsr(place::mxcsr(), true);
     e.mxcsr(place::host_mxcsr(), false);
     e.store(place::stack(), Host::RSP);
@@ -240,7 +249,7 @@ fn call_helper(e: &mut Emitter, call: Label, back: Label) {
     e.load(T0, Host::RAX);
     e.bind(back);
     e.mxcsr(place::mxcsr(), false);
-    (0..16).for_each(|n| e.movaps(place::xmm(n), n, false));
+    vectors(e, false);
     all_registers().for_each(|(n, h)| e.load(h, place::gpr(n)));
     e.load_u16(Host::RAX, place::flags());
     e.flags_from_ax();

@@ -96,22 +96,31 @@ impl Bus for NoBus {
     fn ioapic_eoi(&self, _: u8) {}
 }
 
+/// The richest model that this host can be asked about.
+pub fn model() -> Arc<CpuModel> {
+    let models = ["vireo-v3", "vireo-v2"].map(|name| CpuModel::named(name).expect("the model"));
+    let [v3, v2] = models;
+    if v3.missing_on_host().is_empty() { v3 } else { v2 }
+}
+
 /// The engine.
 pub struct SoftSubject {
     stepper: Stepper,
     ram: Arc<Ram>,
+    xcr0: u64,
     translates: bool,
 }
 
 impl SoftSubject {
     /// A vCPU of the given model.
     pub fn new(model: Arc<CpuModel>) -> Self {
+        let xcr0 = model.xcr0_mask();
         let spec = PartitionSpec { vcpus: 1, cpu_model: model, ram_limit: RAM as u64 };
         let mut stepper = Stepper::new(&spec).expect("a stepper");
         let ram = Ram::new();
         let host: Arc<dyn HostRam> = ram.clone();
         stepper.map_ram(RamRange { gpa: 0, len: RAM as u64, host, offset: 0, writable: true }).expect("RAM");
-        Self { stepper, ram, translates: false }
+        Self { stepper, ram, xcr0, translates: false }
     }
 
     /// The same, executing translated code, whose operands the TLB knows already.
@@ -140,7 +149,7 @@ impl SoftSubject {
         }
     }
 
-    fn state(case: &Case) -> VcpuState {
+    fn state(&self, case: &Case) -> VcpuState {
         let mut s = VcpuState::at_reset(0);
         s.general.gpr = case.cpu.gpr;
         s.general.rip = case.cpu.rip;
@@ -170,8 +179,11 @@ impl SoftSubject {
             cr4::PAE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE | cr4::UMIP;
         s.control.cr3 = PML4;
         s.control.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-        s.control.xcr0 = 3;
+        s.control.xcr0 = self.xcr0;
         s.xsave = XsaveState::from_fx(&FxImage(case.cpu.fx.0));
+        if self.xcr0 & 4 != 0 {
+            s.xsave.set_high(&case.cpu.high);
+        }
         s
     }
 }
@@ -181,7 +193,7 @@ impl Subject for SoftSubject {
         let before = case.memory.materialize(case);
         self.page_tables();
         self.ram.write(PAGES_AT, &before);
-        self.stepper.load(&Self::state(case)).expect("a state that a processor can be in");
+        self.stepper.load(&self.state(case)).expect("a state that a processor can be in");
         if self.translates {
             WINDOWS
                 .iter()
@@ -203,6 +215,12 @@ impl Subject for SoftSubject {
                 rip: after.general.rip,
                 rflags: after.general.rflags & !(1 << 16),
                 fx: vireo_oracle::FxImage(fx.0),
+                // Without AVX nothing changes them.
+                high: if self.xcr0 & 4 != 0 {
+                    after.xsave.high().expect("a whole image")
+                } else {
+                    case.cpu.high
+                },
             },
             memory: changes(&before, &memory),
         }
