@@ -113,6 +113,7 @@ impl Cpu {
         self.breakpoints = Breakpoints::new(&self.debug.address, self.debug.dr7);
         self.breakpoints.met = before.met;
         let list = self.breakpoints.list;
+        self.mmu.forget_other_spaces();
         for b in list.iter().flatten().filter(|b| b.on_data()) {
             self.mmu.flush_page(b.at);
         }

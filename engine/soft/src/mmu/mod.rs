@@ -11,6 +11,7 @@ mod access;
 mod code_pages;
 mod ram;
 mod segment;
+mod spaces;
 mod tlb;
 mod walk;
 pub mod watch;

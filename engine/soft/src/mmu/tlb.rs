@@ -5,6 +5,7 @@ use std::sync::Arc;
 use vireo_core::state::{ControlRegisters, cr0, cr4};
 
 use super::code_pages::CodePages;
+use super::spaces::{Kept, Spaces};
 use super::{RamMap, watch::Watch};
 
 /// Who is asking.
@@ -22,6 +23,8 @@ pub enum View {
 }
 
 impl View {
+    const ALL: [Self; 4] = [Self::Kernel, Self::User, Self::KernelAc, Self::UserAligned];
+
     /// Whether accesses are user-mode accesses.
     pub fn is_user(self) -> bool {
         matches!(self, Self::User | Self::UserAligned)
@@ -76,6 +79,12 @@ impl Entry {
     #[inline(always)]
     pub fn hits(tag: u64, linear: u64, size: u32) -> bool {
         linear.wrapping_add(tag) <= u64::from(4096 - size)
+    }
+
+    /// Linear address of its page, if any access hits.
+    fn linear(&self, slot: usize) -> Option<u64> {
+        let tags = [self.read, self.write, self.exec];
+        tags.into_iter().find(|t| *t != Self::none(slot)).map(u64::wrapping_neg)
     }
 
     /// Whether any access to the page at `linear` hits.
@@ -161,6 +170,8 @@ pub struct Mmu {
     /// Which code pages are where; translated code compares them.
     pub code_pages: CodePages,
     filled: [Filled; 4],
+    /// Other address spaces; empty without PCIDs.
+    spaces: Spaces,
     view: View,
     /// RAM as this vCPU sees it.
     pub ram: Arc<RamMap>,
@@ -189,6 +200,7 @@ impl Mmu {
             stack: [StackPage::NONE; 4],
             code_pages: CodePages::new(),
             filled: Default::default(),
+            spaces: Spaces::default(),
             view: View::Kernel,
             ram,
             watch,
@@ -227,16 +239,8 @@ impl Mmu {
         if view == View::UserAligned {
             return;
         }
-        let (slot, filled) = (slot_of(linear), &mut self.filled[view as usize]);
-        if new.global {
-            filled.global.set(slot)
-        } else {
-            filled.other.set(slot)
-        }
-        if new.large {
-            let (low, high) = filled.large.unwrap_or((linear, linear));
-            filled.large = Some((low.min(linear), high.max(linear)));
-        }
+        let slot = slot_of(linear);
+        self.note(view, linear, &new);
         let old = &mut self.tables[view as usize][slot];
         let same = old.holds(linear) && old.host == new.host && old.page == new.page;
         if let Some(replaced) = &mut self.replaced {
@@ -250,6 +254,20 @@ impl Mmu {
             ..new
         };
         self.fills += 1;
+    }
+
+    /// Notes for flushes that a translation is there.
+    fn note(&mut self, view: View, linear: u64, e: &Entry) {
+        let (slot, filled) = (slot_of(linear), &mut self.filled[view as usize]);
+        if e.global {
+            filled.global.set(slot)
+        } else {
+            filled.other.set(slot)
+        }
+        if e.large {
+            let (low, high) = filled.large.unwrap_or((linear, linear));
+            filled.large = Some((low.min(linear), high.max(linear)));
+        }
     }
 
     /// Has translated code know the page at `linear` as that of the stack, if it may be read and written. Whether it then
@@ -271,14 +289,51 @@ impl Mmu {
         filled.large = None;
     }
 
-    /// Drops everything (CR0.PG, CR4.PGE and the like, RAM changes).
+    /// From the address space of one PCID to that of another, of which what was kept is used again.
+    pub fn switch_space(&mut self, from: u16, to: u16) {
+        let mut left = Vec::new();
+        for ((view, table), filled) in View::ALL.into_iter().zip(&mut self.tables).zip(&mut self.filled) {
+            filled.other.drain(|slot| {
+                let e = &mut table[slot];
+                if let Some(linear) = e.linear(slot).filter(|_| !e.global) {
+                    left.push(Kept { view, linear, entry: *e });
+                    *e = Entry::empty(slot);
+                }
+            });
+        }
+        let back = self.spaces.take(to);
+        self.spaces.keep(from, left);
+        for Kept { view, linear, entry } in back {
+            let slot = slot_of(linear);
+            // Global pages stay where they are.
+            if self.tables[view as usize][slot].linear(slot).is_none() {
+                self.note(view, linear, &entry);
+                self.tables[view as usize][slot] = entry;
+            }
+        }
+        self.stack = [StackPage::NONE; 4];
+        self.code_pages.forget_non_global();
+    }
+
+    /// Drops what is kept of another address space than the one in use.
+    pub fn forget_space(&mut self, pcid: u16) {
+        self.spaces.forget(pcid);
+    }
+
+    /// Drops what is kept of all other address spaces.
+    pub fn forget_other_spaces(&mut self) {
+        self.spaces.clear();
+    }
+
+    /// Drops everything, of all address spaces (CR0.PG, CR4.PGE and the like, RAM changes).
     pub fn flush_all(&mut self) {
+        self.spaces.clear();
         (0..self.tables.len()).for_each(|view| self.clear(view));
         self.code_pages.forget_all();
         self.flushes += 1;
     }
 
-    /// Drops all but global translations (CR3 write).
+    /// Drops all but global translations of the address space in use (CR3 write).
     pub fn flush_non_global(&mut self) {
         self.stack = [StackPage::NONE; 4];
         for (table, filled) in self.tables.iter_mut().zip(&mut self.filled) {

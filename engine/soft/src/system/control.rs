@@ -150,6 +150,16 @@ pub fn write_cr0(cpu: &mut Cpu, v: u64) -> Exec {
     Ok(())
 }
 
+/// The process-context identifier in CR3.
+const PCID: u16 = 0xfff;
+
+impl Cpu {
+    /// The process-context identifier of the address space in use.
+    pub fn pcid(&self) -> u16 {
+        if self.ctl.cr4 & cr4::PCIDE != 0 { self.ctl.cr3 as u16 & PCID } else { 0 }
+    }
+}
+
 fn write_cr3(cpu: &mut Cpu, v: u64) -> Exec {
     let pcid = cpu.ctl.cr4 & cr4::PCIDE != 0;
     let keep = pcid && v & KEEP != 0;
@@ -160,12 +170,16 @@ fn write_cr3(cpu: &mut Cpu, v: u64) -> Exec {
     if legacy_pae(cpu.ctl.cr0, cpu.ctl.cr4, cpu.ctl.efer) {
         cpu.mmu.pdpte = read_pdptes(cpu, v)?;
     }
-    // Translations are not tagged by PCID: those of another address space must go, wanted or not.
-    let same = keep && v == cpu.ctl.cr3;
-    cpu.ctl.cr3 = v;
-    if !same {
+    let (from, to) = (cpu.pcid(), if pcid { v as u16 & PCID } else { 0 });
+    if !keep {
+        cpu.mmu.forget_space(to);
+    }
+    if from != to {
+        cpu.mmu.switch_space(from, to);
+    } else if !keep {
         cpu.mmu.flush_non_global();
     }
+    cpu.ctl.cr3 = v;
     Ok(())
 }
 

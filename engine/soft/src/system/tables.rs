@@ -306,10 +306,17 @@ pub fn invpcid(cpu: &mut Cpu, u: &Uop) -> Exec {
     if kind > 3 || bad_pcid || kind == 0 && !Cpu::canonical(linear) {
         return Err(cpu.gp(0));
     }
+    let in_use = pcid == u64::from(cpu.pcid());
     match kind {
-        0 => cpu.mmu.flush_page(linear),
+        0 if in_use => cpu.mmu.flush_page(linear),
+        1 if in_use => cpu.mmu.flush_non_global(),
+        // All of a space that is not in use is allowed to go as well.
+        0 | 1 => cpu.mmu.forget_space(pcid as u16),
         2 => cpu.mmu.flush_all(),
-        _ => cpu.mmu.flush_non_global(),
+        _ => {
+            cpu.mmu.flush_non_global();
+            cpu.mmu.forget_other_spaces();
+        }
     }
     Ok(())
 }

@@ -6,4 +6,5 @@ pub mod guest;
 mod hostile;
 mod legacy;
 mod long;
+mod pcid;
 mod privilege;
