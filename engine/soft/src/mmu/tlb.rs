@@ -45,6 +45,8 @@ pub struct Entry {
     pub exec: u64,
     /// Host address of the page.
     pub host: *mut u8,
+    /// What to add to a linear address in the page for its host address.
+    pub addend: u64,
     /// The attention byte of the page, to be looked at after a write.
     pub attention: *const u8,
     /// Guest-physical page number.
@@ -68,6 +70,7 @@ impl Entry {
             write: none,
             exec: none,
             host: std::ptr::null_mut(),
+            addend: 0,
             attention: std::ptr::null(),
             page: 0,
             global: false,

@@ -92,6 +92,7 @@ impl Cpu {
                 write: tag(free && t.dirty && ram.writable && self.allowed(&t, view, Access::Write)),
                 exec: tag(self.allowed(&t, view, Access::Exec)),
                 host: ram.host,
+                addend: (ram.host as u64).wrapping_sub(page),
                 attention: self.mmu.watch.attention_of((t.gpa >> 12) as u32),
                 page: (t.gpa >> 12) as u32,
                 global: t.global && self.ctl.cr4 & cr4::PGE != 0,

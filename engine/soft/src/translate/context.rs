@@ -289,6 +289,7 @@ pub mod place {
     pub fn stack_page(view: View, field: Tlb) -> Mem {
         let field = match field {
             Tlb::Read | Tlb::Write => offset_of!(StackPage, tag),
+            Tlb::Addend => unreachable!("the stack is reached by its host address"),
             Tlb::Host => offset_of!(StackPage, host),
             Tlb::Attention => offset_of!(StackPage, attention),
         };
@@ -304,6 +305,8 @@ pub mod place {
         Write,
         /// [`Entry::host`].
         Host,
+        /// [`Entry::addend`].
+        Addend,
         /// [`Entry::attention`].
         Attention,
     }
@@ -314,6 +317,7 @@ pub mod place {
             Tlb::Read => offset_of!(Entry, read),
             Tlb::Write => offset_of!(Entry, write),
             Tlb::Host => offset_of!(Entry, host),
+            Tlb::Addend => offset_of!(Entry, addend),
             Tlb::Attention => offset_of!(Entry, attention),
         };
         offset_of!(Cpu, mmu.tables)

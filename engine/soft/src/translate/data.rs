@@ -7,7 +7,8 @@ use vireo_isa::{Class, Desc, Fp, Privilege, flag};
 
 use super::context::{World, place};
 use super::emit::{Host, Label, Mem};
-use super::lower::{Address, Checked, Lowering, Unsupported};
+use super::group::Group;
+use super::lower::{Address, Checked, Lowering, Reach, Unsupported};
 use super::thunks::{self, T0, T1};
 use crate::cpu::seg;
 
@@ -164,11 +165,10 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     }
     let o = operands(i)?;
     let bit_string = is_bit_string(i);
-    // A read has the address in two registers, which is quicker.
-    let member = o.size != 0 && l.group.is_some();
-    let pair = !member && o.size != 0 && !o.writes && o.spilled.is_empty() && !bit_string && is_general(l, i);
-    let mut host = rewrite(i, &o, pair);
-    if let Some(group) = l.group.as_ref().filter(|_| member) {
+    let group = l.group.as_ref().filter(|_| o.size != 0);
+    let (member, reach) = (group.is_some(), group.map_or_else(|| reach(l, i, &o), Group::reach));
+    let mut host = rewrite(i, &o, reach);
+    if let Some(group) = group.filter(|_| reach == Reach::Host) {
         displace(&mut host, group.displacement(i));
     }
     if bit_string {
@@ -190,7 +190,7 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
             address = bit_address(l, i, address);
         }
         checked = l.check(address, o.size, o.writes, slow);
-        if pair { l.add_host_pair(checked) } else { l.add_host(checked) }
+        l.reach(checked, reach);
     }
     if o.size != 0 && o.writes && checked == Checked::Dynamic && (bit_string || !o.spilled.is_empty()) {
         l.attention(checked);
@@ -241,7 +241,7 @@ pub fn encodes(l: &mut Lowering, i: &Instruction, o: &Operands) -> bool {
     if i.mnemonic() == M::Lea {
         return i.op0_register().size() >= 4;
     }
-    let mut host = rewrite(i, o, false);
+    let mut host = rewrite(i, o, Reach::Host);
     if o.size != 0 {
         displace(&mut host, 1);
     }
@@ -298,15 +298,39 @@ fn emit(l: &mut Lowering, n: usize, d: &Desc, code: &[u8], resume: Label, thunk:
     l.may_fault(n, from, to, resume, thunk);
 }
 
-/// The same instruction with the host's registers, its memory operand at T0, or at T0 + T1 if `pair`.
-fn rewrite(i: &Instruction, o: &Operands, pair: bool) -> Instruction {
+/// How the operand of an instruction that is in no group is reached: a read by two registers, where it can be.
+fn reach(l: &Lowering, i: &Instruction, o: &Operands) -> Reach {
+    let by_two = o.size != 0 && !o.writes && o.spilled.is_empty() && !is_bit_string(i) && is_general(l, i);
+    match by_two {
+        false => Reach::Host,
+        true if has_base_only(l, i) => Reach::Base,
+        true => Reach::Pair,
+    }
+}
+
+/// Whether the address is a register, which is in the host's of that name, and a displacement: what they give in the guest
+/// is what they give in the host.
+pub fn has_base_only(l: &Lowering, i: &Instruction) -> bool {
+    let base = i.memory_base();
+    l.word() == 8
+        && i.memory_index() == Register::None
+        && !is_segmented(i)
+        && host_register(base).is_some_and(|h| usize::from(h.0) == base.number())
+}
+
+/// The same instruction with the host's registers, its memory operand reached as said.
+fn rewrite(i: &Instruction, o: &Operands, reach: Reach) -> Instruction {
     let mut host = *i;
     host.set_segment_prefix(Register::None);
     for op in 0..i.op_count() {
         match i.op_kind(op) {
+            OpKind::Memory if reach == Reach::Base => {
+                host.set_memory_index(Register::R11);
+                host.set_memory_index_scale(1);
+            }
             OpKind::Memory => {
                 host.set_memory_base(Register::R14);
-                host.set_memory_index(if pair { Register::R11 } else { Register::None });
+                host.set_memory_index(if reach == Reach::Pair { Register::R11 } else { Register::None });
                 host.set_memory_index_scale(1);
                 host.set_memory_displacement64(0);
                 host.set_memory_displ_size(0);

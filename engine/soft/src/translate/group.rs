@@ -1,14 +1,15 @@
 //! Groups: accesses near each other, by the same registers, that one look into the TLB serves.
 //!
 //! Between the first and the last of them T0 keeps the host address, and T1 that of the attention byte if any of them
-//! writes. Whatever leads out of the middle to the interpreter overwrites both, so the interpreter then executes
-//! the rest of the group, one instruction after the other: that is the *chain*.
+//! writes; or, if none writes and the address is but a register and a displacement, T1 what is to be added to it. Whatever
+//! leads out of the middle to the interpreter overwrites both, so the interpreter then executes the rest of the group, one
+//! instruction after the other: that is the *chain*.
 
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use super::data::{self, Operands};
 use super::emit::{Host, Label, Part};
-use super::lower::{Address, Lowering};
+use super::lower::{Address, Lowering, Reach};
 use super::thunks::{self, IN_MEMORY, T0};
 
 /// Most bytes from the first to the last: the more, the more often a page's end is among them.
@@ -19,8 +20,9 @@ pub struct Group {
     start: usize,
     /// Its last instruction.
     end: usize,
-    /// Lowest displacement: T0 has the host address of what is there.
+    /// Lowest displacement: T0 has the host address of what is there, if it has.
     low: i64,
+    reach: Reach,
     /// For each instruction, where the interpreter takes over before it; and what is behind the group.
     chain: Vec<Label>,
 }
@@ -40,14 +42,21 @@ pub fn open(l: &mut Lowering, n: usize) {
     let i = l.source.instructions[n];
     let chain: Vec<Label> = (n..=plan.end + 1).map(|_| l.e.label()).collect();
     l.clobber(l.live(n));
-    let (mem, _) = data::offset(l, &i);
-    l.e.lea(T0, mem.displaced(plan.low as i32));
-    let checked = l.check(Address::Dynamic, (plan.high - plan.low) as u32, plan.writes, chain[0]);
-    l.add_host(checked);
+    let base_only = data::has_base_only(l, &i);
+    let address = if base_only && plan.low == 0 {
+        Address::In(Host(i.memory_base().number() as u8))
+    } else {
+        let (mem, _) = data::offset(l, &i);
+        l.e.lea(T0, mem.displaced(plan.low as i32));
+        Address::Dynamic
+    };
+    let checked = l.check(address, (plan.high - plan.low) as u32, plan.writes, chain[0]);
+    let reach = if !plan.writes && base_only { Reach::Base } else { Reach::Host };
+    l.reach(checked, reach);
     if plan.writes {
         l.attention(checked);
     }
-    l.group = Some(Group { start: n, end: plan.end, low: plan.low, chain });
+    l.group = Some(Group { start: n, end: plan.end, low: plan.low, reach, chain });
 }
 
 /// Ends the group if `n` is its last instruction: emits its chain.
@@ -67,6 +76,11 @@ impl Group {
     /// Where code goes on after the interpreter executed instruction `n`.
     pub fn after(&self, n: usize) -> Label {
         self.chain[n + 1 - self.start]
+    }
+
+    /// How its members are reached.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Displacement from T0 of the operand of an instruction.

@@ -56,6 +56,18 @@ pub enum Checked {
     Saved,
 }
 
+/// How a checked memory operand is reached. The fewer steps from the guest's registers to the operand, the sooner a chain
+/// of loads, each of which has the address of the next, gets on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// T0 is its host address.
+    Host,
+    /// T0 + T1 is.
+    Pair,
+    /// T1 is to be added to its address in the guest, which is a register and a displacement.
+    Base,
+}
+
 /// What is translated.
 pub struct Source<'a> {
     /// Where from, for whom.
@@ -375,10 +387,14 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// As [`Lowering::add_host`], but T0 and T1 add up to the host address.
-    pub fn add_host_pair(&mut self, checked: Checked) {
-        debug_assert_eq!(checked, Checked::Dynamic);
-        self.e.load(T1, place::tlb(self.view, T1, Tlb::Host));
+    /// After [`Lowering::check`]: the operand is reached as said. For the ways by two registers `checked` is dynamic.
+    pub fn reach(&mut self, checked: Checked, reach: Reach) {
+        debug_assert!(reach == Reach::Host || checked == Checked::Dynamic);
+        match reach {
+            Reach::Host => self.add_host(checked),
+            Reach::Pair => self.e.load(T1, place::tlb(self.view, T1, Tlb::Host)),
+            Reach::Base => self.e.load(T1, place::tlb(self.view, T1, Tlb::Addend)),
+        }
     }
 
     /// Checks an access near the stack pointer, whose page is known. `slow` is also where an exception of the access
