@@ -164,47 +164,15 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
         return lea(l, i);
     }
     let o = operands(i)?;
-    let bit_string = is_bit_string(i);
-    let group = l.group.as_ref().filter(|_| o.size != 0);
-    let (member, reach) = (group.is_some(), group.map_or_else(|| reach(l, i, &o), Group::reach));
-    let mut host = rewrite(i, &o, reach);
-    if let Some(group) = group.filter(|_| reach == Reach::Host) {
-        displace(&mut host, group.displacement(i));
-    }
-    if bit_string {
-        // Its offset within the operand, see below.
-        host.set_op1_register(sized(T1, i.op1_register()));
-    }
+    let (host, reach) = host_form(l, i, &o);
     // Tried now: an instruction that cannot be encoded must leave nothing behind.
     let encoded = l.encoder.encode(&host, 0);
     let code = l.encoder.take_buffer();
     encoded.map_err(|_| Unsupported)?;
     let of_group = l.group.as_ref().map(|g| g.after(n));
     let resume = of_group.unwrap_or_else(|| l.e.label());
-    let mut checked = if member { Checked::Attention } else { Checked::Dynamic };
-    if o.size != 0 && !member {
-        l.clobber(l.live(n));
-        let slow = slow_path(l, n, resume);
-        let mut address = address(l, i);
-        if bit_string {
-            address = bit_address(l, i, address);
-        }
-        checked = l.check(address, o.size, o.writes, slow);
-        l.reach(checked, reach);
-    }
-    if o.size != 0 && o.writes && checked == Checked::Dynamic && (bit_string || !o.spilled.is_empty()) {
-        l.attention(checked);
-        l.e.store(place::spare(1), T1);
-        checked = Checked::Saved;
-    }
-    if bit_string {
-        let number = i.op1_register().full_register().number() as u8;
-        let from = l.read_gpr(number, T1);
-        l.e.load(T1, from);
-        l.e.and32_imm(T1, 8 * o.size - 1);
-    } else {
-        o.spilled.iter().filter(|s| is_read(i, &o, s.0)).for_each(|(gpr, r)| l.e.load(*r, place::gpr(*gpr)));
-    }
+    let checked = if o.size != 0 { check_operand(l, n, i, &o, reach, resume) } else { Checked::Dynamic };
+    load_spilled(l, i, &o);
     flags_before(l, n, i, d);
     // Flags that a check overwrote, since none of them matters, are not taken for the guest's.
     let flags_lost = o.size != 0 && l.live(n) == 0;
@@ -214,12 +182,7 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     if d.flags_written | d.flags_undefined != 0 {
         l.flags = super::lower::Place::Host;
     }
-    for op in (0..i.op_count()).filter(|op| writes(o.access[*op as usize])) {
-        let spilled = gpr_operand(i, op).and_then(|g| o.spilled.iter().find(|s| s.0 == g));
-        if let Some((gpr, r)) = spilled {
-            l.e.store(place::gpr(*gpr), *r);
-        }
-    }
+    store_spilled(l, i, &o);
     if o.writes {
         l.clobber(l.live(n + 1));
         l.look_after_store_at(n, checked, host.memory_displacement64() as i32, o.size, resume);
@@ -228,6 +191,71 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
         l.e.bind(resume);
     }
     Ok(())
+}
+
+/// The instruction as it is emitted, and how its memory operand is reached.
+fn host_form(l: &Lowering, i: &Instruction, o: &Operands) -> (Instruction, Reach) {
+    let group = l.group.as_ref().filter(|_| o.size != 0);
+    let reach = group.map_or_else(|| reach(l, i, o), Group::reach);
+    let mut host = rewrite(i, o, reach);
+    if let Some(group) = group.filter(|_| reach == Reach::Host) {
+        displace(&mut host, group.displacement(i));
+    }
+    if is_bit_string(i) {
+        // Its offset within the operand, see `load_spilled`.
+        host.set_op1_register(sized(T1, i.op1_register()));
+    }
+    (host, reach)
+}
+
+/// Looks for the memory operand in the TLB, unless its group has.
+fn check_operand(
+    l: &mut Lowering,
+    n: usize,
+    i: &Instruction,
+    o: &Operands,
+    reach: Reach,
+    resume: Label,
+) -> Checked {
+    if l.group.is_some() {
+        return Checked::Attention;
+    }
+    l.clobber(l.live(n));
+    let slow = slow_path(l, n, resume);
+    let mut address = address(l, i);
+    if is_bit_string(i) {
+        address = bit_address(l, i, address);
+    }
+    let checked = l.check(address, o.size, o.writes, slow);
+    l.reach(checked, reach);
+    if o.writes && checked == Checked::Dynamic && (is_bit_string(i) || !o.spilled.is_empty()) {
+        // T1 is needed for a register.
+        l.attention(checked);
+        l.e.store(place::spare(1), T1);
+        return Checked::Saved;
+    }
+    checked
+}
+
+/// Loads the registers that live in memory, and the bit offset of a bit string instruction.
+fn load_spilled(l: &mut Lowering, i: &Instruction, o: &Operands) {
+    if is_bit_string(i) {
+        let number = i.op1_register().full_register().number() as u8;
+        let from = l.read_gpr(number, T1);
+        l.e.load(T1, from);
+        return l.e.and32_imm(T1, 8 * o.size - 1);
+    }
+    o.spilled.iter().filter(|s| is_read(i, o, s.0)).for_each(|(gpr, r)| l.e.load(*r, place::gpr(*gpr)));
+}
+
+/// Stores those that were written.
+fn store_spilled(l: &mut Lowering, i: &Instruction, o: &Operands) {
+    for op in (0..i.op_count()).filter(|op| writes(o.access[*op as usize])) {
+        let spilled = gpr_operand(i, op).and_then(|g| o.spilled.iter().find(|s| s.0 == g));
+        if let Some((gpr, r)) = spilled {
+            l.e.store(place::gpr(*gpr), *r);
+        }
+    }
 }
 
 /// Gives a host instruction's operand at T0 a displacement.
