@@ -162,20 +162,28 @@ impl Translator {
 
     /// Drops translations of these granules of a page.
     pub fn invalidate(&mut self, page: u32, granules: u64) {
-        let Some(keys) = self.by_page.get_mut(&page) else { return };
-        let stale: Vec<Key> = keys
-            .extract_if(.., |k| self.translations.get(k).is_none_or(|t| t.is_of(page, granules)))
-            .collect();
-        if keys.is_empty() {
-            self.by_page.remove(&page);
-        }
-        for t in stale.iter().filter_map(|k| self.translations.remove(k)) {
-            for exit in &t.linked {
-                unlink(&mut self.memory, &self.exits, *exit);
+        let Some(keys) = self.by_page.get(&page) else { return };
+        let hit = |k: &&Key| self.translations.get(k).is_some_and(|t| t.is_of(page, granules));
+        let stale: Vec<Key> = keys.iter().filter(hit).copied().collect();
+        stale.iter().for_each(|k| self.drop_translation(k));
+    }
+
+    /// Drops a translation, if it is there: nothing leads to it any more. What its code names stays, since it may run.
+    fn drop_translation(&mut self, key: &Key) {
+        let Some(t) = self.translations.remove(key) else { return };
+        for (page, _) in t.pages.iter().flatten() {
+            if let Some(keys) = self.by_page.get_mut(page) {
+                keys.retain(|k| k != key);
+                if keys.is_empty() {
+                    self.by_page.remove(page);
+                }
             }
-            self.retired.push(t);
-            self.epoch += 1;
         }
+        for exit in &t.linked {
+            unlink(&mut self.memory, &self.exits, *exit);
+        }
+        self.retired.push(t);
+        self.epoch += 1;
     }
 
     /// Bytes of host code.
@@ -228,8 +236,9 @@ impl Translator {
         self.memory.as_mut()
     }
 
-    /// Keeps a new translation; there is room.
+    /// Keeps a new translation; there is room. One that was there is dropped: its second page has moved.
     fn add(&mut self, key: Key, pages: [Option<(u32, u64)>; 2], origin: Box<Origin>, lowered: Lowered) {
+        self.drop_translation(&key);
         let Some(memory) = &mut self.memory else { return };
         debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
         memory.add(&lowered.code);

@@ -196,9 +196,7 @@ impl Cpu {
 
     /// Has the translation at RIP be made anew.
     pub(crate) fn drop_single(&mut self, key: &Key) {
-        if let Some(t) = self.code.translator.translations.remove(key) {
-            self.code.translator.retired.push(t);
-        }
+        self.code.translator.drop_translation(key);
     }
 
     /// What changes when a translation may no longer be run as it was given: code was overwritten or moved.

@@ -19,6 +19,8 @@ pub const CASES: &[Case] = &[
     case("hot-code-of-two-address-spaces", address_spaces),
     case("hot-code-is-moved-and-taken-away", moved),
     case("hot-code-in-very-many-pages", many_pages),
+    case("hot-code-over-a-page-end-that-moves", |b| moving_end(b, false)),
+    case("hot-code-over-a-page-end-that-moves-and-misses", |b| moving_end(b, true)),
     case("hot-code-in-both-rings", rings),
     case("hot-sse-is-turned-off", sse_off),
     case("hot-user-access-with-smap", smap),
@@ -460,5 +462,55 @@ fn smap(bench: &Bench<'_>) -> Result<Record, Failure> {
     let trap = g.trap()?;
     r.expect("trap", (trap.vector, trap.error, trap.cr2), (14, 3, WINDOW - 0x800))?;
     r.expect("calls", g.machine.ram.u32(WINDOW_RAM), 3 * ROUNDS)?;
+    Ok(r)
+}
+
+/// A hot instruction reaches from one page into a second, in whose place another comes; meanwhile its bytes in the first
+/// one change, which then comes back. With `misses`, the caller has its operand miss the TLB at each call.
+fn moving_end(bench: &Bench<'_>, misses: bool) -> Result<Record, Failure> {
+    let (start, data) = (WINDOW + 0xffd, WINDOW + 0x5000);
+    // Uses the same entry of a TLB as `data`, in engines that have one of less than 2 MiB.
+    const RIVAL: u64 = WINDOW + 0x20_5000;
+    let mut g = Guest::new(bench, Mode::Long, |a| {
+        for page in [1u64, 2, 1] {
+            a.mov(rax, (WINDOW_RAM + 0x1000 * page) | 7)?;
+            a.mov(qword_ptr(PT + 8), rax)?;
+            a.mov(edi, (WINDOW + 0x1000) as u32)?;
+            a.invlpg(byte_ptr(rdi))?;
+            a.mov(ebx, ROUNDS)?;
+            a.call(WINDOW)?;
+            if page == 2 {
+                a.mov(dword_ptr(WINDOW_RAM + 0x1000 + 4), 0x10000)?;
+            }
+        }
+        a.done()
+    })?;
+    let caller = crate::asm::assemble(64, WINDOW, |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.call(start)?;
+        if misses {
+            a.mov(eax, dword_ptr(RIVAL))?;
+        }
+        a.dec(ebx)?;
+        a.jnz(again)?;
+        a.ret()
+    })?;
+    g.machine.ram.write(WINDOW_RAM, &caller);
+    g.machine.ram.write(PML4 + 0x2000 + 8 * (RIVAL >> 21), &(PT | 7).to_le_bytes());
+    for (page, immediate) in [(1u64, 1u32), (2, 0x100)] {
+        let code = crate::asm::assemble(64, start, |a| {
+            // Four bytes long, so that it may become any.
+            a.db(&[0x81, 0x04, 0x25])?;
+            a.dd(&[data as u32, immediate])?;
+            a.ret()
+        })?;
+        g.machine.ram.write(WINDOW_RAM + 0xffd, &code[..3]);
+        g.machine.ram.write(WINDOW_RAM + 0x1000 * page, &code[3..]);
+    }
+    g.run()?;
+    let mut r = Record::default();
+    r.expect("traps", g.vectors(), vec![])?;
+    r.expect("sum", g.machine.ram.u32(WINDOW_RAM + 0x5000), ROUNDS * 0x1_0101)?;
     Ok(r)
 }
