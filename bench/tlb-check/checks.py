@@ -145,6 +145,23 @@ class Addend(Tag):
         return lambda m, last: m.at(memory.base, "r11", by=m.number) if last else m.at("r14", by=m.number)
 
 
+class Mixed(Addend):
+    """The addend where it costs nothing: for reads by a register alone, and groups of them. Else as today."""
+
+    def general(self, memory, size, write):
+        fits = not write and not memory.index and not memory.symbol
+        return (Addend if fits else Tag).general(self, memory, size, write)
+
+    def group(self, memory, low, size, write, last_is_base):
+        if not write and not memory.index and not memory.symbol:
+            return Addend.group(self, memory, low, size, write, last_is_base)
+        self.begin()
+        Tag.group_check(self, memory, memory.address(low), size, write)
+        if write:
+            self.out(f"mov r11, {self.field('ATTENTION')}")
+        return lambda m, last: m.at("r14", by=m.number - low)
+
+
 class Wide(Addend):
     """2^20 entries in arrays: a 32-bit shift makes the index."""
 

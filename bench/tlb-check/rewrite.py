@@ -7,6 +7,7 @@ from assembly import ALL, Instruction, Memory
 SPAN = 128  # as in group.rs
 SAVE = ["mov gs:[V_RAX], rax", "lahf", "seto al", "mov WORD PTR gs:[V_FLAGS], ax", "mov rax, gs:[V_RAX]"]
 RESTORE = ["mov gs:[V_RAX], rax", "movzx eax, WORD PTR gs:[V_FLAGS]", "add al, 0x7f", "sahf", "mov rax, gs:[V_RAX]"]
+HIGH = {"ah", "bh", "ch", "dh"}
 HOST, MEMORY, BOTH = "host", "memory", "both"
 
 
@@ -134,7 +135,8 @@ class Rewriter:
             self.need_flags()
         if i.condition and i.name[0] == "j" or i.name == "jmp":
             self.leave(i.operands[0])
-        self.out(i.text(operand if i.memory else None))
+        # A high byte cannot be encoded beside R14; guest and host addresses are the same here.
+        self.out(i.text(operand if i.memory and not HIGH & set(i.operands) else None))
         if i.changes():
             self.place = HOST
         if i.name == "call":
