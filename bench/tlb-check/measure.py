@@ -114,7 +114,7 @@ def print_programs(best, names, designs):
     for design in designs:
         ratio = {n: best[design, n] / best["native", n] for n in names}
         means = [mean(ratio[n] for n in group) if group else math.nan for group in (integer, set(names) - set(integer))]
-        print(f"| {design} | " + " | ".join(f"{v:.2f}" for v in means + [ratio[n] for n in names]) + " |")
+        print(f"| {design} | " + " | ".join("" if math.isnan(v) else f"{v:.2f}" for v in means + [ratio[n] for n in names]) + " |")
 
 
 def print_chase(folder, rounds):
