@@ -41,6 +41,12 @@ bench-cpu bench-programs:
 	cargo run --release --quiet -p vireo-bench -- $(@:bench-%=%) --vireo $(VIREO) --guest guests/cache/$(GUEST)-$(SET) \
 		--engine $(ENGINE) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
+# Designs of the translator's TLB check on compiled code (bench/tlb-check).
+.PHONY: bench-tlb
+bench-tlb:
+	scripts/install-deps.sh tlb
+	bench/tlb-check/measure.py --rounds $(ROUNDS)
+
 # Long runs, not part of `make test`.
 # Random instructions on the real CPU and on the software engine, compared bit for bit.
 CASES := 10000000
