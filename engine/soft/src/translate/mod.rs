@@ -20,18 +20,18 @@
 //!
 //! | design | integer | SSE | chase |
 //! |---|---|---|---|
-//! | this one: flags saved lazily where live, groups, known stack page | 2.16 | 3.66 | 25.6 |
+//! | flags saved lazily where live, groups, known stack page | 2.16 | 3.66 | 25.6 |
 //! | no groups | 2.23 | 3.91 | 21.2 |
 //! | neither groups nor stack page | 2.26 | 3.92 | 21.2 |
 //! | `lahf`, `seto` and back around each check where flags are live | 2.43 | 3.75 | |
 //! | the same around each check | 4.61 | 14.30 | |
 //! | flag-free (PEXT, JRCXZ; a third scratch register) | 2.81 | 5.67 | 20.4 |
-//! | addend (host minus guest address) for reads by a register | 2.11 | 3.68 | 19.5 |
+//! | this one: the first, and an addend (host minus guest address) for reads by a register | 2.11 | 3.68 | 19.5 |
 //! | the same, tables below 2 GiB instead of through GS | 2.01 | 3.59 | 17.5 |
 //!
-//! So flags are saved lazily, and checks may overwrite them. A dependent load waits for the tag here, which an addend in the
-//! entry would spare it; and where the last read of a group overwrites the group's base, as in a chase, it should be issued
-//! first, which a group as it is now prevents.
+//! So flags are saved lazily, and checks may overwrite them; and a dependent load does not wait for the tag
+//! ([`lower::Reach`]). Next would be tables below 2 GiB; and where the last read of a group overwrites the group's base, as
+//! in a chase, to issue it first.
 //!
 //! # Exactness
 //! An instruction changes guest state only after its last possible fault, and faults are raised by the interpreter with all
