@@ -4,22 +4,22 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{self, Termios};
+use vireo_board::SerialInput;
 
 use crate::output::Output;
 use crate::{RunError, SerialSpec};
 
 /// What the user does at the console, besides typing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleEvent {
-    /// Bytes for the guest.
-    Input(Vec<u8>),
     /// End the machine now (Ctrl-A x).
     Quit,
     /// Press the power button (Ctrl-A p).
@@ -28,6 +28,15 @@ pub enum ConsoleEvent {
     Reset,
     /// Show the escapes (Ctrl-A h).
     Help,
+}
+
+/// What typed bytes mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// Bytes for the guest.
+    Bytes(Vec<u8>),
+    /// An escape.
+    Event(ConsoleEvent),
 }
 
 /// Ctrl-A, the escape of QEMU and screen.
@@ -44,9 +53,9 @@ pub struct EscapeParser {
 }
 
 impl EscapeParser {
-    /// The events that `bytes` make.
-    pub fn parse(&mut self, bytes: &[u8]) -> Vec<ConsoleEvent> {
-        let mut events = Vec::new();
+    /// What `bytes` mean.
+    pub fn parse(&mut self, bytes: &[u8]) -> Vec<Typed> {
+        let mut typed = Vec::new();
         let mut input = Vec::new();
         for &b in bytes {
             if !std::mem::take(&mut self.escaped) {
@@ -69,14 +78,14 @@ impl EscapeParser {
                 _ => continue,
             };
             if !input.is_empty() {
-                events.push(ConsoleEvent::Input(std::mem::take(&mut input)));
+                typed.push(Typed::Bytes(std::mem::take(&mut input)));
             }
-            events.push(event);
+            typed.push(Typed::Event(event));
         }
         if !input.is_empty() {
-            events.push(ConsoleEvent::Input(input));
+            typed.push(Typed::Bytes(input));
         }
-        events
+        typed
     }
 }
 
@@ -90,9 +99,32 @@ pub struct Console {
     notices: Option<Arc<Output>>,
     client: Arc<Client>,
     terminal: Option<Termios>,
-    socket: Option<PathBuf>,
+    socket: Option<Socket>,
     /// Until [`Console::start`].
     file: Option<UnusedFile>,
+}
+
+/// A socket that we made.
+struct Socket {
+    path: PathBuf,
+    /// Device and inode: another one may take its name.
+    identity: Option<(u64, u64)>,
+}
+
+impl Socket {
+    fn made(path: &Path) -> Self {
+        Self { path: path.into(), identity: Self::identity(path) }
+    }
+
+    fn identity(path: &Path) -> Option<(u64, u64)> {
+        std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+    }
+
+    fn remove(&self) {
+        if Self::identity(&self.path) == self.identity {
+            _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// The client of the socket, when there is one.
@@ -167,14 +199,14 @@ struct UnusedFile {
 impl UnusedFile {
     /// What an existing file holds is kept.
     fn open(path: &Path) -> io::Result<Self> {
-        match File::options().write(true).create_new(true).open(path) {
+        match File::options().append(true).create_new(true).open(path) {
             Ok(file) => return Ok(Self { file, created: Some(path.to_path_buf()) }),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
         }
         // Opened for writing only, a FIFO would wait for its reader. Like this the guest starts, and readers come and go.
         let fifo = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo());
-        let file = File::options().read(fifo).write(true).create(true).truncate(false).open(path)?;
+        let file = File::options().read(fifo).append(true).create(true).open(path)?;
         Ok(Self { file, created: None })
     }
 
@@ -237,7 +269,7 @@ impl Console {
                     )),
                     _ => fail(e),
                 })?;
-                console.socket = Some(path.clone());
+                console.socket = Some(Socket::made(path));
                 Ok((console, Some(listener)))
             }
         }
@@ -255,8 +287,16 @@ impl Console {
         }
     }
 
-    /// The machine starts. A file is emptied; a terminal is set to raw mode, so that every key goes to the guest.
-    pub fn start(&mut self, spec: &SerialSpec, listener: Option<UnixListener>, events: Events) {
+    /// The machine starts. A file is emptied; a terminal is set to raw mode, so that every key goes to the guest. What is
+    /// typed goes to `input`.
+    pub fn start(
+        &mut self,
+        spec: &SerialSpec,
+        listener: Option<UnixListener>,
+        input: &Arc<SerialInput>,
+        events: Events,
+    ) {
+        let input = Arc::clone(input);
         let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
             // Without a thread there is no input; the guest still runs.
             std::thread::Builder::new().name(name.into()).spawn(f).ok();
@@ -273,7 +313,12 @@ impl Console {
                         self.terminal = Some(saved);
                     }
                 }
-                spawn("console", Box::new(move || read_terminal(&events)));
+                let type_bytes: fn(&SerialInput, &[u8]) = match self.terminal {
+                    // Escapes have to get through whatever was typed before them.
+                    Some(_) => |input, bytes| _ = input.push(bytes),
+                    None => |input, bytes| input.push_while(bytes, || true),
+                };
+                spawn("console", Box::new(move || read_terminal(|b| type_bytes(&input, b), &events)));
             }
             (SerialSpec::File(_), _) => {
                 if let Some(file) = self.file.take() {
@@ -282,7 +327,7 @@ impl Console {
             }
             (SerialSpec::Socket(_), Some(listener)) => {
                 let client = Arc::clone(&self.client);
-                spawn("console", Box::new(move || serve_clients(&listener, &client, &events)));
+                spawn("console", Box::new(move || serve_clients(&listener, &client, &input)));
             }
             _ => {}
         }
@@ -294,8 +339,8 @@ impl Drop for Console {
         if let Some(saved) = &self.terminal {
             _ = termios::tcsetattr(io::stdin(), termios::OptionalActions::Now, saved);
         }
-        if let Some(path) = &self.socket {
-            _ = std::fs::remove_file(path);
+        if let Some(socket) = &self.socket {
+            socket.remove();
         }
         if let Some(file) = self.file.take() {
             file.discard();
@@ -303,22 +348,39 @@ impl Drop for Console {
     }
 }
 
-fn read_terminal(events: &Events) {
+fn read_terminal(type_bytes: impl Fn(&[u8]), events: &Events) {
     let mut parser = EscapeParser::default();
     let mut bytes = [0; 1024];
     // The end of a file or pipe is not a wish to end the machine.
     while let Ok(n @ 1..) = io::stdin().read(&mut bytes) {
-        parser.parse(&bytes[..n]).into_iter().for_each(|e| events(e));
+        for typed in parser.parse(&bytes[..n]) {
+            match typed {
+                Typed::Bytes(bytes) => type_bytes(&bytes),
+                Typed::Event(event) => events(event),
+            }
+        }
     }
 }
 
-fn serve_clients(listener: &UnixListener, client: &Client, events: &Events) {
-    for mut stream in listener.incoming().flatten() {
-        let Ok(writer) = stream.try_clone() else { continue };
+/// Whether the client has closed both directions.
+fn hung_up(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    let polled = poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+}
+
+fn serve_clients(listener: &UnixListener, client: &Client, input: &SerialInput) {
+    /// The host has no file descriptor left, say: time for it to get some.
+    const RETRY: Duration = Duration::from_millis(100);
+    for stream in listener.incoming() {
+        let Some((mut stream, writer)) = stream.and_then(|s| Ok((s.try_clone()?, s))).ok() else {
+            std::thread::sleep(RETRY);
+            continue;
+        };
         client.set(Some(writer));
         let mut bytes = [0; 1024];
         while let Ok(n @ 1..) = stream.read(&mut bytes) {
-            events(ConsoleEvent::Input(bytes[..n].to_vec()));
+            input.push_while(&bytes[..n], || !hung_up(&stream));
         }
         client.set(None);
     }
@@ -327,15 +389,16 @@ fn serve_clients(listener: &UnixListener, client: &Client, events: &Events) {
 #[cfg(test)]
 mod tests {
     use super::ConsoleEvent::*;
+    use super::Typed::*;
     use super::*;
 
     #[test]
     fn escapes_are_found_even_across_reads() {
         let mut p = EscapeParser::default();
-        assert_eq!(p.parse(b"ls\r"), [Input(b"ls\r".to_vec())]);
-        assert_eq!(p.parse(b"a\x01"), [Input(b"a".to_vec())]);
-        assert_eq!(p.parse(b"xb"), [Quit, Input(b"b".to_vec())]);
-        assert_eq!(p.parse(b"\x01\x01\x01p\x01r\x01z"), [Input(vec![1]), PowerButton, Reset]);
+        assert_eq!(p.parse(b"ls\r"), [Bytes(b"ls\r".to_vec())]);
+        assert_eq!(p.parse(b"a\x01"), [Bytes(b"a".to_vec())]);
+        assert_eq!(p.parse(b"xb"), [Event(Quit), Bytes(b"b".to_vec())]);
+        assert_eq!(p.parse(b"\x01\x01\x01p\x01r\x01z"), [Bytes(vec![1]), Event(PowerButton), Event(Reset)]);
     }
 
     #[test]
@@ -352,6 +415,19 @@ mod tests {
         client.set(None);
         assert_eq!(writer.join().unwrap(), Err(io::ErrorKind::BrokenPipe));
         drop(theirs);
+    }
+
+    #[test]
+    fn only_the_socket_that_was_made_is_removed() {
+        let path = std::env::temp_dir().join(format!("vireo-console-{}-socket", std::process::id()));
+        let _first = UnixListener::bind(&path).unwrap();
+        let made = Socket::made(&path);
+        std::fs::remove_file(&path).unwrap();
+        let _second = UnixListener::bind(&path).unwrap();
+        made.remove();
+        assert!(path.exists(), "another machine's");
+        Socket::made(&path).remove();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -42,6 +42,8 @@ struct Queue {
     /// Bytes whose write failed, and why the first did.
     failed: u64,
     failure: Option<io::Error>,
+    /// Those of them that a note is due for where they are missing.
+    missing: u64,
     /// The reader took nothing while somebody waited; the queue is full.
     stalled: bool,
     /// The machine is being ended: nobody waits for room.
@@ -71,9 +73,10 @@ impl Queue {
         }
     }
 
-    /// The host refused the last chunk; it is gone.
-    fn refused(&mut self, why: io::Error) {
-        self.failed = self.failed.saturating_add(self.in_flight as u64);
+    /// The host refused the last `count` bytes of the last chunk; they are gone.
+    fn refused(&mut self, count: usize, why: io::Error) {
+        self.failed = self.failed.saturating_add(count as u64);
+        self.missing = self.missing.saturating_add(count as u64);
         self.failure.get_or_insert(why);
     }
 
@@ -187,16 +190,41 @@ impl Output {
             if chunk.is_empty() {
                 return;
             }
+            let missing = queue.missing;
             drop(queue);
-            let result = to.write_all(chunk).and_then(|()| to.flush());
+            let told = missing == 0 || tell_missing(&mut to, missing);
+            let result = write_whole(&mut to, chunk);
             queue = self.lock();
-            if let Err(why) = result {
-                queue.refused(why);
+            if told {
+                queue.missing -= missing;
+            }
+            if let Err((count, why)) = result {
+                queue.refused(count, why);
             }
             queue.written();
             self.progress.notify_all();
         }
     }
+}
+
+/// Says, where bytes are missing that could not be written, how many. False: nor can this.
+fn tell_missing(to: &mut impl Write, missing: u64) -> bool {
+    let note = format!("\r\n[vireo: {missing} bytes of console output could not be written]\r\n");
+    write_whole(to, note.as_bytes()).is_ok()
+}
+
+/// Writes all bytes, or gives how many could not be written.
+fn write_whole(to: &mut impl Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut left = bytes;
+    while !left.is_empty() {
+        match to.write(left) {
+            Ok(0) => return Err((left.len(), io::ErrorKind::WriteZero.into())),
+            Ok(n) => left = &left[n..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err((left.len(), e)),
+        }
+    }
+    to.flush().map_err(|e| (0, e))
 }
 
 impl SerialSink for Output {

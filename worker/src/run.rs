@@ -88,7 +88,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    console.start(&spec.serial, listener, user.events());
+    console.start(&spec.serial, listener, board.serial_input(), user.events());
     let started = Instant::now();
     board.resume();
     let mut machine = Machine { board: &board, console: &console, user: &user, resets: 0 };
@@ -205,7 +205,6 @@ impl Machine<'_> {
                     self.user.reset_pending.store(false, Ordering::Release);
                 }
                 Event::Console(ConsoleEvent::Quit) => return Ok(GuestEnd::Quit),
-                Event::Console(ConsoleEvent::Input(bytes)) => _ = self.board.type_bytes(&bytes),
                 Event::Console(ConsoleEvent::PowerButton) => self.board.press_power_button(),
                 Event::Console(ConsoleEvent::Help) => self.console.help(),
             }

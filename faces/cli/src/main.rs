@@ -32,8 +32,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VIREO_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    use tracing_subscriber::EnvFilter;
+    let wanted = std::env::var("VIREO_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = EnvFilter::try_new(&wanted);
+    let refused = filter.as_ref().err().map(ToString::to_string);
+    // Standard error may be full or closed, which is no reason to end a guest.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
+    if let Some(why) = refused {
+        _ = writeln!(std::io::stderr(), "vireo: VIREO_LOG={wanted} is not understood: {why}");
+    }
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Host { command } => host::run(&command),

@@ -242,14 +242,15 @@ impl Board {
         self.pause()?;
         self.chipset.reset_all();
         self.events.forget();
+        self.input.clear();
         self.boot()?;
         self.resume();
         Ok(())
     }
 
-    /// Types bytes at the first serial port; gives how many there was room for.
-    pub fn type_bytes(&self, bytes: &[u8]) -> usize {
-        self.input.push(bytes)
+    /// The way to the first serial port.
+    pub fn serial_input(&self) -> &Arc<SerialInput> {
+        &self.input
     }
 
     /// Presses the ACPI power button.

@@ -1,23 +1,30 @@
 //! Bytes on their way to the guest's serial port, which takes no more than its FIFO holds.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vireo_chipset::uart::Uart;
 
-/// Most bytes that wait; more are refused.
+/// Most bytes that wait.
 const LIMIT: usize = 64 * 1024;
+
+/// How often those who wait are asked whether they still do.
+const ASK: Duration = Duration::from_millis(200);
 
 /// The queue in front of a serial port.
 pub struct SerialInput {
     uart: Arc<Uart>,
     waiting: Mutex<VecDeque<u8>>,
+    /// The port took some.
+    taken: Condvar,
 }
 
 impl SerialInput {
     /// A queue that the port empties as it has room.
     pub fn new(uart: &Arc<Uart>) -> Arc<Self> {
-        let input = Arc::new(Self { uart: Arc::clone(uart), waiting: Mutex::default() });
+        let input =
+            Arc::new(Self { uart: Arc::clone(uart), waiting: Mutex::default(), taken: Condvar::new() });
         let weak = Arc::downgrade(&input);
         uart.on_space(Box::new(move || {
             if let Some(input) = weak.upgrade() {
@@ -25,6 +32,27 @@ impl SerialInput {
             }
         }));
         input
+    }
+
+    /// Adds all bytes; waits for room, perhaps for ever: a guest need not read. Gives up when `wanted`, which is asked a few
+    /// times a second, says that nobody wants it any more.
+    pub fn push_while(&self, bytes: &[u8], wanted: impl Fn() -> bool) {
+        let mut left = bytes;
+        loop {
+            left = &left[self.push(left)..];
+            if left.is_empty() || !wanted() {
+                return;
+            }
+            let full = |w: &mut VecDeque<u8>| w.len() >= LIMIT;
+            let waited = self.taken.wait_timeout_while(self.lock(), ASK, full);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Forgets what waits: the machine is reset, and it was for the guest before.
+    pub fn clear(&self) {
+        self.lock().clear();
+        self.taken.notify_all();
     }
 
     /// Adds bytes; gives how many there was room for.
@@ -41,9 +69,60 @@ impl SerialInput {
         let mut waiting = self.lock();
         let taken = self.uart.push_input(waiting.make_contiguous());
         waiting.drain(..taken);
+        if taken > 0 {
+            self.taken.notify_all();
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<u8>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use vireo_chipset::lines::{IrqLine, SerialSink};
+
+    use super::*;
+
+    struct Nothing;
+    impl SerialSink for Nothing {
+        fn write(&self, _: &[u8]) {}
+    }
+    impl IrqLine for Nothing {
+        fn set(&self, _: bool) {}
+    }
+
+    /// In front of a port that a guest never reads.
+    fn input() -> Arc<SerialInput> {
+        SerialInput::new(&Arc::new(Uart::new(Arc::new(Nothing), Arc::new(Nothing))))
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_waits_until_there_is() {
+        let input = input();
+        let all = vec![7; 3 * LIMIT];
+        std::thread::scope(|s| {
+            let typist = s.spawn(|| input.push_while(&all, || true));
+            while !typist.is_finished() {
+                if input.lock().len() == LIMIT {
+                    input.clear();
+                }
+                std::thread::yield_now();
+            }
+        });
+        assert!(input.lock().len() <= LIMIT);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_not_wanted() {
+        let (input, wanted) = (input(), AtomicBool::new(true));
+        std::thread::scope(|s| {
+            s.spawn(|| input.push_while(&vec![7; 2 * LIMIT], || wanted.load(Ordering::Relaxed)));
+            wanted.store(false, Ordering::Relaxed);
+        });
+        assert!(input.lock().len() <= LIMIT);
     }
 }

@@ -15,3 +15,4 @@ mod bus;
 mod input;
 
 pub use board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
+pub use input::SerialInput;

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::LoadError;
 
@@ -21,13 +22,15 @@ impl std::fmt::Debug for File<'_> {
     }
 }
 
-/// An open file of the machine. One that takes its place under its name later is not seen.
+/// An open file of the machine. One that takes its place under its name later is not seen; one that is changed in place is
+/// not booted again, since nobody knows whether it was meant for this machine, or is whole.
 #[derive(Debug)]
 pub struct BootFile {
     what: &'static str,
     path: PathBuf,
     file: std::fs::File,
-    max: u64,
+    size: usize,
+    changed: SystemTime,
 }
 
 impl BootFile {
@@ -43,15 +46,26 @@ impl BootFile {
         if !kind.is_file() {
             return Err(unreadable(what, path, "it is not a regular file".into()));
         }
-        let file = Self { what, path: path.into(), file: std::fs::File::open(path).map_err(failed)?, max };
-        file.size()?;
-        Ok(file)
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let (size, changed) = file.metadata().and_then(|m| Ok((m.len(), m.modified()?))).map_err(failed)?;
+        if size > max {
+            let mib = max >> 20;
+            return Err(unreadable(what, path, format!("it is larger than the machine's memory, {mib} MiB")));
+        }
+        Ok(Self { what, path: path.into(), file, size: size as usize, changed })
     }
 
-    /// Its content now.
+    /// Its content, if that is still what it was.
     pub fn read(&self) -> Result<Vec<u8>, LoadError> {
-        let mut bytes = vec![0; self.size()?];
-        self.file.read_exact_at(&mut bytes, 0).map_err(|e| self.unreadable(e.to_string()))?;
+        self.check_unchanged()?;
+        let mut bytes = Vec::new();
+        let refused =
+            |_| self.unreadable(format!("the host has no {} MiB of memory to read it", self.size >> 20));
+        bytes.try_reserve_exact(self.size).map_err(refused)?;
+        bytes.resize(self.size, 0);
+        let read = self.file.read_exact_at(&mut bytes, 0);
+        self.check_unchanged()?;
+        read.map_err(|e| self.unreadable(e.to_string()))?;
         Ok(bytes)
     }
 
@@ -60,13 +74,14 @@ impl BootFile {
         self.path.display().to_string()
     }
 
-    fn size(&self) -> Result<usize, LoadError> {
-        let size = self.file.metadata().map_err(|e| self.unreadable(e.to_string()))?.len();
-        if size > self.max {
-            let mib = self.max >> 20;
-            return Err(self.unreadable(format!("it is larger than the machine's memory, {mib} MiB")));
+    fn check_unchanged(&self) -> Result<(), LoadError> {
+        let now = self.file.metadata().and_then(|m| Ok((m.len(), m.modified()?)));
+        let now = now.map_err(|e| self.unreadable(e.to_string()))?;
+        if now != (self.size as u64, self.changed) {
+            let what = "it was changed since the machine was started; start the machine anew with it";
+            return Err(self.unreadable(what.into()));
         }
-        Ok(size as usize)
+        Ok(())
     }
 
     fn unreadable(&self, reason: String) -> LoadError {
@@ -104,9 +119,9 @@ mod tests {
         std::fs::write(&other, b"second").unwrap();
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(file.read().unwrap(), b"first", "its name means another file now");
-        let grown = BootFile::open("kernel", &path, 6).unwrap();
-        std::fs::write(&path, b"seventh").unwrap();
-        assert!(grown.read().unwrap_err().to_string().ends_with("larger than the machine's memory, 0 MiB"));
+        let changed = BootFile::open("kernel", &path, 6).unwrap();
+        std::fs::write(&path, b"sec").unwrap();
+        assert!(changed.read().unwrap_err().to_string().contains("it was changed since"));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }
