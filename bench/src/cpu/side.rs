@@ -11,8 +11,8 @@ use crate::Measured;
 use crate::cpu::reply::Reply;
 use crate::cpu::{Options, Set};
 
-/// Far beyond what a boot or a program takes: what hangs is killed.
-const LIMIT: Duration = Duration::from_secs(180);
+/// Far beyond what a boot or a program takes, a build on a busy host too: what hangs is killed.
+const LIMIT: Duration = Duration::from_secs(600);
 /// What `cpu-programs` prints when it takes the next request.
 const READY: &str = "VIREO-READY";
 
