@@ -27,19 +27,23 @@ bench:
 	guests/build.sh $(GUEST)
 	cargo run --release --quiet -p vireo-bench -- --vireo $(VIREO) --guest guests/cache/$(GUEST)
 
-# The programs of bench/cpu natively, in ours and in QEMU TCG; real programs of Debian in ours and in TCG.
-# ROUNDS of each, ONLY=name,name,… of them, ENGINE of ours.
-.PHONY: bench-cpu bench-programs
+# The programs of bench/cpu natively, in ours and in QEMU TCG; real programs of Debian and a boot with systemd in ours and
+# in TCG; builds and pipes on 4 processors in ours and in TCG. ROUNDS of each, ONLY=name,name,… of them, ENGINE of ours.
+.PHONY: bench-cpu bench-programs bench-parallel
 ROUNDS := 3
 ENGINE := soft
 bench-cpu: SET := bench
 bench-programs: SET := programs
-bench-cpu bench-programs:
+bench-programs: FURTHER := $(GUEST)-systemd
+bench-programs: OPTIONS := --systemd guests/cache/$(GUEST)-systemd
+bench-parallel: SET := parallel
+bench-parallel: OPTIONS := --repeats 1
+bench-cpu bench-programs bench-parallel:
 	scripts/install-deps.sh bench
 	$(MAKE) --no-print-directory build
-	guests/build.sh $(GUEST)-$(SET)
+	guests/build.sh $(GUEST)-$(SET) $(FURTHER)
 	cargo run --release --quiet -p vireo-bench -- $(@:bench-%=%) --vireo $(VIREO) --guest guests/cache/$(GUEST)-$(SET) \
-		--engine $(ENGINE) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+		--engine $(ENGINE) --rounds $(ROUNDS) $(OPTIONS) $(if $(ONLY),--only $(ONLY))
 
 # Designs of the translator's TLB check on compiled code (bench/tlb-check).
 .PHONY: bench-tlb

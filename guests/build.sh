@@ -17,9 +17,13 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 . "$here/stress.sh"
 # shellcheck source=bench.sh
 . "$here/bench.sh"
+# shellcheck source=systemd.sh
+. "$here/systemd.sh"
 
 readonly BENCH=$here/../bench
-# NAME RELEASE ARCH KERNEL-METAPACKAGE; each also exists as NAME-stress, the amd64 ones as NAME-bench and NAME-programs.
+# What amd64 guests exist with as well, as NAME-VARIANT; NAME-stress exists of all.
+readonly AMD64_VARIANTS="bench programs parallel systemd"
+# NAME RELEASE ARCH KERNEL-METAPACKAGE.
 readonly GUESTS="
 debian-5.10-cloud-amd64 bullseye amd64 linux-image-cloud-amd64
 debian-6.1-cloud-amd64  bookworm amd64 linux-image-cloud-amd64
@@ -37,15 +41,14 @@ EOF
 }
 
 list_guests() {
-    awk 'NF { print $1; print $1 "-stress" }
-        $3 == "amd64" { print $1 "-bench"; print $1 "-programs" }' <<<"$GUESTS"
+    awk -v variants="$AMD64_VARIANTS" 'BEGIN { count = split(variants, variant) }
+        NF { print $1; print $1 "-stress" }
+        $3 == "amd64" { for (i = 1; i <= count; i++) print $1 "-" variant[i] }' <<<"$GUESTS"
 }
 
-# Prints what a guest holds besides busybox: stress, bench, programs, or nothing.
+# Prints what a guest is besides a kernel and busybox: stress, one of AMD64_VARIANTS, or nothing.
 guest_variant() { # NAME
-    case $1 in
-        *-stress | *-bench | *-programs) echo "${1##*-}" ;;
-    esac
+    [[ " stress $AMD64_VARIANTS " != *" ${1##*-} "* ]] || echo "${1##*-}"
 }
 
 # Prints "RELEASE ARCH METAPACKAGE" of a guest.
@@ -60,9 +63,10 @@ guest_recipe() { # NAME
 # What a built guest depends on besides packages: these scripts, and of the guests for benchmarks their sources.
 recipe_fingerprint() { # NAME
     (
-        cat "$here"/{build,packages,initrd,stress,bench}.sh "$here/init" "$here/power-button"
-        case $1 in
-            *-bench | *-programs) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
+        cat "$here"/{build,packages,initrd,stress,bench,systemd}.sh "$here/init" "$here/power-button"
+        case $(guest_variant "$1") in
+            systemd) cat "$here"/systemd-mark* ;;
+            bench | programs | parallel) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
         esac
     ) | sha256sum | cut -c1-64
 }
@@ -77,16 +81,21 @@ require_tools() {
 
 build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     local tree=$1/tree group
+    if [ "$5" = systemd ]; then
+        lay_out_systemd "$tree" "$4" "$here"
+        return
+    fi
     lay_out_base "$tree" "$4/bin/busybox" "$here/init"
     install -D -m 755 "$here/power-button" "$tree/etc/acpi/PWRF/00000080"
     for group in hyperv virtio power; do install_modules "$2" "$3" "$tree" "$group"; done
     case $5 in
         stress) install_stress "$4" "$tree" ;;
         bench) install_bench "$BENCH" "$tree" "$1/out" ;;
-        programs)
+        programs | parallel)
             install_bench "$BENCH" "$tree" "$1/out"
-            install_programs "$BENCH" "$4" "$tree" "$1/out"
-            ;;
+            install_commands "$BENCH/$5/commands" "$4" "$tree" "$1/out"
+            ;;&
+        parallel) install_project "$BENCH" "$tree" ;;
     esac
 }
 
@@ -95,6 +104,8 @@ variant_packages() { # USERLAND-ROOT VARIANT
     case $2 in
         stress) package_closure "$1" stress-ng ;;
         programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;
+        parallel) package_closure "$1" "${BUILD_TOOLS[@]}" ;;
+        systemd) minbase_packages "$1" ;;
     esac
 }
 

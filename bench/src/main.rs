@@ -40,6 +40,8 @@ enum Subject {
     Cpu(cpu::Options),
     /// Real programs of Debian: in ours and in TCG.
     Programs(cpu::Options),
+    /// Builds and pipes that keep several processors busy: in ours and in TCG.
+    Parallel(cpu::Options),
 }
 
 #[derive(Args)]
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
     let done = match Options::parse() {
         Options { subject: Some(Subject::Cpu(options)), .. } => cpu::measure(Set::Cpu, &options),
         Options { subject: Some(Subject::Programs(options)), .. } => cpu::measure(Set::Programs, &options),
+        Options { subject: Some(Subject::Parallel(options)), .. } => cpu::measure(Set::Parallel, &options),
         Options { machine: Some(options), .. } => measure_machine(&options),
         Options { .. } => Err("what to measure? see --help".into()),
     };
@@ -92,7 +95,7 @@ fn main() -> ExitCode {
 
 fn measure_machine(options: &MachineOptions) -> AnyResult<()> {
     let machines = Machines { vireo: options.vireo.clone(), guest: Guest::at(&options.guest) };
-    let mut report = Report::of(Setting::of_this_host(&options.vireo, &options.guest)?);
+    let mut report = Report::of(Setting::of_this_host(&options.vireo, &options.guest, "512 MiB")?);
     for &cpus in &options.cpus {
         report.boots.push(boot::measure(&machines, cpus, options.runs)?);
     }

@@ -15,6 +15,8 @@ pub struct Setting {
     pub qemu: String,
     /// Package and version of the guest's kernel.
     pub kernel: String,
+    /// What the guest's machine has on both sides.
+    pub machine: String,
     /// The host's processor, and how many.
     pub host: String,
     /// Load average of the host over the minute before the measurement: a busy host makes noise.
@@ -22,8 +24,8 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// That of this host.
-    pub fn of_this_host(vireo: &Path, guest: &Path) -> Result<Self, String> {
+    /// That of this host, for guests with such a machine.
+    pub fn of_this_host(vireo: &Path, guest: &Path, machine: &str) -> Result<Self, String> {
         let read =
             |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
         let cpuinfo = read(Path::new("/proc/cpuinfo"))?;
@@ -34,6 +36,7 @@ impl Setting {
             vireo: version(vireo)?,
             qemu: version(Path::new("qemu-system-x86_64"))?,
             kernel: read(&guest.join("version"))?.trim().into(),
+            machine: machine.into(),
             host: format!("{} processor(s), {}", processors, model.map_or("unknown", |(_, m)| m)),
             load_before: load.split(' ').next().and_then(|w| w.parse().ok()).unwrap_or(f64::NAN),
         })
@@ -44,7 +47,7 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "ours      {}", self.vireo)?;
         writeln!(f, "peer      {}, software emulation (tcg, one thread per processor)", self.qemu)?;
-        writeln!(f, "guest     {}, 512 MiB", self.kernel)?;
+        writeln!(f, "guest     {}, {}", self.kernel, self.machine)?;
         writeln!(f, "host      {}, load {} before", self.host, self.load_before)
     }
 }

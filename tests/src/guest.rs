@@ -62,6 +62,12 @@ impl GuestRun {
         self
     }
 
+    /// With so much memory, in MiB.
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
     /// With a further word on the kernel command line.
     pub fn parameter(mut self, word: &str) -> Self {
         self.append.push(' ');

@@ -7,6 +7,7 @@
 mod reply;
 mod results;
 mod side;
+mod systemd;
 mod table;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use clap::Args;
 use crate::cpu::reply::{Catalogue, Reply};
 use crate::cpu::results::{Outcome, Results};
 use crate::cpu::side::{Runner, Side};
+use crate::cpu::systemd::Systemd;
 use crate::setting::Setting;
 use crate::{AnyResult, Format, progress};
 
@@ -26,9 +28,23 @@ pub enum Set {
     Cpu,
     /// Real programs as Debian packages them.
     Programs,
+    /// Loads of many processes, on several processors.
+    Parallel,
 }
 
-/// Options of either set.
+impl Set {
+    /// Processors of the guest, unless the options say otherwise.
+    fn cpus(self) -> u32 {
+        if self == Self::Parallel { 4 } else { 1 }
+    }
+
+    /// Memory of the guest. A compiler's initial RAM disk, its contents and a build take more than the others.
+    fn memory_mib(self) -> u32 {
+        if self == Self::Parallel { 1024 } else { 512 }
+    }
+}
+
+/// Options of any set.
 #[derive(Args)]
 pub struct Options {
     /// The `vireo` binary.
@@ -46,6 +62,12 @@ pub struct Options {
     /// How often a program runs each time it is measured.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeats: u32,
+    /// Processors of the guest: 1, or 4 for parallel loads, when not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+    /// Folder of a guest with systemd, as built by guests/build.sh, whose boot is measured as one more program.
+    #[arg(long, value_name = "FOLDER")]
+    systemd: Option<PathBuf>,
     /// Only these programs.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
@@ -56,8 +78,12 @@ pub struct Options {
 
 /// Measures a set and prints the results. An error when a program failed anywhere or check values differ.
 pub fn measure(set: Set, options: &Options) -> AnyResult<()> {
-    let setting = Setting::of_this_host(&options.vireo, &options.guest)?;
-    let catalogue = Catalogue::of(set, &options.guest)?.only(&options.only)?;
+    let machine = format!("{} processor(s), {} MiB", options.cpus.unwrap_or(set.cpus()), set.memory_mib());
+    let setting = Setting::of_this_host(&options.vireo, &options.guest, &machine)?;
+    let systemd = Systemd::of(options);
+    let mut catalogue = Catalogue::of(set, &options.guest)?;
+    catalogue.programs.extend(systemd.as_ref().map(|_| Systemd::program()));
+    let catalogue = catalogue.only(&options.only)?;
     let mut results = Results::new(setting, &catalogue);
     let mut runners = Side::of(set).map(|side| Runner::new(side, set, options)).collect::<Vec<_>>();
     for round in 1..=options.rounds {
@@ -72,7 +98,10 @@ pub fn measure(set: Set, options: &Options) -> AnyResult<()> {
             progress(&format!("{name}, {round} of {}", options.rounds));
             for runner in &mut runners {
                 let outcome = results.outcome(program, runner.side());
-                measure_once(runner, name, options.repeats, outcome);
+                measure_once(outcome, || match &systemd {
+                    Some(systemd) if name == systemd::NAME => systemd.boot(runner.side(), options),
+                    _ => runner.measure(name, options.repeats),
+                });
             }
         }
     }
@@ -85,11 +114,11 @@ pub fn measure(set: Set, options: &Options) -> AnyResult<()> {
 }
 
 /// Measures a program on one side. One that has failed there is not tried again: it may have hung.
-fn measure_once(runner: &mut Runner, name: &str, repeats: u32, outcome: &mut Outcome) {
+fn measure_once(outcome: &mut Outcome, measure: impl FnOnce() -> Result<Reply, String>) {
     if !outcome.errors.is_empty() {
         return;
     }
-    match runner.measure(name, repeats) {
+    match measure() {
         Ok(Reply { seconds, check }) => outcome.add(seconds, check),
         Err(e) => outcome.errors.push(e),
     }

@@ -29,7 +29,7 @@ impl Catalogue {
         let binary = guest.join("cpu-programs");
         let mut command = Command::new(&binary);
         command.arg("list");
-        if set == Set::Programs {
+        if set != Set::Cpu {
             command.arg(guest.join("bench-commands"));
         }
         let out = command.output().map_err(|e| format!("{} does not start: {e}", binary.display()))?;

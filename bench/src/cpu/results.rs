@@ -219,6 +219,7 @@ pub mod tests {
             vireo: "vireo 1".into(),
             qemu: "qemu 2".into(),
             kernel: "linux 6.1".into(),
+            machine: "1 processor(s)".into(),
             host: "2 processor(s)".into(),
             load_before: 0.5,
         };

@@ -11,8 +11,8 @@ use crate::Measured;
 use crate::cpu::reply::Reply;
 use crate::cpu::{Options, Set};
 
-/// Far beyond what a boot or a program takes: what hangs is killed.
-const LIMIT: Duration = Duration::from_secs(180);
+/// Far beyond what a boot or a program takes, a build on a busy host too: what hangs is killed.
+const LIMIT: Duration = Duration::from_secs(600);
 /// What `cpu-programs` prints when it takes the next request.
 const READY: &str = "VIREO-READY";
 
@@ -56,15 +56,26 @@ pub struct Runner {
     ready: usize,
 }
 
-/// How the side is started.
-enum Start {
+/// How a side is started.
+pub enum Start {
     Process(PathBuf),
     Vireo { run: GuestRun, binary: PathBuf, engine: String },
     Qemu(GuestRun),
 }
 
 impl Start {
-    fn command(&self) -> Command {
+    /// A guest on one side; none natively.
+    pub fn guest(side: Side, run: GuestRun, options: &Options) -> Option<Self> {
+        let (binary, engine) = (options.vireo.clone(), options.engine.clone());
+        match side {
+            Side::Native => None,
+            Side::Vireo => Some(Self::Vireo { run, binary, engine }),
+            Side::Tcg => Some(Self::Qemu(run)),
+        }
+    }
+
+    /// The command line that starts it.
+    pub fn command(&self) -> Command {
         match self {
             Self::Process(binary) => {
                 let mut command = Command::new(binary);
@@ -86,16 +97,12 @@ impl Runner {
     pub fn new(side: Side, set: Set, options: &Options) -> Self {
         let arguments = match set {
             Set::Cpu => "vireo.args=serve",
-            Set::Programs => "vireo.args=serve:/etc/bench-commands",
+            Set::Programs | Set::Parallel => "vireo.args=serve:/etc/bench-commands",
         };
         let run = Guest::at(&options.guest).run("bench").parameter(arguments).parameter("quiet");
-        let start = match side {
-            Side::Native => Start::Process(options.guest.join("cpu-programs")),
-            Side::Vireo => {
-                Start::Vireo { run, binary: options.vireo.clone(), engine: options.engine.clone() }
-            }
-            Side::Tcg => Start::Qemu(run),
-        };
+        let run = run.cpus(options.cpus.unwrap_or(set.cpus())).memory_mib(set.memory_mib());
+        let native = || Start::Process(options.guest.join("cpu-programs"));
+        let start = Start::guest(side, run, options).unwrap_or_else(native);
         Self { side, start, process: None, ready: 0 }
     }
 
@@ -154,6 +161,8 @@ mod tests {
     #[test]
     fn real_programs_are_not_run_natively() {
         assert_eq!(Side::of(Set::Cpu).count(), 3);
-        assert!(Side::of(Set::Programs).all(|s| s != Side::Native));
+        for set in [Set::Programs, Set::Parallel] {
+            assert!(Side::of(set).all(|s| s != Side::Native));
+        }
     }
 }
