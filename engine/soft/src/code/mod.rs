@@ -33,13 +33,15 @@ pub struct Block {
     key: Key,
     /// Page and granules of the bytes; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
-    /// Times it was interpreted, up to [`HOT`].
+    /// Times it was interpreted.
     runs: Cell<u32>,
+    /// It was translated at some address, in some world.
+    translated: Cell<bool>,
 }
 
 impl Block {
     fn new(uops: Box<[Uop]>, key: Key, pages: [Option<(u32, u64)>; 2]) -> Self {
-        Self { uops, key, pages, runs: Cell::new(0) }
+        Self { uops, key, pages, runs: Cell::new(0), translated: Cell::new(false) }
     }
 }
 
@@ -54,6 +56,9 @@ struct Recent {
 }
 
 const RECENT: usize = 4096;
+
+/// Runs of a hot block between two looks whether there is a translation that the table of recent jumps does not know.
+const LOOK: u32 = 4;
 
 /// Bounds the memory of decoded code per vCPU, in bytes.
 const MAX_BYTES: usize = 12 << 20;
@@ -346,11 +351,21 @@ impl Cpu {
     fn run_if_hot(&mut self, block: &Block) -> Option<Exec> {
         let runs = block.runs.get();
         block.runs.set(runs.saturating_add(1));
-        match runs {
-            0..HOT => None,
-            // One that cannot be translated now is tried again after as many runs.
-            _ => self.run_hot(runs.is_multiple_of(HOT)),
+        if runs < HOT {
+            return None;
         }
+        if let Some(entry) = self.known_translation() {
+            return Some(self.run_translated(entry));
+        }
+        // One that cannot be translated now is tried again after as many runs.
+        let again = if block.translated.get() { self.code.translator.again } else { HOT };
+        let translate = runs.is_multiple_of(again);
+        if !translate && !runs.is_multiple_of(LOOK) {
+            return None;
+        }
+        let end = self.run_hot(translate);
+        block.translated.set(block.translated.get() || translate && end.is_some());
+        end
     }
 
     /// Runs the first instruction of a block that is not to be run whole; `Err(EndBlock)` when all went well.

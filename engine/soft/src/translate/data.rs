@@ -116,8 +116,7 @@ fn writes(a: OpAccess) -> bool {
 }
 
 /// What the operands of an instruction need.
-pub fn operands(i: &Instruction) -> Result<Operands, Unsupported> {
-    let mut factory = InstructionInfoFactory::new();
+pub fn operands(factory: &mut InstructionInfoFactory, i: &Instruction) -> Result<Operands, Unsupported> {
     let info = factory.info(i);
     let access = std::array::from_fn(|n| info.op_access(n as u32));
     let mut o = Operands { spilled: Vec::new(), size: 0, writes: false, access };
@@ -153,6 +152,15 @@ fn gpr_operand(i: &Instruction, op: u32) -> Option<u8> {
     Some(r.full_register().number() as u8)
 }
 
+/// Longest instruction.
+const MAX_LENGTH: usize = 15;
+
+fn copy_of<'a>(bytes: &[u8], to: &'a mut [u8; MAX_LENGTH]) -> &'a [u8] {
+    let to = &mut to[..bytes.len()];
+    to.copy_from_slice(bytes);
+    to
+}
+
 /// Emits one.
 pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
     let i = &modern(i);
@@ -163,12 +171,11 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     if i.mnemonic() == M::Lea {
         return lea(l, i);
     }
-    let o = operands(i)?;
+    let o = operands(&mut l.tools.info, i)?;
     let (host, reach) = host_form(l, i, &o);
     // Tried now: an instruction that cannot be encoded must leave nothing behind.
-    let encoded = l.encoder.encode(&host, 0);
-    let code = l.encoder.take_buffer();
-    encoded.map_err(|_| Unsupported)?;
+    let mut code = [0; MAX_LENGTH];
+    let code = copy_of(l.tools.encode(&host).ok_or(Unsupported)?, &mut code);
     let of_group = l.group.as_ref().map(|g| g.after(n));
     let resume = of_group.unwrap_or_else(|| l.e.label());
     let checked = if o.size != 0 { check_operand(l, n, i, &o, reach, resume) } else { Checked::Dynamic };
@@ -178,7 +185,7 @@ pub fn data(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupport
     let flags_lost = o.size != 0 && l.live(n) == 0;
     let thunk =
         if flags_lost { l.thunks.instruction[thunks::IN_MEMORY] } else { l.by_flags(l.thunks.instruction) };
-    emit(l, n, d, &code, resume, thunk);
+    emit(l, n, d, code, resume, thunk);
     if d.flags_written | d.flags_undefined != 0 {
         l.flags = super::lower::Place::Host;
     }
@@ -273,9 +280,7 @@ pub fn encodes(l: &mut Lowering, i: &Instruction, o: &Operands) -> bool {
     if o.size != 0 {
         displace(&mut host, 1);
     }
-    let encoded = l.encoder.encode(&host, 0);
-    drop(l.encoder.take_buffer());
-    encoded.is_ok()
+    l.tools.encode(&host).is_some()
 }
 
 /// Adds to an address the whole operands that the bit offset of a bit string instruction is away.

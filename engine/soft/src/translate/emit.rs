@@ -189,7 +189,9 @@ pub struct Emitter {
 impl Emitter {
     /// No code.
     pub fn new() -> Self {
-        Self { parts: Default::default(), part: Part::Hot, labels: Vec::new(), fixups: Vec::new() }
+        // Enough for most translations.
+        let parts = [2048, 512, 2048].map(Vec::with_capacity);
+        Self { parts, part: Part::Hot, labels: Vec::with_capacity(128), fixups: Vec::with_capacity(128) }
     }
 
     /// Emits to this part from now on; gives the part before.

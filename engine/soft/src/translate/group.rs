@@ -7,7 +7,7 @@
 
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
-use super::data::{self, Operands};
+use super::data;
 use super::emit::{Host, Label, Part};
 use super::lower::{Address, Lowering, Reach};
 use super::thunks::{self, IN_MEMORY, T0};
@@ -66,7 +66,7 @@ pub fn close(l: &mut Lowering, n: usize) {
     for (at, k) in (group.start..=group.end).enumerate() {
         let site = l.site(k, 0, Some(group.chain[at + 1]), None);
         l.e.bind(group.chain[at]);
-        l.go_to_thunk(site as usize, l.thunks.instruction[IN_MEMORY]);
+        l.go_with_site(site, l.thunks.instruction[IN_MEMORY]);
     }
     l.e.switch(hot);
     l.e.bind(group.chain[group.chain.len() - 1]);
@@ -98,18 +98,18 @@ fn plan(l: &mut Lowering, n: usize) -> Option<Plan> {
     let mut plan = Plan { end: n, low: i64::MAX, high: i64::MIN, members: 0, writes: false };
     for k in n..l.source.instructions.len() {
         let i = l.source.instructions[k];
-        let Some(o) = operands(l, k, &i) else { break };
-        if o.size != 0 {
+        let Some(m) = member(l, k) else { break };
+        if m.size != 0 {
             let at = i.memory_displacement64() as i64;
-            let (low, high) = (plan.low.min(at), plan.high.max(at + i64::from(o.size)));
+            let (low, high) = (plan.low.min(at), plan.high.max(at + i64::from(m.size)));
             if !same_place(&first, &i) || high - low > SPAN {
                 break;
             }
             (plan.low, plan.high, plan.end) = (low, high, k);
             plan.members += 1;
-            plan.writes |= o.writes;
+            plan.writes |= m.writes;
         }
-        if changes(&i, &first) {
+        if m.changes & registers_of(&first) != 0 {
             break;
         }
     }
@@ -135,16 +135,39 @@ fn same_place(a: &Instruction, b: &Instruction) -> bool {
         && (a.memory_index() == Register::None || a.memory_index_scale() == b.memory_index_scale())
 }
 
-/// Operands of an instruction that may be in a group: it is re-emitted, and needs no scratch register.
-fn operands(l: &mut Lowering, k: usize, i: &Instruction) -> Option<Operands> {
-    let world = l.source.key.world;
-    if !l.source.allowed[k] || !data::is_data(i, world) || data::is_stack(i, world) {
+/// An instruction that may be in a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// Size of its memory operand, 0 if it has none.
+    size: u32,
+    /// The operand is written.
+    writes: bool,
+    /// General registers that it changes, a bit each.
+    changes: u32,
+}
+
+/// What instruction `k` would be in a group: one that is re-emitted, and needs no scratch register.
+fn member(l: &mut Lowering, k: usize) -> Option<Member> {
+    if let Some(known) = l.members[k] {
+        return known;
+    }
+    let m = find_member(l, k);
+    l.members[k] = Some(m);
+    m
+}
+
+fn find_member(l: &mut Lowering, k: usize) -> Option<Member> {
+    let (i, world) = (l.source.instructions[k], l.source.key.world);
+    if !l.source.allowed[k] || !data::is_data(&i, world) || data::is_stack(&i, world) {
         return None;
     }
-    let o = data::operands(i).ok()?;
+    let o = data::operands(&mut l.tools.info, &i).ok()?;
     let usable =
-        o.spilled.is_empty() && !i.has_lock_prefix() && !data::is_bit_string(i) && !data::is_moffs(i);
-    (usable && !reads_spilled(i) && data::encodes(l, i, &o)).then_some(o)
+        o.spilled.is_empty() && !i.has_lock_prefix() && !data::is_bit_string(&i) && !data::is_moffs(&i);
+    if !usable || reads_spilled(&i) || !data::encodes(l, &i, &o) {
+        return None;
+    }
+    Some(Member { size: o.size, writes: o.writes, changes: changed_registers(&mut l.tools.info, &i) })
 }
 
 /// Whether an address (of LEA, for one) has a register in it that lives in memory.
@@ -153,17 +176,20 @@ fn reads_spilled(i: &Instruction) -> bool {
     spilled(i.memory_base()) || spilled(i.memory_index())
 }
 
-/// Whether an instruction changes a register of the address of another.
-fn changes(i: &Instruction, address: &Instruction) -> bool {
-    let mut factory = InstructionInfoFactory::new();
-    let of_address =
-        |r: Register| r != Register::None && (r == address.memory_base() || r == address.memory_index());
+/// General registers that an instruction changes, a bit each.
+fn changed_registers(factory: &mut InstructionInfoFactory, i: &Instruction) -> u32 {
     let writes = |a: OpAccess| {
         !matches!(a, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
     };
-    factory
-        .info(i)
-        .used_registers()
-        .iter()
-        .any(|u| writes(u.access()) && of_address(u.register().full_register()))
+    let used = factory.info(i).used_registers();
+    used.iter().filter(|u| writes(u.access())).fold(0, |all, u| all | bit(u.register()))
+}
+
+/// General registers of an address, a bit each.
+fn registers_of(address: &Instruction) -> u32 {
+    bit(address.memory_base()) | bit(address.memory_index())
+}
+
+fn bit(r: Register) -> u32 {
+    if r.is_gpr() { 1 << r.full_register().number() } else { 0 }
 }

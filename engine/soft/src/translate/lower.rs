@@ -1,14 +1,14 @@
 //! Emits the code of one translation.
 
-use iced_x86::{Encoder, Instruction};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
 use vireo_isa::flag;
 
 use super::Key;
 use super::context::place::{self, Tlb};
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
-use super::group::{self, Group};
+use super::group::{self, Group, Member};
 use super::memory::CodeMemory;
-use super::site::{Exit, Origin, Site, Sites};
+use super::site::{Exit, Origin, Site};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
 use super::{data, flags, flow, system};
 use crate::mmu::{StackPage, View, slot_of};
@@ -56,6 +56,10 @@ pub enum Checked {
     Saved,
 }
 
+/// A site of the translation under construction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteId(usize);
+
 /// How a checked memory operand is reached. The fewer steps from the guest's registers to the operand, the sooner a chain
 /// of loads, each of which has the address of the next, gets on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,32 @@ pub struct Source<'a> {
     pub origin: &'a Origin,
 }
 
+/// Decoder's and encoder's tools; they keep buffers, so there is one set for all translations.
+pub struct Tools {
+    /// What instructions read and write.
+    pub info: InstructionInfoFactory,
+    encoder: Encoder,
+    /// What was encoded last.
+    code: Vec<u8>,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self { info: InstructionInfoFactory::new(), encoder: Encoder::new(64), code: Vec::new() }
+    }
+}
+
+impl Tools {
+    /// Encodes a host instruction; its bytes, or `None`.
+    pub fn encode(&mut self, host: &Instruction) -> Option<&[u8]> {
+        self.code.clear();
+        self.encoder.set_buffer(std::mem::take(&mut self.code));
+        let encoded = self.encoder.encode(host, 0);
+        self.code = self.encoder.take_buffer();
+        encoded.ok().map(|_| &self.code[..])
+    }
+}
+
 /// A finished translation.
 pub struct Lowered {
     /// The code, for the address it was emitted for.
@@ -91,7 +121,7 @@ pub struct Lowered {
     /// Offset of the entry with flags in memory; the one with flags in the host's register is 0.
     pub memory_entry: u32,
     /// Sites that the code names.
-    pub sites: Sites,
+    pub sites: Box<[Site]>,
     /// Return sites among them, in order.
     pub returns: Vec<*const Site>,
     /// Ways out; their slots come after all slots there were.
@@ -116,12 +146,16 @@ pub struct Lowering<'a> {
     pub group: Option<Group>,
     /// Start of the code.
     pub start: Label,
-    /// Re-encodes instructions.
-    pub encoder: Encoder,
+    /// What instructions are taken apart and put together with.
+    pub tools: &'a mut Tools,
+    /// What [`group`] knows of each instruction, once it was asked.
+    pub members: Vec<Option<Option<Member>>>,
     memory: &'a CodeMemory,
     live: Vec<u32>,
-    sites: Vec<(Box<Site>, Option<Label>, Option<Label>)>,
-    returns: Vec<*const Site>,
+    sites: Vec<(Site, Option<Label>, Option<Label>)>,
+    /// Where the code has the address of a site: just before these labels.
+    named: Vec<(Label, SiteId)>,
+    returns: Vec<SiteId>,
     first_return: usize,
     exits: Vec<(Exit, Label)>,
     faults: Vec<[Label; 3]>,
@@ -137,8 +171,10 @@ impl<'a> Lowering<'a> {
         thunks: &'a Thunks,
         memory: &'a CodeMemory,
         first_return: usize,
+        tools: &'a mut Tools,
     ) -> Lowered {
         let mut e = Emitter::new();
+        let source_len = source.instructions.len();
         let (start, memory_entry) = (e.here(), e.label());
         let (world, view) = (source.key.world, source.key.view);
         let exact = |n: usize| {
@@ -157,10 +193,12 @@ impl<'a> Lowering<'a> {
             view,
             group: None,
             start,
-            encoder: Encoder::new(64),
+            tools,
+            members: vec![None; source_len],
             memory,
             live,
-            sites: Vec::new(),
+            sites: Vec::with_capacity(32),
+            named: Vec::with_capacity(32),
             returns: Vec::new(),
             first_return,
             exits: Vec::new(),
@@ -235,18 +273,24 @@ impl<'a> Lowering<'a> {
 
     fn finish(self) -> Lowered {
         let base = self.memory.next();
-        let (code, places) = self.e.finish(base);
+        let (mut code, places) = self.e.finish(base);
         let at = |l: Label| Emitter::place(&places, l);
         let sites = self.sites.into_iter().map(|(site, resume, again)| {
             site.place(resume.map_or(0, at), again.map_or(0, at));
             site
         });
+        let sites: Box<[Site]> = sites.collect();
+        for (label, id) in self.named {
+            let end = at(label) as usize;
+            let address = &raw const sites[id.0] as u64;
+            code[end - 8..end].copy_from_slice(&address.to_le_bytes());
+        }
         let exits =
             self.exits.into_iter().map(|(exit, stub)| Exit { unlinked: base + at(stub) as usize, ..exit });
         Lowered {
             memory_entry: at(self.memory_entry),
-            sites: sites.collect(),
-            returns: self.returns,
+            returns: self.returns.iter().map(|id| &raw const sites[id.0]).collect(),
+            sites,
             exits: exits.collect(),
             faults: self.faults.iter().map(|f| f.map(at)).collect(),
             code,
@@ -283,31 +327,38 @@ impl<'a> Lowering<'a> {
     }
 
     /// A site of instruction `n`.
-    pub fn site(&mut self, n: usize, size: u32, resume: Option<Label>, again: Option<Label>) -> *const Site {
-        let site = Box::new(Site::new(self.source.origin, n, self.view, size));
-        let at = &raw const *site;
+    pub fn site(&mut self, n: usize, size: u32, resume: Option<Label>, again: Option<Label>) -> SiteId {
+        let site = Site::new(self.source.origin, n, self.view, size);
         self.sites.push((site, resume, again));
-        at
+        SiteId(self.sites.len() - 1)
     }
 
     /// A return site; gives its number.
-    pub fn return_site(&mut self, site: *const Site) -> u32 {
+    pub fn return_site(&mut self, site: SiteId) -> u32 {
         self.returns.push(site);
         (self.first_return + self.returns.len() - 1) as u32
     }
 
     /// Emits, in the cold part, a call of a thunk with a site, and gives its label.
-    pub fn cold_call(&mut self, site: *const Site, thunk: usize) -> Label {
+    pub fn cold_call(&mut self, site: SiteId, thunk: usize) -> Label {
         let hot = self.e.switch(Part::Cold);
         let label = self.e.here();
-        self.go_to_thunk(site as usize, thunk);
+        self.go_with_site(site, thunk);
         self.e.switch(hot);
         label
     }
 
-    /// Goes to a thunk with its argument: a site, or the number of an exit.
-    pub fn go_to_thunk(&mut self, argument: usize, thunk: usize) {
-        self.e.constant(T0, argument as u64);
+    /// Goes to a thunk with a site, whose address is not known yet.
+    pub fn go_with_site(&mut self, site: SiteId, thunk: usize) {
+        self.e.constant(T0, u64::MAX >> 1);
+        let behind = self.e.here();
+        self.named.push((behind, site));
+        self.e.jmp_address(thunk);
+    }
+
+    /// Goes to a thunk with the number of an exit.
+    fn go_with_exit(&mut self, number: usize, thunk: usize) {
+        self.e.constant(T0, number as u64);
         self.e.jmp_address(thunk);
     }
 
@@ -321,7 +372,7 @@ impl<'a> Lowering<'a> {
         let resume = self.e.label();
         let site = self.site(n, 0, Some(resume), None);
         let thunk = self.by_flags(self.thunks.instruction);
-        self.go_to_thunk(site as usize, thunk);
+        self.go_with_site(site, thunk);
         self.e.bind(resume);
         self.flags = Place::Both;
     }
@@ -451,7 +502,7 @@ impl<'a> Lowering<'a> {
         self.e.lea(T0, Mem::at(T0, disp));
         self.e.store(place::spare(0), T0);
         self.e.store(place::spare(1), T1);
-        self.go_to_thunk(site as usize, self.thunks.wrote);
+        self.go_with_site(site, self.thunks.wrote);
         self.e.switch(hot);
         self.e.jcc(cc::NE, stub);
     }
@@ -461,7 +512,7 @@ impl<'a> Lowering<'a> {
         let number = self.memory.next_slot() + self.exits.len();
         let hot = self.e.switch(Part::Cold);
         let stub = self.e.here();
-        self.go_to_thunk(number, self.thunks.link[usize::from(memory)]);
+        self.go_with_exit(number, self.thunks.link[usize::from(memory)]);
         self.e.switch(hot);
         let exit = Exit { target, unlinked: 0, flags_in_memory: memory, recheck: false, after_sti: false };
         self.exits.push((exit, stub));
@@ -491,7 +542,7 @@ impl<'a> Lowering<'a> {
     fn poll_exit(&mut self, number: usize) {
         let hot = self.e.switch(Part::Cold);
         let leave = self.e.here();
-        self.go_to_thunk(number, self.thunks.leave);
+        self.go_with_exit(number, self.thunks.leave);
         self.e.switch(hot);
         self.poll(leave);
     }

@@ -59,16 +59,17 @@ mod system;
 mod thunks;
 
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::mem::offset_of;
 
 use iced_x86::{Decoder, Instruction};
 
 pub use context::Context;
 use context::World;
-use lower::{Lowered, Lowering, Source};
+use lower::{Lowered, Lowering, Source, Tools};
 use memory::CodeMemory;
 pub use single::{Facts, Single, Until};
-use site::{Exit, Origin, Site, Sites};
+use site::{Exit, Origin, Site};
 use thunks::Thunks;
 
 use crate::code::{Map, StableBlock};
@@ -77,6 +78,10 @@ use crate::mmu::View;
 
 /// Times that a block is interpreted before it is translated.
 pub const HOT: u32 = 24;
+
+/// The same for a block that has been translated already, at another address or in another world: processes that start and
+/// end, each with its libraries elsewhere, would have all of them translated for a few runs. A multiple of [`HOT`].
+const HOT_AGAIN: u32 = 48 * HOT;
 
 /// Loop heads, calls and indirect jumps between two looks at the time and at events: some ten microseconds.
 const BUDGET: i32 = 3000;
@@ -90,7 +95,7 @@ const MOST_CODE: usize = 64 << 10;
 const MOST_EXITS: usize = 256;
 
 /// What a translation is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Guest-physical and virtual address.
     pub gpa: u64,
@@ -100,6 +105,14 @@ pub struct Key {
     pub world: World,
     /// View of its data accesses.
     pub view: View,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.gpa);
+        state.write_u64(self.rip);
+        state.write_u64(self.world.bits() << 8 | self.view as u64);
+    }
 }
 
 impl Key {
@@ -119,7 +132,7 @@ struct Translation {
     linked: HashSet<usize>,
     /// Named by the code, as are the sites.
     origin: Box<Origin>,
-    _sites: Sites,
+    _sites: Box<[Site]>,
 }
 
 impl Translation {
@@ -154,6 +167,9 @@ pub struct Translator {
     emptied: bool,
     /// Grows when a translation was dropped.
     epoch: u64,
+    tools: Tools,
+    /// Times that a block which has been translated is interpreted before it is translated again.
+    pub again: u32,
     /// Most instructions of a translation.
     most: usize,
     /// What [`single`] knows of translations, by their entries.
@@ -171,8 +187,9 @@ unsafe impl Send for Translator {}
 impl Translator {
     /// Without translations.
     pub fn new() -> Self {
-        let off = std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == "off");
-        Self { off, most: usize::MAX, ..Self::default() }
+        let wanted = |what: &str| std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == what);
+        let again = if wanted("eager") { HOT } else { HOT_AGAIN };
+        Self { off: wanted("off"), again, most: usize::MAX, ..Self::default() }
     }
 
     /// Has each translation be of one instruction.
@@ -476,7 +493,13 @@ impl Cpu {
             allowed: &allowed,
             origin: &origin,
         };
-        let lowered = Lowering::lower(source, &translator.thunks, memory, translator.returns.len());
+        let lowered = Lowering::lower(
+            source,
+            &translator.thunks,
+            memory,
+            translator.returns.len(),
+            &mut translator.tools,
+        );
         #[cfg(test)]
         let lowered = Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
         translator.add(key, pages, origin, lowered);

@@ -98,6 +98,3 @@ pub struct Exit {
     /// It comes after STI: no interrupt may come before the instruction it leads to.
     pub after_sti: bool,
 }
-
-/// The sites of a translation. Boxed, because code names them while their list still grows.
-pub type Sites = Vec<Box<Site>>;
