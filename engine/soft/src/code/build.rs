@@ -46,15 +46,19 @@ impl Cpu {
     pub(crate) fn stable_block(&mut self, gpa: u64, mode: Mode, most: usize) -> Exec<Option<StableBlock>> {
         let offset = (gpa & 0xfff) as usize;
         let available = (4096 - offset).min(MAX_INSTRUCTIONS * MAX_BYTES);
-        let mut bytes = vec![0; available];
-        self.read_code(gpa, &mut bytes);
-        let mut d = self.decode(mode, &bytes);
+        let mut buffer = [0; MAX_INSTRUCTIONS * MAX_BYTES];
+        let bytes = &mut buffer[..available];
+        self.read_code(gpa, bytes);
+        let mut d = self.decode(mode, bytes);
+        let mut bytes = bytes[..usize::from(d.len)].to_vec();
         let mut second = None;
         if d.truncated {
             // Its own rules: the second page is checked, and can change, on its own.
             let next = self.fetch_second_page(gpa)?;
+            bytes = buffer[..available].to_vec();
             bytes.resize(MAX_BYTES, 0);
             self.read_code(next, &mut bytes[available..]);
+            self.code.scratch = d.uops;
             d = self.decode(mode, &bytes);
             d.uops.truncate(1);
             second = Some(next);
@@ -68,7 +72,10 @@ impl Cpu {
         };
         let pages = [Some(mask(gpa, first)), second.map(|gpa| mask(gpa, rest))];
         let same = self.announce(&pages, [Some((gpa, first)), second.map(|gpa| (gpa, rest))]);
-        Ok(same.then(|| StableBlock { uops: d.uops.into_boxed_slice(), bytes, pages }))
+        // Of exactly its size, which a vector that has grown is not.
+        let uops = d.uops.drain(..).collect();
+        self.code.scratch = d.uops;
+        Ok(same.then_some(StableBlock { uops, bytes, pages }))
     }
 
     /// Announces code in these granules. False: the bytes are not what they were; if they are, any later change will be
@@ -101,10 +108,12 @@ impl Cpu {
         }
     }
 
-    fn decode(&self, mode: Mode, bytes: &[u8]) -> Decoded {
+    fn decode(&mut self, mode: Mode, bytes: &[u8]) -> Decoded {
         // The instruction pointer counts from the block's start: see `Uop::imm` and `regs::BLOCK_RIP`.
         let mut decoder = Decoder::with_ip(mode.bits(), bytes, 0, self.shared.decoder_options);
-        let mut d = Decoded { uops: Vec::with_capacity(8), len: 0, truncated: false };
+        let mut uops = std::mem::take(&mut self.code.scratch);
+        uops.clear();
+        let mut d = Decoded { uops, len: 0, truncated: false };
         let mut i = Instruction::default();
         while d.uops.len() < MAX_INSTRUCTIONS && decoder.can_decode() {
             decoder.decode_out(&mut i);

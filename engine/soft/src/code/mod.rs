@@ -60,8 +60,11 @@ const RECENT: usize = 4096;
 /// Runs of a hot block between two looks whether there is a translation that the table of recent jumps does not know.
 const LOOK: u32 = 4;
 
-/// Bounds the memory of decoded code per vCPU, in bytes.
-const MAX_BYTES: usize = 12 << 20;
+/// Bounds the memory of decoded code of a partition, in bytes, and the least and the most that a vCPU gets of it. When a vCPU
+/// has used up its part it forgets all, and how hot it was.
+const MEMORY: usize = 80 << 20;
+const LEAST_MEMORY: usize = 12 << 20;
+const MOST_MEMORY: usize = 40 << 20;
 
 /// What a block takes: its micro-operations, itself, and its entries in the two maps.
 fn footprint(block: &Block) -> usize {
@@ -104,8 +107,11 @@ pub struct CodeCache {
     dropped: Vec<Box<Block>>,
     /// The block that runs now.
     current: *const Block,
-    /// Sum of the blocks' footprints.
+    /// Sum of the blocks' footprints, and its bound.
     bytes: usize,
+    most_bytes: usize,
+    /// Where blocks are put together; empty otherwise.
+    scratch: Vec<Uop>,
     /// Blocks built, for statistics.
     pub built: u64,
     /// What became host code.
@@ -116,8 +122,8 @@ pub struct CodeCache {
 unsafe impl Send for CodeCache {}
 
 impl CodeCache {
-    /// An empty cache.
-    pub fn new() -> Self {
+    /// An empty cache of one of so many vCPUs.
+    pub fn new(vcpus: usize) -> Self {
         let empty = Recent { at: 0, stamp: 0, mode: 0, block: std::ptr::null() };
         let Ok(recent) = vec![empty; RECENT].into_boxed_slice().try_into() else {
             unreachable!("the vector has RECENT entries")
@@ -130,6 +136,8 @@ impl CodeCache {
             dropped: Vec::new(),
             current: std::ptr::null(),
             bytes: 0,
+            most_bytes: (MEMORY / vcpus.max(1)).clamp(LEAST_MEMORY, MOST_MEMORY),
+            scratch: Vec::new(),
             built: 0,
             translator: Translator::new(),
         }
@@ -186,7 +194,7 @@ impl CodeCache {
     }
 
     fn insert(&mut self, block: Box<Block>) -> *const Block {
-        if self.bytes > MAX_BYTES {
+        if self.bytes > self.most_bytes {
             self.clear_blocks();
         }
         // One over a page border whose second page moved is built anew: the old one goes with its entries in `by_page`.

@@ -45,7 +45,7 @@ impl Cpu {
             code_base: 0,
             code_limit: u32::MAX,
             mmu: Mmu::new(shared.ram(), Arc::clone(&shared.watch)),
-            code: CodeCache::new(),
+            code: CodeCache::new(shared.vcpus.len()),
             gate: crate::translate::Context::new(),
             lockstep: crate::lockstep::Lockstep::wanted(&shared),
             apic: Apic::new(index),
