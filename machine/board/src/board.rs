@@ -172,7 +172,7 @@ impl Board {
         let chipset = Arc::new(chipset);
         let gate = RunGate::new(Arc::clone(&partition), spec.vcpus);
         let mut board = Self {
-            input: SerialInput::new(chipset.uart()),
+            input: SerialInput::new(chipset.uart()).map_err(BoardError::Thread)?,
             partition,
             gate,
             pauses: Mutex::new(1),

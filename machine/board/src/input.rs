@@ -1,6 +1,7 @@
 //! Bytes on their way to the guest's serial port, which takes no more than its FIFO holds.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +9,10 @@ use vireo_chipset::uart::Uart;
 
 /// Most bytes that wait.
 const LIMIT: usize = 64 * 1024;
+
+/// How long the line takes for what a FIFO holds. A port that is full again before its driver has left the interrupt handler
+/// keeps it there: Linux's reads so much, and no more, and then waits for an edge of the interrupt that never comes.
+const LINE: Duration = Duration::from_micros(250);
 
 /// How often those who wait are asked whether they still do.
 const ASK: Duration = Duration::from_millis(200);
@@ -21,17 +26,26 @@ pub struct SerialInput {
 }
 
 impl SerialInput {
-    /// A queue that the port empties as it has room.
-    pub fn new(uart: &Arc<Uart>) -> Arc<Self> {
+    /// A queue that the port empties as it has room, a little later each time.
+    ///
+    /// # Errors
+    /// The host refused the thread.
+    pub fn new(uart: &Arc<Uart>) -> std::io::Result<Arc<Self>> {
         let input =
             Arc::new(Self { uart: Arc::clone(uart), waiting: Mutex::default(), taken: Condvar::new() });
         let weak = Arc::downgrade(&input);
-        uart.on_space(Box::new(move || {
-            if let Some(input) = weak.upgrade() {
+        let (room, rooms) = sync_channel(1);
+        let feed = move || {
+            for () in rooms {
+                std::thread::sleep(LINE);
+                let Some(input) = weak.upgrade() else { return };
                 input.feed();
             }
-        }));
-        input
+        };
+        std::thread::Builder::new().name("serial input".into()).spawn(feed)?;
+        // Said once is enough.
+        uart.on_space(Box::new(move || _ = room.try_send(())));
+        Ok(input)
     }
 
     /// Adds all bytes; waits for room, perhaps for ever: a guest need not read. Gives up when `wanted`, which is asked a few
@@ -97,7 +111,7 @@ mod tests {
 
     /// In front of a port that a guest never reads.
     fn input() -> Arc<SerialInput> {
-        SerialInput::new(&Arc::new(Uart::new(Arc::new(Nothing), Arc::new(Nothing))))
+        SerialInput::new(&Arc::new(Uart::new(Arc::new(Nothing), Arc::new(Nothing)))).unwrap()
     }
 
     #[test]
