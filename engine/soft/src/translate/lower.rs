@@ -1,6 +1,6 @@
 //! Emits the code of one translation.
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory};
+use iced_x86::Instruction;
 use vireo_isa::flag;
 
 use super::Key;
@@ -10,6 +10,7 @@ use super::group::{self, Group, Member};
 use super::memory::CodeMemory;
 use super::site::{Exit, Origin, Site};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
+use super::tools::Tools;
 use super::{data, flags, flow, system};
 use crate::mmu::{StackPage, View, slot_of};
 
@@ -86,32 +87,6 @@ pub struct Source<'a> {
     pub allowed: &'a [bool],
     /// The same, for the interpreter, and what else sites name. Stays where it is.
     pub origin: &'a Origin,
-}
-
-/// Decoder's and encoder's tools; they keep buffers, so there is one set for all translations.
-pub struct Tools {
-    /// What instructions read and write.
-    pub info: InstructionInfoFactory,
-    encoder: Encoder,
-    /// What was encoded last.
-    code: Vec<u8>,
-}
-
-impl Default for Tools {
-    fn default() -> Self {
-        Self { info: InstructionInfoFactory::new(), encoder: Encoder::new(64), code: Vec::new() }
-    }
-}
-
-impl Tools {
-    /// Encodes a host instruction; its bytes, or `None`.
-    pub fn encode(&mut self, host: &Instruction) -> Option<&[u8]> {
-        self.code.clear();
-        self.encoder.set_buffer(std::mem::take(&mut self.code));
-        let encoded = self.encoder.encode(host, 0);
-        self.code = self.encoder.take_buffer();
-        encoded.ok().map(|_| &self.code[..])
-    }
 }
 
 /// A finished translation.

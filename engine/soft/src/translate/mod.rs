@@ -57,6 +57,7 @@ mod single;
 mod site;
 mod system;
 mod thunks;
+mod tools;
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
@@ -66,11 +67,12 @@ use iced_x86::{Decoder, Instruction};
 
 pub use context::Context;
 use context::World;
-use lower::{Lowered, Lowering, Source, Tools};
+use lower::{Lowered, Lowering, Source};
 use memory::CodeMemory;
 pub use single::{Facts, Single, Until};
 use site::{Exit, Origin, Site};
 use thunks::Thunks;
+use tools::Tools;
 
 use crate::code::{Map, StableBlock};
 use crate::cpu::{Cpu, Exec};
