@@ -134,20 +134,16 @@ fn check(cpu: &mut Cpu) -> Exec {
     cpu.check_fp(Fp::Avx { mxcsr: false })
 }
 
-/// Registers that the mode can name: the others stay.
-fn registers(cpu: &Cpu) -> u8 {
-    if cpu.mode.is64() { 16 } else { 8 }
-}
-
+// Registers that the mode cannot name stay.
 fn zero_upper(cpu: &mut Cpu, _: &Uop) -> Exec {
     check(cpu)?;
-    (0..registers(cpu)).for_each(|n| cpu.fpu.set_ymm(n, [cpu.fpu.xmm(n), 0]));
+    (0..cpu.vector_registers()).for_each(|n| cpu.fpu.set_ymm(n, [cpu.fpu.xmm(n), 0]));
     Ok(())
 }
 
 fn zero_all(cpu: &mut Cpu, _: &Uop) -> Exec {
     check(cpu)?;
-    (0..registers(cpu)).for_each(|n| cpu.fpu.set_ymm(n, [0, 0]));
+    (0..cpu.vector_registers()).for_each(|n| cpu.fpu.set_ymm(n, [0, 0]));
     Ok(())
 }
 

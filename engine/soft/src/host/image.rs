@@ -58,19 +58,14 @@ fn stmxcsr<const VEX: bool>(cpu: &mut Cpu, u: &Uop) -> Exec {
     cpu.store(u.segment(), at, v)
 }
 
-/// Vector registers that the mode can name: 16, or 8 outside 64-bit mode.
-fn registers(cpu: &Cpu) -> u8 {
-    if cpu.mode.is64() { 16 } else { 8 }
-}
-
 /// Where the XMM registers that the mode can name end in a legacy area.
 fn xmm_end(cpu: &Cpu) -> usize {
-    160 + 16 * usize::from(registers(cpu))
+    160 + 16 * usize::from(cpu.vector_registers())
 }
 
 /// Bytes of the AVX component that the mode can name.
 fn high_end(cpu: &Cpu) -> usize {
-    16 * usize::from(registers(cpu))
+    16 * usize::from(cpu.vector_registers())
 }
 
 /// Bytes of an XSAVE area with the components asked for.
@@ -173,7 +168,7 @@ fn requested(cpu: &Cpu) -> u64 {
 
 /// The components that are not in their initial state (SDM vol. 1, 13.6); x87 always counts as in use.
 fn in_use(cpu: &Cpu) -> u64 {
-    let any = |half: usize| (0..registers(cpu)).any(|i| cpu.fpu.ymm(i)[half] != 0);
+    let any = |half: usize| (0..cpu.vector_registers()).any(|i| cpu.fpu.ymm(i)[half] != 0);
     X87 | if any(0) { SSE } else { 0 } | if any(1) { AVX } else { 0 }
 }
 

@@ -39,6 +39,11 @@ impl Cpu {
         Ok(())
     }
 
+    /// Vector registers that the mode can name: 16, or 8 outside 64-bit mode.
+    pub(super) fn vector_registers(&self) -> u8 {
+        if self.mode.is64() { 16 } else { 8 }
+    }
+
     /// XCR0 has SSE and AVX state.
     pub(crate) fn avx_enabled(&self) -> bool {
         self.ctl.xcr0 & (SSE | AVX) == SSE | AVX

@@ -250,11 +250,11 @@ impl<'a> Lowering<'a> {
         let base = self.memory.next();
         let (mut code, places) = self.e.finish(base);
         let at = |l: Label| Emitter::place(&places, l);
-        let sites = self.sites.into_iter().map(|(site, resume, again)| {
-            site.place(resume.map_or(0, at), again.map_or(0, at));
-            site
-        });
-        let sites: Box<[Site]> = sites.collect();
+        let placed = self
+            .sites
+            .into_iter()
+            .map(|(site, resume, again)| site.placed(resume.map_or(0, at), again.map_or(0, at)));
+        let sites: Box<[Site]> = placed.collect();
         for (label, id) in self.named {
             let end = at(label) as usize;
             let address = &raw const sites[id.0] as u64;

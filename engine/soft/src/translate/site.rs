@@ -1,7 +1,5 @@
 //! What helpers know about the place that calls them.
 
-use std::cell::Cell;
-
 use super::context::World;
 use crate::exec::Uop;
 use crate::mmu::View;
@@ -33,8 +31,8 @@ pub struct Origin {
 pub struct Site {
     origin: *const Origin,
     /// Offsets in the code.
-    resume: Cell<u32>,
-    again: Cell<u32>,
+    resume: u32,
+    again: u32,
     /// Size of its store in bytes, or of what a return takes from the stack.
     pub size: u32,
     /// Which instruction it is.
@@ -47,13 +45,12 @@ impl Site {
     /// A site of instruction `n`. The origin stays where it is and lives as long.
     pub fn new(origin: &Origin, n: usize, view: View, size: u32) -> Self {
         let n = u16::try_from(n).expect("a block is at most a page long");
-        Self { origin, resume: Cell::new(0), again: Cell::new(0), size, n, view }
+        Self { origin, resume: 0, again: 0, size, n, view }
     }
 
-    /// Sets where to go on after the instruction, and where to try it again, as offsets in the code.
-    pub fn place(&self, resume: u32, again: u32) {
-        self.resume.set(resume);
-        self.again.set(again);
+    /// With where to go on after the instruction, and where to try it again, as offsets in the code.
+    pub fn placed(self, resume: u32, again: u32) -> Self {
+        Self { resume, again, ..self }
     }
 
     /// What its translation is of.
@@ -69,12 +66,12 @@ impl Site {
 
     /// Where to go on after the instruction.
     pub fn resume(&self) -> usize {
-        self.origin().start + self.resume.get() as usize
+        self.origin().start + self.resume as usize
     }
 
     /// Where to try it again.
     pub fn again(&self) -> usize {
-        self.origin().start + self.again.get() as usize
+        self.origin().start + self.again as usize
     }
 
     /// What it calls, if it is a call: it pushes.

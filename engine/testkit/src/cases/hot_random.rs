@@ -246,12 +246,16 @@ fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
         a.jnz(again)?;
         a.done()
     })?;
+    write_input(&g, &mut random);
+    Ok(g)
+}
+
+/// What registers and memory begin with: small numbers too, for shifts.
+fn write_input(g: &Guest, random: &mut Random) {
     for n in 0..0x40 {
-        // Small numbers too, for shifts.
         let v = random.next() >> (random.next() & 63);
         g.machine.ram.write(INPUT + 8 * n, &v.to_le_bytes());
     }
-    Ok(g)
 }
 
 /// Registers of 32-bit programs.
@@ -352,10 +356,7 @@ fn program32(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
         a.jnz(again)?;
         a.done()
     })?;
-    for n in 0..0x40 {
-        let v = random.next() >> (random.next() & 63);
-        g.machine.ram.write(INPUT + 8 * n, &v.to_le_bytes());
-    }
+    write_input(&g, &mut random);
     Ok(g)
 }
 
