@@ -1,5 +1,6 @@
 //! Memory for generated code: one sealed memory file, mapped once for writing and once for execution.
 
+use std::arch::asm;
 use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -63,6 +64,41 @@ impl CodeMapping {
         assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.size));
         // SAFETY: within the mapping, as just checked, and no reference covers it.
         unsafe { self.write.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+    }
+
+    /// Changes bytes at an offset.
+    ///
+    /// # Panics
+    /// If they are not all in the mapping.
+    pub fn change<const N: usize>(&mut self, at: usize, change: impl FnOnce([u8; N]) -> [u8; N]) {
+        assert!(at.checked_add(N).is_some_and(|end| end <= self.size));
+        // SAFETY: within the mapping, as just checked, and no reference covers it.
+        let old = unsafe { self.write.add(at).cast().read_unaligned() };
+        self.write(at, &change(old));
+    }
+}
+
+/// Has the processor fetch anew what it may have fetched already: after code was changed through its other view, where
+/// processors need not notice (SDM vol. 3A, 9.1.3).
+pub fn serialize() {
+    // SAFETY: returns to the next instruction, with all registers as they were: IRET is the serializing instruction that
+    // costs little in a virtual machine too.
+    unsafe {
+        asm!(
+            "mov {s}, rsp",
+            "mov {t:e}, ss",
+            "push {t}",
+            "push {s}",
+            "pushfq",
+            "mov {t:e}, cs",
+            "push {t}",
+            "lea {t}, [rip + 2f]",
+            "push {t}",
+            "iretq",
+            "2:",
+            s = out(reg) _,
+            t = out(reg) _,
+        );
     }
 }
 

@@ -31,7 +31,7 @@ use vireo_isa::Desc;
 use crate::exec::Uop;
 
 pub use fpu::{AVX, FpuCopy, FpuState, SSE, X87};
-pub use mapping::CodeMapping;
+pub use mapping::{CodeMapping, serialize};
 pub use stub::StubCache;
 pub use trap::Answer;
 

@@ -4,15 +4,10 @@
 //! that code was looked up in may have moved, or the *id* of the page, which says what physical page is behind a virtual
 //! one. Changes of data pages cost neither.
 
-use std::collections::HashMap;
-
 use super::View;
 
 /// Entries of a view; a power of two.
 pub const ENTRIES: usize = 4096;
-
-/// Pairs of virtual and physical page that have an id; then all ids are given anew.
-const MAX_IDS: usize = 1 << 16;
 
 /// Looked up, but not by an id.
 const NO_ID: u32 = u32::MAX;
@@ -25,8 +20,6 @@ pub struct CodePages {
     generations: [u64; 2],
     /// Code was looked up in kernel pages that are not global.
     kernel_is_local: bool,
-    by_page: HashMap<(u64, u32), u32>,
-    next: u32,
 }
 
 /// The entry of a linear address.
@@ -41,18 +34,20 @@ fn index(view: View) -> usize {
 impl CodePages {
     /// Nothing looked up.
     pub fn new() -> Self {
-        Self {
-            ids: [[0; ENTRIES]; 2],
-            generations: [1; 2],
-            kernel_is_local: false,
-            by_page: HashMap::new(),
-            next: 1,
-        }
+        Self { ids: [[0; ENTRIES]; 2], generations: [1; 2], kernel_is_local: false }
     }
 
     /// Offset in this structure of the id of the page at `linear`.
     pub fn id_offset(view: View, linear: u64) -> usize {
         std::mem::offset_of!(CodePages, ids) + 4 * (index(view) * ENTRIES + entry_of(linear))
+    }
+
+    /// An offset that [`CodePages::id_offset`] gave for an address, for one that is so many bytes further: a multiple of the
+    /// page size.
+    pub fn id_offset_moved(offset: usize, by: u64) -> usize {
+        let ids = offset - std::mem::offset_of!(CodePages, ids);
+        let entry = ids / 4 % ENTRIES;
+        offset - 4 * entry + 4 * entry_of(((entry as u64) << 12).wrapping_add(by))
     }
 
     /// Generation of a view.
@@ -70,29 +65,19 @@ impl CodePages {
         }
     }
 
-    /// As [`CodePages::looked_up`]; gives the page's id, never zero. `page`: the physical page it is in now.
-    pub fn id(&mut self, view: View, linear: u64, page: u32, global: bool) -> u32 {
-        let next = &mut self.next;
-        let id = *self.by_page.entry((linear >> 12, page)).or_insert_with(|| {
-            // After 2^32 ids, one new page in each microsecond for more than an hour, the counter starts anew.
-            *next = if *next >= NO_ID - 1 { 1 } else { *next + 1 };
-            *next
-        });
+    /// As [`CodePages::looked_up`], of a page with an id, which is not zero. Each pair of a linear and a physical page has an id
+    /// of its own, for ever.
+    pub fn know(&mut self, view: View, linear: u64, id: u32, global: bool) {
         self.kernel_is_local |= !view.is_user() && !global;
         self.ids[index(view)][entry_of(linear)] = id;
-        id
     }
 
-    /// Enough pages have an id: whoever remembers ids is to forget them, and all else about code, and call
-    /// [`CodePages::start_over`].
-    pub fn is_full(&self) -> bool {
-        self.by_page.len() >= MAX_IDS
-    }
-
-    /// Gives all ids anew. None is given twice, so nobody takes another page for his.
-    pub fn start_over(&mut self) {
-        self.by_page.clear();
-        self.forget_all();
+    /// An id is not in use any more.
+    pub fn forget_id(&mut self, view: View, linear: u64, id: u32) {
+        let known = &mut self.ids[index(view)][entry_of(linear)];
+        if *known == id {
+            *known = NO_ID;
+        }
     }
 
     /// Every page may have moved.

@@ -275,6 +275,11 @@ pub mod place {
     pub fn page_id(view: View, linear: u64) -> Mem {
         at(offset_of!(Cpu, mmu.code_pages) + CodePages::id_offset(view, linear))
     }
+    /// An offset of [`page_id`] for an address that is so many bytes further.
+    pub fn page_id_offset_moved(offset: usize, by: u64) -> usize {
+        let pages = offset_of!(Cpu, mmu.code_pages);
+        pages + CodePages::id_offset_moved(offset - pages, by)
+    }
     /// See [`Context::returned`].
     pub fn returned() -> Mem {
         at(offset_of!(Cpu, gate.returned))
@@ -324,6 +329,14 @@ pub mod place {
             + size_of::<crate::mmu::Table>() * view as usize
             + size_of::<Entry>() * slot
             + field
+    }
+    /// An offset that [`tlb_offset`] gave for the slot of an address, for one that is so many bytes further: a multiple of
+    /// the page size.
+    pub fn tlb_offset_moved(offset: usize, by: u64) -> usize {
+        let entry = offset - offset_of!(Cpu, mmu.tables);
+        let slot = entry / size_of::<Entry>() % crate::mmu::ENTRIES;
+        let moved = crate::mmu::slot_of(((slot as u64) << 12).wrapping_add(by));
+        offset - slot * size_of::<Entry>() + moved * size_of::<Entry>()
     }
     /// The field, the entry's offset being in a register.
     pub fn tlb(view: View, offset: Host, field: Tlb) -> Mem {

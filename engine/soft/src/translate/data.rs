@@ -8,7 +8,8 @@ use vireo_isa::{Class, Desc, Fp, Privilege, flag};
 use super::context::{World, place};
 use super::emit::{Host, Label, Mem};
 use super::group::Group;
-use super::lower::{Address, Checked, Lowering, Reach, Unsupported};
+use super::check::{Address, Checked, Known, Reach};
+use super::lower::{Lowering, Unsupported};
 use super::thunks::{self, T0, T1};
 use crate::cpu::seg;
 
@@ -286,7 +287,7 @@ pub fn encodes(l: &mut Lowering, i: &Instruction, o: &Operands) -> bool {
 /// Adds to an address the whole operands that the bit offset of a bit string instruction is away.
 fn bit_address(l: &mut Lowering, i: &Instruction, address: Address) -> Address {
     match address {
-        Address::Known(at) => l.e.constant(T0, at),
+        Address::Known(at) => l.known_address(T0, at),
         Address::In(r) => l.e.load(T0, r),
         Address::Stack(disp) => l.lea(T0, Mem::at(Host::R15, disp)),
         Address::Dynamic => {}
@@ -425,7 +426,7 @@ pub fn address(l: &mut Lowering, i: &Instruction) -> Address {
     };
     if let Some(at) = known_offset(l, i) {
         let Some(base) = base else { return Address::Known(at) };
-        l.e.constant(T0, at);
+        l.known_address(T0, at);
         add_base(l, base);
         return Address::Dynamic;
     }
@@ -459,14 +460,16 @@ fn add_base(l: &mut Lowering, segment: u8) {
 }
 
 /// The offset in the segment, if no register is in it.
-fn known_offset(l: &Lowering, i: &Instruction) -> Option<u64> {
+fn known_offset(l: &Lowering, i: &Instruction) -> Option<Known> {
     let displacement = i.memory_displacement64();
     match (i.memory_base(), i.memory_index()) {
-        (Register::None, Register::None) if l.word() == 4 => Some(displacement & 0xffff_ffff),
-        (Register::None, Register::None) => Some(displacement),
+        (Register::None, Register::None) if l.word() == 4 => Some(Known::Fixed(displacement & 0xffff_ffff)),
+        (Register::None, Register::None) => Some(Known::Fixed(displacement)),
         // The decoder counted from the block's start.
-        (Register::RIP, _) => Some(l.source.key.rip.wrapping_add(displacement)),
-        (Register::EIP, _) => Some(l.source.key.rip.wrapping_add(displacement) & 0xffff_ffff),
+        (Register::RIP, _) => Some(Known::Relative(l.source.key.rip.wrapping_add(displacement))),
+        (Register::EIP, _) => {
+            Some(Known::Narrow(l.source.key.rip.wrapping_add(displacement) & 0xffff_ffff))
+        }
         _ => None,
     }
 }
@@ -501,7 +504,7 @@ fn lea(l: &mut Lowering, i: &Instruction) -> Result<(), Unsupported> {
     let number = to.full_register().number() as u8;
     let r = thunks::host(number).unwrap_or(T0);
     if let Some(at) = known_offset(l, i) {
-        l.e.constant(r, if to.size() == 4 { at & 0xffff_ffff } else { at });
+        l.known_address(r, if to.size() == 4 { at.narrow() } else { at });
     } else {
         let (mem, narrow) = offset(l, i);
         if narrow || to.size() == 4 { l.e.lea32(r, mem) } else { l.e.lea(r, mem) }

@@ -534,6 +534,10 @@ impl Emitter {
     pub fn cmp_imm32(&mut self, r: Host, v: i32) {
         self.own(Op::new(0x81).wide(), Alu::Cmp as u8, r, &v.to_le_bytes());
     }
+    /// `cmp m32, imm32`, never shortened.
+    pub fn cmp32_imm32(&mut self, m: Mem, v: u32) {
+        self.own(Op::new(0x81), Alu::Cmp as u8, m, &v.to_le_bytes());
+    }
     /// `xor r32, r32`.
     pub fn xor32(&mut self, to: Host, from: Host) {
         self.own(Op::new(0x33), to.0, from, &[]);

@@ -10,7 +10,9 @@ use vireo_isa::flag;
 use super::context::place;
 use super::data;
 use super::emit::{Label, Mem, Part, cc};
-use super::lower::{Address, Lowering, Place, Unsupported};
+use super::check::Address;
+use super::lower::{Lowering, Place, Unsupported};
+use super::relocation::Kind;
 use super::site::Callee;
 use super::thunks::{self, IN_MEMORY, T0, T1};
 use crate::cpu::mode::Mode;
@@ -39,10 +41,11 @@ pub fn is_branch(i: &Instruction) -> bool {
         )
 }
 
-/// What it calls, if it is a call in a block at `rip`.
-pub fn callee(i: &Instruction, rip: u64, mode: Mode) -> Option<Callee> {
+/// What it calls, if it is a call.
+pub fn callee(i: &Instruction) -> Option<Callee> {
     match i.code() {
-        C::Call_rel32_64 | C::Call_rel32_32 => Some(Callee::At(branch_target(i, rip, mode))),
+        // Counted from the block's start.
+        C::Call_rel32_64 | C::Call_rel32_32 => Some(Callee::Away(i.near_branch_target())),
         C::Call_rm64 | C::Call_rm32 => Some(Callee::Spare),
         _ => None,
     }
@@ -118,7 +121,7 @@ fn push_return(l: &mut Lowering, n: usize, slow: Label) {
         _ if word == 4 => l.e.store32_imm(at, back as u32),
         Ok(v) => l.e.store_imm(at, v),
         Err(_) => {
-            l.e.constant(T1, back);
+            l.own_address(T1, back);
             l.e.store(at, T1);
         }
     }
@@ -147,6 +150,7 @@ fn return_site(l: &mut Lowering, n: usize) {
         Err(_) => {
             let hot = l.e.switch(Part::Cold);
             let constant = l.e.data(back);
+            l.moves(Kind::Address, 0);
             l.e.switch(hot);
             l.e.relative(&[0x4c, 0x3b, 0x35], constant); // cmp r14, [rip + …]
         }

@@ -9,7 +9,8 @@ use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use super::data;
 use super::emit::{Host, Label, Part};
-use super::lower::{Address, Lowering, Reach};
+use super::check::{Address, Reach};
+use super::lower::Lowering;
 use super::thunks::{self, IN_MEMORY, T0};
 
 /// Most bytes from the first to the last: the more, the more often a page's end is among them.

@@ -72,7 +72,7 @@ pub extern "sysv64" fn instruction(cpu: &mut Cpu, site: *const Site) -> Go {
 
 fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
     let u = site.uop();
-    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip);
+    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip.get());
     let before = cpu.translation_stamp();
     cpu.instructions += 1;
     match (u.run.get())(cpu, u) {
@@ -126,11 +126,11 @@ pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     if cpu.translation_stamp() == before {
         return cpu.go_on(site.resume());
     }
-    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip);
+    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip.get());
     cpu.rip = cpu.next_rip(site.uop());
     if let Some(target) = site.calls() {
         // What it pushed may have overwritten the call itself, so it cannot be executed anew.
-        cpu.rip = if let Callee::At(target) = target { target } else { callee };
+        cpu.rip = if let Callee::Away(distance) = target { site.origin().at(distance) } else { callee };
         let sp = cpu.stack_pointer();
         cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.origin().world.word())));
     }

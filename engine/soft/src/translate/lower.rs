@@ -4,15 +4,17 @@ use iced_x86::Instruction;
 use vireo_isa::flag;
 
 use super::Key;
-use super::context::place::{self, Tlb};
+use super::check::Known;
+use super::context::place;
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
 use super::group::{self, Group, Member};
 use super::memory::CodeMemory;
+use super::relocation::{Kind, Relocation, movable};
 use super::site::{Exit, Origin, Site};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
 use super::tools::Tools;
 use super::{data, flags, flow, system};
-use crate::mmu::{StackPage, View, slot_of};
+use crate::mmu::View;
 
 /// Where the arithmetic flags are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,49 +31,9 @@ pub enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsupported;
 
-/// A linear address of an operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// In T0.
-    Dynamic,
-    /// In this register of the host, which stays as it is.
-    In(Host),
-    /// So far from the guest's stack pointer.
-    Stack(i32),
-    /// Known.
-    Known(u64),
-}
-
-/// Where the TLB entry of a checked operand is, for the attention byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checked {
-    /// Its offset is in T1.
-    Dynamic,
-    /// This one.
-    Slot(usize),
-    /// The page of the stack.
-    Stack,
-    /// The address of the attention byte is in T1.
-    Attention,
-    /// The address of the attention byte is in the second spare place.
-    Saved,
-}
-
 /// A site of the translation under construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteId(usize);
-
-/// How a checked memory operand is reached. The fewer steps from the guest's registers to the operand, the sooner a chain
-/// of loads, each of which has the address of the next, gets on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// T0 is its host address.
-    Host,
-    /// T0 + T1 is.
-    Pair,
-    /// T1 is to be added to its address in the guest, which is a register and a displacement.
-    Base,
-}
 
 /// What is translated.
 pub struct Source<'a> {
@@ -85,7 +47,7 @@ pub struct Source<'a> {
     pub instructions: &'a [Instruction],
     /// Whether the CPU model has each.
     pub allowed: &'a [bool],
-    /// The same, for the interpreter, and what else sites name. Stays where it is.
+    /// The same, for the interpreter, and what else sites and exits name. Stays where it is.
     pub origin: &'a Origin,
 }
 
@@ -103,6 +65,8 @@ pub struct Lowered {
     pub exits: Vec<Exit>,
     /// Ranges of code (start, end) that can raise host exceptions, and where to go on then.
     pub faults: Vec<[u32; 3]>,
+    /// What depends on its address. `None`: it cannot be moved.
+    pub relocations: Option<Box<[Relocation]>>,
 }
 
 /// Code under construction.
@@ -135,8 +99,10 @@ pub struct Lowering<'a> {
     exits: Vec<(Exit, Label)>,
     faults: Vec<[Label; 3]>,
     /// Ranges that end with the instruction.
-    open_faults: Vec<(Label, Label)>,
+    pub open_faults: Vec<(Label, Label)>,
     memory_entry: Label,
+    /// Where fields end that depend on the address, less so many bytes.
+    moving: Option<Vec<(Label, u32, Kind)>>,
 }
 
 impl<'a> Lowering<'a> {
@@ -180,7 +146,11 @@ impl<'a> Lowering<'a> {
             faults: Vec::new(),
             open_faults: Vec::new(),
             memory_entry,
+            moving: None,
         };
+        if movable(l.source.key.rip) && l.source.second.is_none() {
+            l.moving = Some(Vec::with_capacity(32));
+        }
         l.entry();
         l.second_page();
         for n in 0..l.source.instructions.len() {
@@ -218,7 +188,7 @@ impl<'a> Lowering<'a> {
             exit.recheck = true;
         }
         let next = self.source.key.next_page();
-        self.e.alu32_imm(Alu::Cmp, place::page_id(self.view, next), id as i32);
+        self.e.cmp32_imm32(place::page_id(self.view, next), id);
         self.e.jcc(cc::NE, stub);
     }
 
@@ -262,7 +232,10 @@ impl<'a> Lowering<'a> {
         }
         let exits =
             self.exits.into_iter().map(|(exit, stub)| Exit { unlinked: base + at(stub) as usize, ..exit });
+        let relocation =
+            |&(end, back, kind): &(Label, u32, Kind)| Relocation { at: at(end) - back - kind.size() as u32, kind };
         Lowered {
+            relocations: self.moving.map(|fields| fields.iter().map(relocation).collect()),
             memory_entry: at(self.memory_entry),
             returns: self.returns.iter().map(|id| &raw const sites[id.0]).collect(),
             sites,
@@ -299,6 +272,23 @@ impl<'a> Lowering<'a> {
             thunks::restore_flags(&mut self.e);
             self.flags = Place::Both;
         }
+    }
+
+    /// A field that ended so many bytes ago depends on the code's address.
+    pub fn moves(&mut self, kind: Kind, back: u32) {
+        if let Some(fields) = &mut self.moving {
+            fields.push((self.e.here(), back, kind));
+        }
+    }
+
+    /// The code depends on its address in a way that has no name.
+    pub fn stays(&mut self) {
+        self.moving = None;
+    }
+
+    /// Loads an address that is as far from the code wherever that is.
+    pub fn own_address(&mut self, to: Host, at: u64) {
+        self.known_address(to, Known::Relative(at));
     }
 
     /// A site of instruction `n`.
@@ -360,128 +350,6 @@ impl<'a> Lowering<'a> {
         self.faults.push([from, to, stub]);
     }
 
-    /// Checks `size` bytes at an address in the TLB; [`Lowering::add_host`] is to follow. Jumps to `slow` on a miss. Overwrites
-    /// T1 and the flags.
-    pub fn check(&mut self, address: Address, size: u32, write: bool, slow: Label) -> Checked {
-        let (view, tag) = (self.view, if write { Tlb::Write } else { Tlb::Read });
-        if let Address::Known(at) = address {
-            let (page, offset) = (at & !0xfff, (at & 0xfff) as u32);
-            if offset + size <= 4096 {
-                let slot = slot_of(at);
-                let negative = page.wrapping_neg() as i64;
-                match i32::try_from(negative) {
-                    Ok(v) => self.e.alu_imm(Alu::Cmp, place::tlb_slot(view, slot, tag), v),
-                    Err(_) => {
-                        self.e.constant(T1, negative as u64);
-                        self.e.alu(Alu::Cmp, T1, place::tlb_slot(view, slot, tag));
-                    }
-                }
-                self.e.jcc(cc::NE, slow);
-                self.e.load(T0, place::tlb_slot(view, slot, Tlb::Host));
-                if offset != 0 {
-                    self.e.lea(T0, Mem::at(T0, offset as i32));
-                }
-                return Checked::Slot(slot);
-            }
-            self.e.constant(T0, at);
-        }
-        match address {
-            Address::Stack(disp) if size <= StackPage::MOST => return self.check_stack(disp, size, slow),
-            Address::Stack(disp) => {
-                self.lea(T0, Mem::at(Host::R15, disp));
-                return self.check(Address::Dynamic, size, write, slow);
-            }
-            Address::In(r) => {
-                thunks::tlb_offset(&mut self.e, r);
-                self.e.load(T0, place::tlb(view, T1, tag));
-                self.e.alu(Alu::Add, T0, r);
-            }
-            _ => {
-                thunks::tlb_offset(&mut self.e, T0);
-                self.e.alu(Alu::Add, T0, place::tlb(view, T1, tag));
-            }
-        }
-        self.e.cmp_imm32(T0, 4096 - size as i32);
-        self.e.jcc(cc::A, slow);
-        Checked::Dynamic
-    }
-
-    /// After [`Lowering::check`]: T0 has the host address.
-    pub fn add_host(&mut self, checked: Checked) {
-        if checked == Checked::Dynamic {
-            self.e.alu(Alu::Add, T0, place::tlb(self.view, T1, Tlb::Host));
-        }
-    }
-
-    /// After [`Lowering::check`]: the operand is reached as said. For the ways by two registers `checked` is dynamic.
-    pub fn reach(&mut self, checked: Checked, reach: Reach) {
-        debug_assert!(reach == Reach::Host || checked == Checked::Dynamic);
-        match reach {
-            Reach::Host => self.add_host(checked),
-            Reach::Pair => self.e.load(T1, place::tlb(self.view, T1, Tlb::Host)),
-            Reach::Base => self.e.load(T1, place::tlb(self.view, T1, Tlb::Addend)),
-        }
-    }
-
-    /// Checks an access near the stack pointer, whose page is known. `slow` is also where an exception of the access
-    /// leads: see [`crate::mmu::StackPage`].
-    fn check_stack(&mut self, disp: i32, size: u32, slow: Label) -> Checked {
-        let view = self.view;
-        let again = self.e.here();
-        let at = Mem::at(Host::R15, disp);
-        self.lea(T0, at);
-        self.e.alu(Alu::Add, T0, place::stack_page(view, Tlb::Write));
-        self.e.cmp_imm32(T0, 4096 - size as i32);
-        let hot = self.e.switch(Part::Cold);
-        let missed = self.e.here();
-        self.lea(T0, at);
-        self.e.relative_to(&[0xe8], self.thunks.stack_page[view as usize]);
-        self.e.jcc(cc::B, slow);
-        self.e.jmp(again);
-        self.e.switch(hot);
-        self.e.jcc(cc::A, missed);
-        self.e.alu(Alu::Add, T0, place::stack_page(view, Tlb::Host));
-        let from = self.e.here();
-        self.open_faults.push((from, slow));
-        Checked::Stack
-    }
-
-    /// Loads the address of the attention byte of a checked operand to T1.
-    pub fn attention(&mut self, checked: Checked) {
-        let view = self.view;
-        if checked == Checked::Attention {
-            return;
-        }
-        let from = match checked {
-            Checked::Dynamic => place::tlb(view, T1, Tlb::Attention),
-            Checked::Slot(slot) => place::tlb_slot(view, slot, Tlb::Attention),
-            Checked::Stack => place::stack_page(view, Tlb::Attention),
-            Checked::Saved | Checked::Attention => place::spare(1),
-        };
-        self.e.load(T1, from);
-    }
-
-    /// After a store of instruction `n` to the operand at T0: looks at its attention byte. Code goes on at `resume`, in
-    /// a moment. Overwrites the flags.
-    pub fn look_after_store(&mut self, n: usize, checked: Checked, size: u32, resume: Label) {
-        self.look_after_store_at(n, checked, 0, size, resume);
-    }
-
-    /// As [`Lowering::look_after_store`], of an operand so far from T0.
-    pub fn look_after_store_at(&mut self, n: usize, checked: Checked, disp: i32, size: u32, resume: Label) {
-        self.attention(checked);
-        self.e.cmp8_imm(Mem::at(T1, 0), 0);
-        let site = self.site(n, size, Some(resume), None);
-        let hot = self.e.switch(Part::Cold);
-        let stub = self.e.here();
-        self.e.lea(T0, Mem::at(T0, disp));
-        self.e.store(place::spare(0), T0);
-        self.e.store(place::spare(1), T1);
-        self.go_with_site(site, self.thunks.wrote);
-        self.e.switch(hot);
-        self.e.jcc(cc::NE, stub);
-    }
-
     /// A new exit to `target`, with its number and slot.
     fn new_exit(&mut self, target: u64, memory: bool) -> (usize, usize, Label) {
         let number = self.memory.next_slot() + self.exits.len();
@@ -489,7 +357,15 @@ impl<'a> Lowering<'a> {
         let stub = self.e.here();
         self.go_with_exit(number, self.thunks.link[usize::from(memory)]);
         self.e.switch(hot);
-        let exit = Exit { target, unlinked: 0, flags_in_memory: memory, recheck: false, after_sti: false };
+        let origin = self.source.origin;
+        let exit = Exit {
+            origin,
+            distance: target.wrapping_sub(self.source.key.rip),
+            unlinked: 0,
+            flags_in_memory: memory,
+            recheck: false,
+            after_sti: false,
+        };
         self.exits.push((exit, stub));
         (number, self.memory.slot_address(number), stub)
     }
@@ -508,6 +384,7 @@ impl<'a> Lowering<'a> {
         if other_page {
             self.e.relative_to(&[0x44, 0x8b, 0x1d], slot + 8); // mov r11d, [rip + …]
             self.e.alu32(Alu::Cmp, T1, place::page_id(self.view, target));
+            self.moves(Kind::PageId, 0);
             self.e.jcc(cc::NE, stub);
         }
         slot
@@ -542,7 +419,9 @@ impl<'a> Lowering<'a> {
             return self.exit(target);
         }
         let (_, slot, stub) = self.new_exit(target, true);
-        self.e.alu32_imm(Alu::Cmp, place::page_id(view, target), id as i32);
+        self.e.cmp32_imm32(place::page_id(view, target), id);
+        self.moves(Kind::OwnId, 0);
+        self.moves(Kind::PageId, 4);
         self.e.jcc(cc::NE, stub);
         self.jump_through(slot);
     }

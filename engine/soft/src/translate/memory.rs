@@ -2,6 +2,7 @@
 
 use vireo_core::EngineError;
 
+use super::relocation::{Move, Relocation};
 use crate::host::{Answer, CodeMapping};
 
 /// A slot: where a jump goes, and the id of the page it is in.
@@ -44,6 +45,23 @@ impl CodeMemory {
     pub fn add(&mut self, code: &[u8]) {
         self.mapping.write(self.used, code);
         self.used = (self.used + code.len()).next_multiple_of(32).min(self.mapping.size());
+    }
+
+    /// Moves code that starts at an address: changes its fields.
+    pub fn relocate(&mut self, start: usize, fields: &[Relocation], m: Move) {
+        let start = start - self.mapping.run().as_ptr() as usize;
+        for field in fields {
+            let at = start + field.at as usize;
+            match field.kind.size() {
+                8 => self.mapping.change(at, |old| field.kind.moved(old, m)),
+                _ => self.mapping.change(at, |old: [u8; 4]| {
+                    let mut wide = [0; 8];
+                    wide[..4].copy_from_slice(&old);
+                    let new = field.kind.moved(wide, m);
+                    std::array::from_fn(|n| new[n])
+                }),
+            }
+        }
     }
 
     /// What was added until now is shared code, which stays.

@@ -44,6 +44,7 @@
 //! announced by the same protocol ([`crate::mmu::watch`]). A dropped translation stays in memory until all are dropped, which
 //! happens only outside translated code.
 
+mod check;
 mod context;
 mod data;
 mod emit;
@@ -53,15 +54,19 @@ mod group;
 mod helpers;
 mod lower;
 mod memory;
+mod placement;
+mod relocation;
 mod single;
 mod site;
 mod system;
 mod thunks;
 mod tools;
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::mem::offset_of;
+use std::ops::Range;
 
 use iced_x86::{Decoder, Instruction};
 
@@ -69,6 +74,8 @@ pub use context::Context;
 use context::World;
 use lower::{Lowered, Lowering, Source};
 use memory::CodeMemory;
+use placement::Placements;
+use relocation::{Move, Relocation};
 pub use single::{Facts, Single, Until};
 use site::{Exit, Origin, Site};
 use thunks::Thunks;
@@ -126,12 +133,18 @@ impl Key {
 
 /// A translation.
 struct Translation {
+    /// What it is of. The address changes when its page is moved.
+    key: Key,
     /// Entries with flags in the host's register, and in memory.
     entries: [usize; 2],
     /// Page and granules that it was made from; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
-    /// Exits that lead here.
+    /// Exits that lead here, and some that have.
     linked: HashSet<usize>,
+    /// Its own exits.
+    exits: Range<usize>,
+    /// Fields of the code that depend on its address. `None`: it cannot be moved.
+    relocations: Option<Box<[Relocation]>>,
     /// Named by the code, as are the sites.
     origin: Box<Origin>,
     _sites: Box<[Site]>,
@@ -157,8 +170,7 @@ pub struct Translator {
     off: bool,
     memory: Option<CodeMemory>,
     thunks: Thunks,
-    translations: Map<Key, Box<Translation>>,
-    by_page: Map<u32, Vec<Key>>,
+    translations: Placements,
     exits: Vec<Exit>,
     returns: Vec<*const Site>,
     placed: Vec<Placed>,
@@ -181,6 +193,8 @@ pub struct Translator {
     pub spoil: Option<fn(&mut [u8])>,
     /// Translations made.
     pub built: u64,
+    /// Pages moved.
+    pub moved: u64,
 }
 
 // SAFETY: the pointers are to sites that the translations own, so they move with them.
@@ -190,8 +204,10 @@ impl Translator {
     /// Without translations.
     pub fn new() -> Self {
         let wanted = |what: &str| std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == what);
-        let again = if wanted("eager") { HOT } else { HOT_AGAIN };
-        Self { off: wanted("off"), again, most: usize::MAX, ..Self::default() }
+        let eager = wanted("eager");
+        let translations = Placements::new(eager);
+        let again = if eager { HOT } else { HOT_AGAIN };
+        Self { off: wanted("off"), again, translations, most: usize::MAX, ..Self::default() }
     }
 
     /// Has each translation be of one instruction.
@@ -201,28 +217,55 @@ impl Translator {
 
     /// Drops translations of these granules of a page.
     pub fn invalidate(&mut self, page: u32, granules: u64) {
-        let Some(keys) = self.by_page.get(&page) else { return };
-        let hit = |k: &&Key| self.translations.get(k).is_some_and(|t| t.is_of(page, granules));
-        let stale: Vec<Key> = keys.iter().filter(hit).copied().collect();
+        let stale = self.translations.made_from(page, granules);
         stale.iter().for_each(|k| self.drop_translation(k));
     }
 
     /// Drops a translation, if it is there: nothing leads to it any more. What its code names stays, since it may run.
     fn drop_translation(&mut self, key: &Key) {
-        let Some(t) = self.translations.remove(key) else { return };
-        for (page, _) in t.pages.iter().flatten() {
-            if let Some(keys) = self.by_page.get_mut(page) {
-                keys.retain(|k| k != key);
-                if keys.is_empty() {
-                    self.by_page.remove(page);
-                }
-            }
+        if let Some(t) = self.translations.remove(key) {
+            self.retire(t);
         }
+    }
+
+    /// Keeps a translation that was taken out.
+    fn retire(&mut self, t: Box<Translation>) {
         for exit in &t.linked {
             unlink(&mut self.memory, &self.exits, *exit);
         }
         self.retired.push(t);
         self.epoch += 1;
+    }
+
+    /// Moves all translations of a page from one linear address to another, where the page has this id; they are not
+    /// being used there. Gives the id that the page had.
+    fn move_page(&mut self, page: u32, from: u64, to: u64, id: u32) -> Option<u32> {
+        let mut fixed = self.translations.reaching_into(page, from);
+        let of_page = self.translations.made_from(page, u64::MAX).into_iter();
+        let stays = |k: &Key| {
+            let other = Key { rip: k.rip - from + to, ..*k };
+            let moves = self.translations.get(k).is_some_and(|t| t.relocations.is_some());
+            !moves || self.translations.get(&other).is_some()
+        };
+        fixed.extend(of_page.filter(|k| k.rip & !0xfff == from && stays(k)));
+        fixed.iter().for_each(|k| self.drop_translation(k));
+        let (old_id, moving) = self.translations.take(page, from)?;
+        let m = Move { by: to.wrapping_sub(from), id };
+        for mut t in moving.collect::<Vec<_>>() {
+            t.key.rip = t.key.rip.wrapping_add(m.by);
+            t.origin.rip.set(t.key.rip);
+            if let (Some(memory), Some(fields)) = (&mut self.memory, &t.relocations) {
+                memory.relocate(t.entries[0], fields, m);
+            }
+            // Jumps within the page go on being right; of those to other pages only the checks have moved.
+            for exit in t.exits.clone().filter(|e| !self.exits[*e].stays_in_page()) {
+                unlink(&mut self.memory, &self.exits, exit);
+            }
+            self.translations.insert(t.key, t);
+        }
+        self.moved += 1;
+        crate::host::serialize();
+        Some(old_id)
     }
 
     /// Bytes of host code.
@@ -233,9 +276,14 @@ impl Translator {
     /// Drops everything.
     pub fn clear(&mut self) {
         self.epoch += 1;
-        self.by_page.clear();
-        self.retired.extend(self.translations.drain().map(|(_, t)| t));
+        self.retired.extend(self.translations.drain());
         self.emptied = true;
+    }
+
+    /// Drops everything, ids too: the caller forgets all pages.
+    fn start_over(&mut self) {
+        self.clear();
+        self.translations.start_over();
     }
 
     /// Frees what [`Translator::clear`] dropped. No translated code runs, or is on the stack.
@@ -247,6 +295,7 @@ impl Translator {
             self.returns.clear();
             self.facts.clear();
             self.memory.iter_mut().for_each(CodeMemory::clear);
+            crate::host::serialize();
         }
     }
 
@@ -275,10 +324,10 @@ impl Translator {
         self.memory.as_mut()
     }
 
-    /// Keeps a new translation; there is room. One that was there is dropped: its second page has moved.
+    /// Keeps a new translation; there is room, and none of this key.
     fn add(&mut self, key: Key, pages: [Option<(u32, u64)>; 2], origin: Box<Origin>, lowered: Lowered) {
-        self.drop_translation(&key);
         let Some(memory) = &mut self.memory else { return };
+        let exits = self.exits.len()..self.exits.len() + lowered.exits.len();
         debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
         memory.add(&lowered.code);
         lowered.exits.iter().for_each(|e| memory.add_slot(e.unlinked));
@@ -286,13 +335,18 @@ impl Translator {
         self.returns.extend(lowered.returns);
         let start = origin.start;
         self.placed.push(Placed { start, faults: lowered.faults.into() });
-        for (page, _) in pages.iter().flatten() {
-            self.by_page.entry(*page).or_default().push(key);
-        }
         self.built += 1;
         let entries = [start, start + lowered.memory_entry as usize];
-        let translation =
-            Translation { entries, pages, linked: HashSet::new(), origin, _sites: lowered.sites };
+        let translation = Translation {
+            key,
+            entries,
+            pages,
+            linked: HashSet::new(),
+            exits,
+            relocations: lowered.relocations,
+            origin,
+            _sites: lowered.sites,
+        };
         self.translations.insert(key, Box::new(translation));
     }
 
@@ -369,6 +423,9 @@ impl Cpu {
             return Some(entry);
         }
         let (key, global) = self.translation_key()?;
+        if self.code.translator.translations.get(&key).is_none() {
+            self.move_here(&key, global)?;
+        }
         let t = self.code.translator.translations.get(&key)?;
         let (entry, second) = (t.entries[1], t.pages[1]);
         if !self.may_lead_to(entry) {
@@ -377,19 +434,43 @@ impl Cpu {
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
         }
-        self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
+        self.page_id((key.gpa >> 12) as u32, key.rip, global);
         self.gate.know(key.view, key.rip, entry as *const u8);
         Some(entry)
     }
 
+    /// Has a placement of a key's page that has fallen into disuse moved to where the key is, if there is one with what is
+    /// wanted.
+    fn move_here(&mut self, key: &Key, global: bool) -> Option<()> {
+        let generation = self.mmu.code_pages.generation(key.view);
+        let from = self.code.translator.translations.movable_to(key, generation)?;
+        if self.lockstep.is_some() {
+            return None;
+        }
+        let (page, to) = ((key.gpa >> 12) as u32, key.rip & !0xfff);
+        let id = self.page_id(page, to, global);
+        let old = self.code.translator.move_page(page, from, to, id)?;
+        self.mmu.code_pages.forget_id(key.view, from, old);
+        Some(())
+    }
+
+    /// The id of a page that has code at a linear address, which is known from now on.
+    fn page_id(&mut self, page: u32, linear: u64, global: bool) -> u32 {
+        let view = self.code_view();
+        let generation = self.mmu.code_pages.generation(view);
+        let id = self.code.translator.translations.id(page, linear, generation);
+        self.mmu.code_pages.know(view, linear, id, global);
+        id
+    }
+
     /// The id of the page after that of a key, if that is the physical page given.
     fn second_page_id(&mut self, key: &Key, page: u32) -> Option<u32> {
-        let (view, next) = (self.code_view(), key.next_page());
+        let next = key.next_page();
         if !Self::canonical(next) || self.fetch_address(next).ok()? >> 12 != u64::from(page) {
             return None;
         }
         let global = self.code_is_global(next);
-        Some(self.mmu.code_pages.id(view, next, page, global))
+        Some(self.page_id(page, next, global))
     }
 
     /// Runs translated code from an entry until something else is to be done.
@@ -426,7 +507,7 @@ impl Cpu {
     }
 
     fn exit_target(&self, exit: usize) -> u64 {
-        self.code.translator.exits.get(exit).map_or(0, |e| e.target)
+        self.code.translator.exits.get(exit).map_or(0, Exit::target)
     }
 
     fn exit_is_after_sti(&self, exit: usize) -> bool {
@@ -444,13 +525,15 @@ impl Cpu {
     /// Links an exit to the translation of the code at RIP, which is there.
     fn link_exit(&mut self, exit: usize) {
         let Some((key, global)) = self.translation_key() else { return };
-        let id = self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
+        let page = (key.gpa >> 12) as u32;
+        let id = self.page_id(page, key.rip, global);
         let translator = &mut self.code.translator;
         let (Some(t), Some(e)) = (translator.translations.get_mut(&key), translator.exits.get(exit)) else {
             return;
         };
         let Some(memory) = &mut translator.memory else { return };
-        if e.target == key.rip {
+        // Within a page jumps are not checked: it must still be the same one.
+        if e.target() == key.rip && (!e.stays_in_page() || e.origin().page == page) {
             memory.set_slot(exit, t.entries[usize::from(e.flags_in_memory)], id);
             // Not for the first time, perhaps: a page that comes and goes has its exits linked again.
             t.linked.insert(exit);
@@ -460,32 +543,36 @@ impl Cpu {
     /// Translates the code at RIP. `None`: it cannot be, or not now.
     pub(crate) fn translate_here(&mut self) -> Option<()> {
         // Translations have ids in their code, and only new ones need new ids.
-        if self.mmu.code_pages.is_full() {
-            self.mmu.code_pages.start_over();
-            self.code.translator.clear();
+        if self.code.translator.translations.is_full() {
+            self.code.translator.start_over();
+            self.mmu.code_pages.forget_all();
         }
         self.code.translator.empty();
         let (key, global) = self.translation_key()?;
         let most = self.code.translator.most;
         self.mmu.ram.page(key.gpa)?;
         let StableBlock { uops, bytes, pages } = self.stable_block(key.gpa, key.world.mode, most).ok()??;
-        let second = match pages[1] {
-            Some((page, _)) => Some(self.second_page_id(&key, page)?),
-            None => None,
-        };
         let mut decoder = Decoder::with_ip(key.world.mode.bits(), &bytes, 0, self.shared.decoder_options);
         let instructions: Vec<Instruction> = uops.iter().map(|_| decoder.decode()).collect();
-        let page_id = self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
         let (vcpus, avx) = (self.shared.vcpus.len(), self.model.has(vireo_isa::Feature::Avx));
         let allowed: Vec<bool> = instructions
             .iter()
             .map(|i| !i.is_invalid() && self.model.has(vireo_isa::describe(i.code()).feature))
             .collect();
+        self.code.translator.make_room(vcpus, avx)?;
+        // One that is there has a second page that has moved.
+        self.code.translator.drop_translation(&key);
+        let page = (key.gpa >> 12) as u32;
+        let page_id = self.page_id(page, key.rip, global);
+        let second = match pages[1] {
+            Some((page, _)) => Some(self.second_page_id(&key, page)?),
+            None => None,
+        };
         let translator = &mut self.code.translator;
-        translator.make_room(vcpus, avx)?;
         let memory = translator.memory.as_mut()?;
-        let callee = instructions.last().and_then(|i| flow::callee(i, key.rip, key.world.mode));
-        let origin = Origin { rip: key.rip, world: key.world, uops, callee, start: memory.next() };
+        let callee = instructions.last().and_then(flow::callee);
+        let (rip, world, start) = (Cell::new(key.rip), key.world, memory.next());
+        let origin = Origin { rip, page, world, uops, callee, start };
         let origin = Box::new(origin);
         let source = Source {
             key: &key,

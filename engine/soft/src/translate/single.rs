@@ -145,7 +145,7 @@ impl Cpu {
     pub(crate) fn single(&mut self, most: usize) -> Option<Single> {
         self.code.translator.empty();
         let (key, global) = self.translation_key()?;
-        if !self.code.translator.translations.contains_key(&key) {
+        if self.code.translator.translations.get(&key).is_none() {
             let mut instructions = self.instructions_at(&key, most)?;
             if let Some(once @ 1..) = instructions.iter().position(is_once) {
                 instructions.truncate(once);
@@ -167,7 +167,7 @@ impl Cpu {
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
         }
-        self.mmu.code_pages.id(self.code_view(), key.rip, (key.gpa >> 12) as u32, global);
+        self.page_id((key.gpa >> 12) as u32, key.rip, global);
         if self.lockstep.as_ref().is_some_and(|l| l.chains()) {
             return Some(Single { key, facts, entry, uops });
         }

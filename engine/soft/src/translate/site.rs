@@ -1,5 +1,7 @@
 //! What helpers know about the place that calls them.
 
+use std::cell::Cell;
+
 use super::context::World;
 use crate::exec::Uop;
 use crate::mmu::View;
@@ -7,16 +9,18 @@ use crate::mmu::View;
 /// What a call calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callee {
-    /// The code at an address.
-    At(u64),
+    /// The code so far from the start of the block.
+    Away(u64),
     /// The code whose address is in the last spare place while the call is under way.
     Spare,
 }
 
 /// What the sites of one translation have in common.
 pub struct Origin {
-    /// Where the block starts.
-    pub rip: u64,
+    /// Where the block starts; changes when its page is moved.
+    pub rip: Cell<u64>,
+    /// The physical page that it starts in.
+    pub page: u32,
     /// What the translation is good for.
     pub world: World,
     /// The instructions, for the interpreter.
@@ -25,6 +29,13 @@ pub struct Origin {
     pub callee: Option<Callee>,
     /// Where its code is.
     pub start: usize,
+}
+
+impl Origin {
+    /// The address so far from the start of the block.
+    pub fn at(&self, distance: u64) -> u64 {
+        self.world.mode.mask_ip(self.rip.get().wrapping_add(distance))
+    }
 }
 
 /// One instruction in one translation. Small: there are several for each hundred bytes of code.
@@ -84,8 +95,10 @@ impl Site {
 /// A direct way out of a translation: a jump through a slot that leads to the next translation, or to
 /// [`helpers::link`](super::helpers::link).
 pub struct Exit {
-    /// The guest's address.
-    pub target: u64,
+    /// Whose it is.
+    pub origin: *const Origin,
+    /// How far from the start of the block it leads.
+    pub distance: u64,
     /// Where the slot leads while the next translation is not known.
     pub unlinked: usize,
     /// The flags are in memory.
@@ -94,4 +107,22 @@ pub struct Exit {
     pub recheck: bool,
     /// It comes after STI: no interrupt may come before the instruction it leads to.
     pub after_sti: bool,
+}
+
+impl Exit {
+    /// What its translation is of.
+    pub fn origin(&self) -> &Origin {
+        // SAFETY: translations are freed together with their exits.
+        unsafe { &*self.origin }
+    }
+
+    /// The guest's address.
+    pub fn target(&self) -> u64 {
+        self.origin().at(self.distance)
+    }
+
+    /// Whether it leads to the page that its translation starts in.
+    pub fn stays_in_page(&self) -> bool {
+        self.target() >> 12 == self.origin().rip.get() >> 12
+    }
 }

@@ -7,9 +7,10 @@ use vireo_core::state::rflags;
 use vireo_isa::flag;
 
 use super::context::{World, place};
+use super::check::Address;
 use super::data;
 use super::emit::{Alu, Host, Mem};
-use super::lower::{Address, Lowering, Unsupported};
+use super::lower::{Lowering, Unsupported};
 use super::thunks::{self, T0, T1};
 use crate::cpu::{Cpu, seg};
 use crate::mmu::{Mmu, View};
