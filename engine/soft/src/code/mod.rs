@@ -35,13 +35,11 @@ pub struct Block {
     pages: [Option<(u32, u64)>; 2],
     /// Times it was interpreted.
     runs: Cell<u32>,
-    /// It was translated at some address, in some world.
-    translated: Cell<bool>,
 }
 
 impl Block {
     fn new(uops: Box<[Uop]>, key: Key, pages: [Option<(u32, u64)>; 2]) -> Self {
-        Self { uops, key, pages, runs: Cell::new(0), translated: Cell::new(false) }
+        Self { uops, key, pages, runs: Cell::new(0) }
     }
 }
 
@@ -366,14 +364,11 @@ impl Cpu {
             return Some(self.run_translated(entry));
         }
         // One that cannot be translated now is tried again after as many runs.
-        let again = if block.translated.get() { self.code.translator.again } else { HOT };
-        let translate = runs.is_multiple_of(again);
+        let translate = runs.is_multiple_of(HOT);
         if !translate && !runs.is_multiple_of(LOOK) {
             return None;
         }
-        let end = self.run_hot(translate);
-        block.translated.set(block.translated.get() || translate && end.is_some());
-        end
+        self.run_hot(translate)
     }
 
     /// Runs the first instruction of a block that is not to be run whole; `Err(EndBlock)` when all went well.

@@ -48,7 +48,7 @@ impl CodeMemory {
     }
 
     /// Moves code that starts at an address: changes its fields.
-    pub fn relocate(&mut self, start: usize, fields: &[Relocation], m: Move) {
+    pub fn relocate<'a>(&mut self, start: usize, fields: impl IntoIterator<Item = &'a Relocation>, m: Move) {
         let start = start - self.mapping.run().as_ptr() as usize;
         for field in fields {
             let at = start + field.at as usize;

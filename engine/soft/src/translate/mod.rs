@@ -88,10 +88,6 @@ use crate::mmu::View;
 /// Times that a block is interpreted before it is translated.
 pub const HOT: u32 = 24;
 
-/// The same for a block that has been translated already, at another address or in another world: processes that start and
-/// end, each with its libraries elsewhere, would have all of them translated for a few runs. A multiple of [`HOT`].
-const HOT_AGAIN: u32 = 48 * HOT;
-
 /// Loop heads, calls and indirect jumps between two looks at the time and at events: some ten microseconds.
 const BUDGET: i32 = 3000;
 
@@ -182,8 +178,6 @@ pub struct Translator {
     /// Grows when a translation was dropped.
     epoch: u64,
     tools: Tools,
-    /// Times that a block which has been translated is interpreted before it is translated again.
-    pub again: u32,
     /// Most instructions of a translation.
     most: usize,
     /// What [`single`] knows of translations, by their entries.
@@ -206,8 +200,7 @@ impl Translator {
         let wanted = |what: &str| std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == what);
         let eager = wanted("eager");
         let translations = Placements::new(eager);
-        let again = if eager { HOT } else { HOT_AGAIN };
-        Self { off: wanted("off"), again, translations, most: usize::MAX, ..Self::default() }
+        Self { off: wanted("off"), translations, most: usize::MAX, ..Self::default() }
     }
 
     /// Has each translation be of one instruction.
@@ -240,29 +233,25 @@ impl Translator {
     /// Moves all translations of a page from one linear address to another, where the page has this id; they are not
     /// being used there. Gives the id that the page had.
     fn move_page(&mut self, page: u32, from: u64, to: u64, id: u32) -> Option<u32> {
-        let mut fixed = self.translations.reaching_into(page, from);
-        let of_page = self.translations.made_from(page, u64::MAX).into_iter();
-        let stays = |k: &Key| {
-            let other = Key { rip: k.rip - from + to, ..*k };
-            let moves = self.translations.get(k).is_some_and(|t| t.relocations.is_some());
-            !moves || self.translations.get(&other).is_some()
-        };
-        fixed.extend(of_page.filter(|k| k.rip & !0xfff == from && stays(k)));
-        fixed.iter().for_each(|k| self.drop_translation(k));
-        let (old_id, moving) = self.translations.take(page, from)?;
+        let reaching = self.translations.reaching_into(page, from);
+        reaching.iter().for_each(|k| self.drop_translation(k));
+        let (old_id, staying, mut code) = self.translations.take(page, from, to)?;
+        staying.into_iter().for_each(|t| self.retire(t));
         let m = Move { by: to.wrapping_sub(from), id };
-        for mut t in moving.collect::<Vec<_>>() {
+        for t in code.values_mut() {
             t.key.rip = t.key.rip.wrapping_add(m.by);
             t.origin.rip.set(t.key.rip);
-            if let (Some(memory), Some(fields)) = (&mut self.memory, &t.relocations) {
-                memory.relocate(t.entries[0], fields, m);
-            }
+            let Some(memory) = &mut self.memory else { continue };
+            memory.relocate(t.entries[0], t.relocations.iter().flatten(), m);
             // Jumps within the page go on being right; of those to other pages only the checks have moved.
-            for exit in t.exits.clone().filter(|e| !self.exits[*e].stays_in_page()) {
-                unlink(&mut self.memory, &self.exits, exit);
+            for n in t.exits.clone() {
+                let exit = &self.exits[n];
+                if !exit.stays_in_page() {
+                    memory.set_slot(n, exit.unlinked, 0);
+                }
             }
-            self.translations.insert(t.key, t);
         }
+        self.translations.put(page, to, code);
         self.moved += 1;
         crate::host::serialize();
         Some(old_id)

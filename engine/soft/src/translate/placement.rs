@@ -8,7 +8,9 @@ use super::relocation::movable;
 use super::{Key, Map, Translation};
 use crate::mmu::View;
 
-/// Changes of address spaces after which a placement that was not used may be moved. Processes that take turns keep theirs.
+/// Placements of a page that are kept for processes that take turns: with less, one is moved only when it has not been
+/// used for so many changes of address spaces.
+const KEPT: usize = 1;
 const STALE: u64 = 12;
 
 /// A physical page at a linear address.
@@ -18,9 +20,11 @@ struct Placement {
     id: u32,
     /// Generation of the view when it was looked up last.
     used: u64,
-    /// By what [`Key::in_page`] gives.
-    code: Map<u64, Box<Translation>>,
+    code: Code,
 }
+
+/// Translations of a placement, by what [`Key::in_page`] gives.
+pub type Code = Map<u64, Box<Translation>>;
 
 /// All translations of a vCPU.
 #[derive(Default)]
@@ -29,8 +33,8 @@ pub struct Placements {
     /// Translations of an instruction that reaches into this page, from another.
     crossing: Map<u32, Vec<Key>>,
     next_id: u32,
-    /// See [`STALE`].
-    stale: u64,
+    /// Moved at the first occasion.
+    eager: bool,
 }
 
 impl Key {
@@ -52,7 +56,7 @@ impl Key {
 impl Placements {
     /// None. `eager`: pages are moved at the first occasion.
     pub fn new(eager: bool) -> Self {
-        Self { stale: if eager { 1 } else { STALE }, ..Self::default() }
+        Self { eager, ..Self::default() }
     }
 
     fn placement(&self, page: u32, linear: u64) -> Option<&Placement> {
@@ -82,7 +86,7 @@ impl Placements {
             return p.id;
         }
         self.next_id += 1;
-        let new = Placement { linear, id: self.next_id, used: generation, code: Map::default() };
+        let new = Placement { linear, id: self.next_id, used: generation, code: Code::default() };
         self.pages.entry(page).or_default().push(new);
         self.next_id
     }
@@ -105,18 +109,21 @@ impl Placements {
     /// Takes a translation out.
     pub fn remove(&mut self, key: &Key) -> Option<Box<Translation>> {
         let translation = self.placement_mut(key.page(), key.linear())?.code.remove(&key.in_page())?;
-        if let Some((second, _)) = translation.pages[1] {
-            if let Some(keys) = self.crossing.get_mut(&second) {
-                keys.retain(|k| k != key);
-                if keys.is_empty() {
-                    self.crossing.remove(&second);
-                }
-            }
-        }
+        self.forget_crossing(&translation);
         if !self.crossing.contains_key(&key.page()) {
             self.drop_empty(key.page(), key.linear());
         }
         Some(translation)
+    }
+
+    /// A translation was taken out.
+    fn forget_crossing(&mut self, t: &Translation) {
+        let Some((second, _)) = t.pages[1] else { return };
+        let Some(keys) = self.crossing.get_mut(&second) else { return };
+        keys.retain(|k| *k != t.key);
+        if keys.is_empty() {
+            self.crossing.remove(&second);
+        }
     }
 
     /// Drops a placement if it has no translations: nobody needs its id.
@@ -130,7 +137,7 @@ impl Placements {
 
     /// Has ids begin anew. There are no translations.
     pub fn start_over(&mut self) {
-        *self = Self { stale: self.stale, ..Self::default() };
+        *self = Self::new(self.eager);
     }
 
     /// Takes all out. Ids go on.
@@ -148,27 +155,45 @@ impl Placements {
         of_page.chain(reaching).filter(hit).collect()
     }
 
-    /// Where the page of a key is also known, with a translation of what the key is of, and could be moved from: where it
+    /// Where the page of a key is also known, with a translation of what the key is of, and should be moved from: where it
     /// was not used for longest.
     pub fn movable_to(&self, key: &Key, generation: u64) -> Option<u64> {
         if key.view != View::User || !movable(key.rip) {
             return None;
         }
+        let all = self.pages.get(&key.page())?;
         let fits = |p: &&Placement| {
             p.linear != key.linear()
+                && p.used != generation
                 && movable(p.linear)
-                && generation.saturating_sub(p.used) >= self.stale
                 && p.code.contains_key(&key.in_page())
         };
-        self.pages.get(&key.page())?.iter().filter(fits).min_by_key(|p| p.used).map(|p| p.linear)
+        let oldest = all.iter().filter(fits).min_by_key(|p| p.used)?;
+        let stale = generation.saturating_sub(oldest.used) >= STALE;
+        (self.eager || stale || all.len() > KEPT).then_some(oldest.linear)
     }
 
-    /// Takes a placement away: its id, and its translations.
-    pub fn take(&mut self, page: u32, linear: u64) -> Option<(u32, impl Iterator<Item = Box<Translation>>)> {
+    /// Takes the translations of a placement, and its id. First those that cannot be at another address, or are there already.
+    pub fn take(&mut self, page: u32, from: u64, to: u64) -> Option<(u32, Vec<Box<Translation>>, Code)> {
         let all = self.pages.get_mut(&page)?;
-        let at = all.iter().position(|p| p.linear == linear)?;
-        let p = all.swap_remove(at);
-        Some((p.id, p.code.into_values()))
+        let at = all.iter().position(|p| p.linear == from)?;
+        let Placement { id, mut code, .. } = all.swap_remove(at);
+        let there = all.iter().find(|p| p.linear == to).map(|p| &p.code);
+        let stays = |in_page: &u64, t: &mut Box<Translation>| {
+            t.relocations.is_none() || there.is_some_and(|c| c.contains_key(in_page))
+        };
+        let staying: Vec<_> = code.extract_if(stays).map(|(_, t)| t).collect();
+        staying.iter().for_each(|t| self.forget_crossing(t));
+        Some((id, staying, code))
+    }
+
+    /// Adds translations that were taken to a placement, which is there.
+    pub fn put(&mut self, page: u32, linear: u64, code: Code) {
+        match self.placement_mut(page, linear) {
+            Some(p) if p.code.is_empty() => p.code = code,
+            Some(p) => p.code.extend(code),
+            None => {}
+        }
     }
 
     /// Keys of translations that reach from elsewhere into a page at a linear address.
