@@ -5,10 +5,10 @@ use iced_x86::{
 };
 use vireo_isa::{Class, Desc, Fp, Privilege, flag};
 
+use super::check::{Address, Checked, Known, Reach};
 use super::context::{World, place};
 use super::emit::{Host, Label, Mem};
 use super::group::Group;
-use super::check::{Address, Checked, Known, Reach};
 use super::lower::{Lowering, Unsupported};
 use super::thunks::{self, T0, T1};
 use crate::cpu::seg;
@@ -467,9 +467,7 @@ fn known_offset(l: &Lowering, i: &Instruction) -> Option<Known> {
         (Register::None, Register::None) => Some(Known::Fixed(displacement)),
         // The decoder counted from the block's start.
         (Register::RIP, _) => Some(Known::Relative(l.source.key.rip.wrapping_add(displacement))),
-        (Register::EIP, _) => {
-            Some(Known::Narrow(l.source.key.rip.wrapping_add(displacement) & 0xffff_ffff))
-        }
+        (Register::EIP, _) => Some(Known::Narrow(l.source.key.rip.wrapping_add(displacement) & 0xffff_ffff)),
         _ => None,
     }
 }

@@ -7,10 +7,10 @@
 use iced_x86::{Code as C, Instruction, OpKind};
 use vireo_isa::flag;
 
+use super::check::Address;
 use super::context::place;
 use super::data;
 use super::emit::{Label, Mem, Part, cc};
-use super::check::Address;
 use super::lower::{Lowering, Place, Unsupported};
 use super::relocation::Kind;
 use super::site::Callee;

@@ -7,9 +7,9 @@
 
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
+use super::check::{Address, Reach};
 use super::data;
 use super::emit::{Host, Label, Part};
-use super::check::{Address, Reach};
 use super::lower::Lowering;
 use super::thunks::{self, IN_MEMORY, T0};
 

@@ -232,8 +232,10 @@ impl<'a> Lowering<'a> {
         }
         let exits =
             self.exits.into_iter().map(|(exit, stub)| Exit { unlinked: base + at(stub) as usize, ..exit });
-        let relocation =
-            |&(end, back, kind): &(Label, u32, Kind)| Relocation { at: at(end) - back - kind.size() as u32, kind };
+        let relocation = |&(end, back, kind): &(Label, u32, Kind)| Relocation {
+            at: at(end) - back - kind.size() as u32,
+            kind,
+        };
         Lowered {
             relocations: self.moving.map(|fields| fields.iter().map(relocation).collect()),
             memory_entry: at(self.memory_entry),

@@ -149,7 +149,8 @@ impl Placements {
 
     /// Keys of the translations made from any of these granules of a page.
     pub fn made_from(&self, page: u32, granules: u64) -> Vec<Key> {
-        let of_page = self.pages.get(&page).into_iter().flatten().flat_map(|p| p.code.values().map(|t| t.key));
+        let of_page =
+            self.pages.get(&page).into_iter().flatten().flat_map(|p| p.code.values().map(|t| t.key));
         let reaching = self.crossing.get(&page).into_iter().flatten().copied();
         let hit = |k: &Key| self.get(k).is_some_and(|t| t.is_of(page, granules));
         of_page.chain(reaching).filter(hit).collect()

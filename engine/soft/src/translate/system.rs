@@ -6,8 +6,8 @@ use iced_x86::{Code as C, Instruction, Mnemonic as M, OpKind, Register};
 use vireo_core::state::rflags;
 use vireo_isa::flag;
 
-use super::context::{World, place};
 use super::check::Address;
+use super::context::{World, place};
 use super::data;
 use super::emit::{Alu, Host, Mem};
 use super::lower::{Lowering, Unsupported};
