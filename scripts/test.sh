@@ -47,8 +47,6 @@ stage "guests" build_guests
 # Built apart, so that the time of the tests is theirs.
 stage "test build" cargo test --locked --workspace --no-run --quiet
 stage "tests" env VIREO_BIN="$release/vireo" cargo test --locked --workspace
-# As cargo test does, but code that is met again elsewhere is translated at once, too.
-stage "hot code" env VIREO_TRANSLATOR=eager "$release/vireo-testkit" --engine soft --only hot-
 stage "CPU oracle" make --no-print-directory fuzz-cpu CASES=$ORACLE_CASES
 stage "lock step" scripts/lockstep.sh "$release/vireo" $LOCKSTEP_ONE_OF debian-6.1-cloud-amd64
 stage "host lab" scripts/lab.sh "$release/vireo"

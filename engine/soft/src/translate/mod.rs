@@ -198,9 +198,7 @@ impl Translator {
     /// Without translations.
     pub fn new() -> Self {
         let wanted = |what: &str| std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == what);
-        let eager = wanted("eager");
-        let translations = Placements::new(eager);
-        Self { off: wanted("off"), translations, most: usize::MAX, ..Self::default() }
+        Self { off: wanted("off"), most: usize::MAX, ..Self::default() }
     }
 
     /// Has each translation be of one instruction.
@@ -236,7 +234,7 @@ impl Translator {
         let reaching = self.translations.reaching_into(page, from);
         reaching.iter().for_each(|k| self.drop_translation(k));
         let (old_id, staying, mut code) = self.translations.take(page, from, to)?;
-        staying.into_iter().for_each(|t| self.retire(t));
+        staying.into_values().for_each(|t| self.retire(t));
         let m = Move { by: to.wrapping_sub(from), id };
         for t in code.values_mut() {
             t.key.rip = t.key.rip.wrapping_add(m.by);

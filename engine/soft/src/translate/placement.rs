@@ -1,17 +1,12 @@
 //! All translations of a vCPU: by physical page, and by the linear addresses that the page is used at.
 //!
 //! A *placement* is a physical page of code at a linear address, with all its translations. When the page turns up at another
-//! address, as that of a library does in each new process, a placement that has not been used for a while is moved
+//! address, as that of a library does in each new process, a placement that this address space has not used is moved
 //! there, with all translations, and the jumps between them, in it.
 
 use super::relocation::movable;
 use super::{Key, Map, Translation};
 use crate::mmu::View;
-
-/// Placements of a page that are kept for processes that take turns: with less, one is moved only when it has not been
-/// used for so many changes of address spaces.
-const KEPT: usize = 1;
-const STALE: u64 = 12;
 
 /// A physical page at a linear address.
 struct Placement {
@@ -33,8 +28,6 @@ pub struct Placements {
     /// Translations of an instruction that reaches into this page, from another.
     crossing: Map<u32, Vec<Key>>,
     next_id: u32,
-    /// Moved at the first occasion.
-    eager: bool,
 }
 
 impl Key {
@@ -54,11 +47,6 @@ impl Key {
 }
 
 impl Placements {
-    /// None. `eager`: pages are moved at the first occasion.
-    pub fn new(eager: bool) -> Self {
-        Self { eager, ..Self::default() }
-    }
-
     fn placement(&self, page: u32, linear: u64) -> Option<&Placement> {
         self.pages.get(&page)?.iter().find(|p| p.linear == linear)
     }
@@ -137,7 +125,7 @@ impl Placements {
 
     /// Has ids begin anew. There are no translations.
     pub fn start_over(&mut self) {
-        *self = Self::new(self.eager);
+        *self = Self::default();
     }
 
     /// Takes all out. Ids go on.
@@ -156,7 +144,7 @@ impl Placements {
         of_page.chain(reaching).filter(hit).collect()
     }
 
-    /// Where the page of a key is also known, with a translation of what the key is of, and should be moved from: where it
+    /// Where the page of a key is also known, with a translation of what the key is of, and can be moved from: where it
     /// was not used for longest.
     pub fn movable_to(&self, key: &Key, generation: u64) -> Option<u64> {
         if key.view != View::User || !movable(key.rip) {
@@ -169,13 +157,11 @@ impl Placements {
                 && movable(p.linear)
                 && p.code.contains_key(&key.in_page())
         };
-        let oldest = all.iter().filter(fits).min_by_key(|p| p.used)?;
-        let stale = generation.saturating_sub(oldest.used) >= STALE;
-        (self.eager || stale || all.len() > KEPT).then_some(oldest.linear)
+        all.iter().filter(fits).min_by_key(|p| p.used).map(|p| p.linear)
     }
 
     /// Takes the translations of a placement, and its id. First those that cannot be at another address, or are there already.
-    pub fn take(&mut self, page: u32, from: u64, to: u64) -> Option<(u32, Vec<Box<Translation>>, Code)> {
+    pub fn take(&mut self, page: u32, from: u64, to: u64) -> Option<(u32, Code, Code)> {
         let all = self.pages.get_mut(&page)?;
         let at = all.iter().position(|p| p.linear == from)?;
         let Placement { id, mut code, .. } = all.swap_remove(at);
@@ -183,8 +169,8 @@ impl Placements {
         let stays = |in_page: &u64, t: &mut Box<Translation>| {
             t.relocations.is_none() || there.is_some_and(|c| c.contains_key(in_page))
         };
-        let staying: Vec<_> = code.extract_if(stays).map(|(_, t)| t).collect();
-        staying.iter().for_each(|t| self.forget_crossing(t));
+        let staying: Code = code.extract_if(stays).collect();
+        staying.values().for_each(|t| self.forget_crossing(t));
         Some((id, staying, code))
     }
 
