@@ -7,7 +7,7 @@
 use iced_x86::{Code as C, Instruction, OpKind};
 use vireo_isa::flag;
 
-use super::check::Address;
+use super::check::{Address, Known};
 use super::context::place;
 use super::data;
 use super::emit::{Label, Mem, Part, cc};
@@ -121,7 +121,7 @@ fn push_return(l: &mut Lowering, n: usize, slow: Label) {
         _ if word == 4 => l.e.store32_imm(at, back as u32),
         Ok(v) => l.e.store_imm(at, v),
         Err(_) => {
-            l.own_address(T1, back);
+            l.known_address(T1, Known::Relative(back));
             l.e.store(at, T1);
         }
     }

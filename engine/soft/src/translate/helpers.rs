@@ -54,7 +54,7 @@ impl Cpu {
     /// Whether a translation may go on after a helper that may have changed anything, or called somebody who did.
     fn still_good(&self, site: &Site, before: (u64, u64)) -> bool {
         self.translation_stamp() == before
-            && self.world() == site.origin().world
+            && self.world() == site.origin().world()
             && self.mmu.view() == site.view
             && self.shadow == Shadow::None
             && !self.stepwise()
@@ -72,7 +72,7 @@ pub extern "sysv64" fn instruction(cpu: &mut Cpu, site: *const Site) -> Go {
 
 fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
     let u = site.uop();
-    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip.get());
+    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip());
     let before = cpu.translation_stamp();
     cpu.instructions += 1;
     match (u.run.get())(cpu, u) {
@@ -126,13 +126,13 @@ pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     if cpu.translation_stamp() == before {
         return cpu.go_on(site.resume());
     }
-    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip.get());
+    cpu.regs.set(regs::BLOCK_RIP, site.origin().rip());
     cpu.rip = cpu.next_rip(site.uop());
     if let Some(target) = site.calls() {
         // What it pushed may have overwritten the call itself, so it cannot be executed anew.
         cpu.rip = if let Callee::Away(distance) = target { site.origin().at(distance) } else { callee };
         let sp = cpu.stack_pointer();
-        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.origin().world.word())));
+        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.origin().world().word())));
     }
     cpu.go_to_rip()
 }
@@ -143,7 +143,7 @@ pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
     let site = unsafe { &*site };
     let sp = cpu.stack_pointer();
     let calls = site.calls().is_some();
-    let word = site.origin().world.word();
+    let word = site.origin().world().word();
     let at = if calls { cpu.wrap_linear(sp.wrapping_sub(u64::from(word))) } else { sp };
     // A fault comes again, and to its place, below.
     if calls {

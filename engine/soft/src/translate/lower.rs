@@ -4,7 +4,6 @@ use iced_x86::Instruction;
 use vireo_isa::flag;
 
 use super::Key;
-use super::check::Known;
 use super::context::place;
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
 use super::group::{self, Group, Member};
@@ -286,11 +285,6 @@ impl<'a> Lowering<'a> {
     /// The code depends on its address in a way that has no name.
     pub fn stays(&mut self) {
         self.moving = None;
-    }
-
-    /// Loads an address that is as far from the code wherever that is.
-    pub fn own_address(&mut self, to: Host, at: u64) {
-        self.known_address(to, Known::Relative(at));
     }
 
     /// A site of instruction `n`.

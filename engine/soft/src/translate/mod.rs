@@ -40,9 +40,10 @@
 //! fault.
 //!
 //! # Who owns what
-//! Each vCPU has translations of its own, as it has blocks of its own: nothing here is locked, and overwritten code is
-//! announced by the same protocol ([`crate::mmu::watch`]). A dropped translation stays in memory until all are dropped, which
-//! happens only outside translated code.
+//! Each vCPU has translations of its own, as it has blocks of its own: nothing here is locked. They are kept by physical
+//! page and linear address; a page that turns up at another address takes its translations along ([`placement`]).
+//! Overwritten code is announced by the same protocol as for blocks ([`crate::mmu::watch`]). A dropped translation stays in
+//! memory until all are dropped, which happens only outside translated code.
 
 mod check;
 mod context;
@@ -74,8 +75,8 @@ pub use context::Context;
 use context::World;
 use lower::{Lowered, Lowering, Source};
 use memory::CodeMemory;
-use placement::Placements;
-use relocation::{Move, Relocation};
+use placement::{Home, Placements};
+use relocation::Relocation;
 pub use single::{Facts, Single, Until};
 use site::{Exit, Origin, Site};
 use thunks::Thunks;
@@ -129,8 +130,6 @@ impl Key {
 
 /// A translation.
 struct Translation {
-    /// What it is of. The address changes when its page is moved.
-    key: Key,
     /// Entries with flags in the host's register, and in memory.
     entries: [usize; 2],
     /// Page and granules that it was made from; a second page when the (only) instruction crosses a page border.
@@ -147,6 +146,11 @@ struct Translation {
 }
 
 impl Translation {
+    /// What it is of.
+    fn key(&self) -> Key {
+        self.origin.key.get()
+    }
+
     /// Whether it was made from any of these granules.
     fn is_of(&self, page: u32, granules: u64) -> bool {
         self.pages.iter().flatten().any(|&(p, g)| p == page && g & granules != 0)
@@ -187,8 +191,6 @@ pub struct Translator {
     pub spoil: Option<fn(&mut [u8])>,
     /// Translations made.
     pub built: u64,
-    /// Pages moved.
-    pub moved: u64,
 }
 
 // SAFETY: the pointers are to sites that the translations own, so they move with them.
@@ -226,33 +228,6 @@ impl Translator {
         }
         self.retired.push(t);
         self.epoch += 1;
-    }
-
-    /// Moves all translations of a page from one linear address to another, where the page has this id; they are not
-    /// being used there. Gives the id that the page had.
-    fn move_page(&mut self, page: u32, from: u64, to: u64, id: u32) -> Option<u32> {
-        let reaching = self.translations.reaching_into(page, from);
-        reaching.iter().for_each(|k| self.drop_translation(k));
-        let (old_id, staying, mut code) = self.translations.take(page, from, to)?;
-        staying.into_values().for_each(|t| self.retire(t));
-        let m = Move { by: to.wrapping_sub(from), id };
-        for t in code.values_mut() {
-            t.key.rip = t.key.rip.wrapping_add(m.by);
-            t.origin.rip.set(t.key.rip);
-            let Some(memory) = &mut self.memory else { continue };
-            memory.relocate(t.entries[0], t.relocations.iter().flatten(), m);
-            // Jumps within the page go on being right; of those to other pages only the checks have moved.
-            for n in t.exits.clone() {
-                let exit = &self.exits[n];
-                if !exit.stays_in_page() {
-                    memory.set_slot(n, exit.unlinked, 0);
-                }
-            }
-        }
-        self.translations.put(page, to, code);
-        self.moved += 1;
-        crate::host::serialize();
-        Some(old_id)
     }
 
     /// Bytes of host code.
@@ -312,7 +287,7 @@ impl Translator {
     }
 
     /// Keeps a new translation; there is room, and none of this key.
-    fn add(&mut self, key: Key, pages: [Option<(u32, u64)>; 2], origin: Box<Origin>, lowered: Lowered) {
+    fn add(&mut self, pages: [Option<(u32, u64)>; 2], origin: Box<Origin>, lowered: Lowered) {
         let Some(memory) = &mut self.memory else { return };
         let exits = self.exits.len()..self.exits.len() + lowered.exits.len();
         debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
@@ -325,7 +300,6 @@ impl Translator {
         self.built += 1;
         let entries = [start, start + lowered.memory_entry as usize];
         let translation = Translation {
-            key,
             entries,
             pages,
             linked: HashSet::new(),
@@ -334,7 +308,7 @@ impl Translator {
             origin,
             _sites: lowered.sites,
         };
-        self.translations.insert(key, Box::new(translation));
+        self.translations.insert(Box::new(translation));
     }
 
     /// Where code goes on after a host exception at an address.
@@ -421,32 +395,16 @@ impl Cpu {
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
         }
-        self.page_id((key.gpa >> 12) as u32, key.rip, global);
+        self.page_id(key.home(), global);
         self.gate.know(key.view, key.rip, entry as *const u8);
         Some(entry)
     }
 
-    /// Has a placement of a key's page that has fallen into disuse moved to where the key is, if there is one with what is
-    /// wanted.
-    fn move_here(&mut self, key: &Key, global: bool) -> Option<()> {
-        let generation = self.mmu.code_pages.generation(key.view);
-        let from = self.code.translator.translations.movable_to(key, generation)?;
-        if self.lockstep.is_some() {
-            return None;
-        }
-        let (page, to) = ((key.gpa >> 12) as u32, key.rip & !0xfff);
-        let id = self.page_id(page, to, global);
-        let old = self.code.translator.move_page(page, from, to, id)?;
-        self.mmu.code_pages.forget_id(key.view, from, old);
-        Some(())
-    }
-
-    /// The id of a page that has code at a linear address, which is known from now on.
-    fn page_id(&mut self, page: u32, linear: u64, global: bool) -> u32 {
+    /// The id of a page that code is looked up in, which is known from now on.
+    fn page_id(&mut self, home: Home, global: bool) -> u32 {
         let view = self.code_view();
-        let generation = self.mmu.code_pages.generation(view);
-        let id = self.code.translator.translations.id(page, linear, generation);
-        self.mmu.code_pages.know(view, linear, id, global);
+        let id = self.code.translator.translations.id(home, self.mmu.code_pages.generation(view));
+        self.mmu.code_pages.know(view, home.linear, id, global);
         id
     }
 
@@ -457,7 +415,7 @@ impl Cpu {
             return None;
         }
         let global = self.code_is_global(next);
-        Some(self.page_id(page, next, global))
+        Some(self.page_id(key.next_home(page), global))
     }
 
     /// Runs translated code from an entry until something else is to be done.
@@ -512,15 +470,14 @@ impl Cpu {
     /// Links an exit to the translation of the code at RIP, which is there.
     fn link_exit(&mut self, exit: usize) {
         let Some((key, global)) = self.translation_key() else { return };
-        let page = (key.gpa >> 12) as u32;
-        let id = self.page_id(page, key.rip, global);
+        let id = self.page_id(key.home(), global);
         let translator = &mut self.code.translator;
         let (Some(t), Some(e)) = (translator.translations.get_mut(&key), translator.exits.get(exit)) else {
             return;
         };
         let Some(memory) = &mut translator.memory else { return };
         // Within a page jumps are not checked: it must still be the same one.
-        if e.target() == key.rip && (!e.stays_in_page() || e.origin().page == page) {
+        if e.target() == key.rip && (!e.stays_in_page() || e.origin().key.get().home() == key.home()) {
             memory.set_slot(exit, t.entries[usize::from(e.flags_in_memory)], id);
             // Not for the first time, perhaps: a page that comes and goes has its exits linked again.
             t.linked.insert(exit);
@@ -549,8 +506,7 @@ impl Cpu {
         self.code.translator.make_room(vcpus, avx)?;
         // One that is there has a second page that has moved.
         self.code.translator.drop_translation(&key);
-        let page = (key.gpa >> 12) as u32;
-        let page_id = self.page_id(page, key.rip, global);
+        let page_id = self.page_id(key.home(), global);
         let second = match pages[1] {
             Some((page, _)) => Some(self.second_page_id(&key, page)?),
             None => None,
@@ -558,9 +514,7 @@ impl Cpu {
         let translator = &mut self.code.translator;
         let memory = translator.memory.as_mut()?;
         let callee = instructions.last().and_then(flow::callee);
-        let (rip, world, start) = (Cell::new(key.rip), key.world, memory.next());
-        let origin = Origin { rip, page, world, uops, callee, start };
-        let origin = Box::new(origin);
+        let origin = Box::new(Origin { key: Cell::new(key), uops, callee, start: memory.next() });
         let source = Source {
             key: &key,
             page_id,
@@ -578,7 +532,7 @@ impl Cpu {
         );
         #[cfg(test)]
         let lowered = Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
-        translator.add(key, pages, origin, lowered);
+        translator.add(pages, origin, lowered);
         Some(())
     }
 

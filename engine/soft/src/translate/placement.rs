@@ -1,16 +1,26 @@
 //! All translations of a vCPU: by physical page, and by the linear addresses that the page is used at.
 //!
-//! A *placement* is a physical page of code at a linear address, with all its translations. When the page turns up at another
-//! address, as that of a library does in each new process, a placement that this address space has not used is moved
-//! there, with all translations, and the jumps between them, in it.
+//! A *placement* is a physical page of user or kernel code at a linear address, with all its translations. When the page
+//! turns up at another address, as that of a library does in each new process, a placement that this address space has not
+//! used is moved there, with all translations, and the jumps between them, in it.
 
 use super::relocation::movable;
 use super::{Key, Map, Translation};
-use crate::mmu::View;
 
-/// A physical page at a linear address.
+/// What a placement is of. Each view of code has ids and generations of its own, so no placement is in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// The physical page.
+    pub page: u32,
+    /// Its linear address.
+    pub linear: u64,
+    /// It is the user's code there.
+    pub user: bool,
+}
+
+/// See above.
 struct Placement {
-    linear: u64,
+    home: Home,
     /// What its pages are told from others by, see [`crate::mmu::CodePages`]. Never given twice.
     id: u32,
     /// Generation of the view when it was looked up last.
@@ -31,13 +41,14 @@ pub struct Placements {
 }
 
 impl Key {
-    fn page(&self) -> u32 {
-        (self.gpa >> 12) as u32
+    /// Where its page is.
+    pub fn home(&self) -> Home {
+        Home { page: (self.gpa >> 12) as u32, linear: self.rip & !0xfff, user: self.world.user() }
     }
 
-    /// Address of its page.
-    fn linear(&self) -> u64 {
-        self.rip & !0xfff
+    /// Where the next page is, if it is this one.
+    pub fn next_home(&self, page: u32) -> Home {
+        Home { page, linear: self.next_page(), user: self.world.user() }
     }
 
     /// All but the page and its address.
@@ -47,35 +58,34 @@ impl Key {
 }
 
 impl Placements {
-    fn placement(&self, page: u32, linear: u64) -> Option<&Placement> {
-        self.pages.get(&page)?.iter().find(|p| p.linear == linear)
+    fn placement(&self, home: Home) -> Option<&Placement> {
+        self.pages.get(&home.page)?.iter().find(|p| p.home == home)
     }
 
-    fn placement_mut(&mut self, page: u32, linear: u64) -> Option<&mut Placement> {
-        self.pages.get_mut(&page)?.iter_mut().find(|p| p.linear == linear)
+    fn placement_mut(&mut self, home: Home) -> Option<&mut Placement> {
+        self.pages.get_mut(&home.page)?.iter_mut().find(|p| p.home == home)
     }
 
     /// The translation of a key.
     pub fn get(&self, key: &Key) -> Option<&Translation> {
-        self.placement(key.page(), key.linear())?.code.get(&key.in_page()).map(|t| &**t)
+        self.placement(key.home())?.code.get(&key.in_page()).map(|t| &**t)
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, key: &Key) -> Option<&mut Translation> {
-        let code = &mut self.placement_mut(key.page(), key.linear())?.code;
+        let code = &mut self.placement_mut(key.home())?.code;
         code.get_mut(&key.in_page()).map(|t| &mut **t)
     }
 
-    /// The id of a page that is used at a linear address, in this generation of its view.
-    pub fn id(&mut self, page: u32, linear: u64, generation: u64) -> u32 {
-        let linear = linear & !0xfff;
-        if let Some(p) = self.placement_mut(page, linear) {
+    /// The id of a page that is used, in this generation of its view.
+    pub fn id(&mut self, home: Home, generation: u64) -> u32 {
+        if let Some(p) = self.placement_mut(home) {
             p.used = generation;
             return p.id;
         }
         self.next_id += 1;
-        let new = Placement { linear, id: self.next_id, used: generation, code: Code::default() };
-        self.pages.entry(page).or_default().push(new);
+        let new = Placement { home, id: self.next_id, used: generation, code: Code::default() };
+        self.pages.entry(home.page).or_default().push(new);
         self.next_id
     }
 
@@ -85,22 +95,21 @@ impl Placements {
     }
 
     /// Adds a translation; there is none of this key.
-    pub fn insert(&mut self, key: Key, translation: Box<Translation>) {
+    pub fn insert(&mut self, translation: Box<Translation>) {
+        let key = translation.key();
         if let Some((second, _)) = translation.pages[1] {
             self.crossing.entry(second).or_default().push(key);
         }
-        if let Some(p) = self.placement_mut(key.page(), key.linear()) {
+        if let Some(p) = self.placement_mut(key.home()) {
             p.code.insert(key.in_page(), translation);
         }
     }
 
     /// Takes a translation out.
     pub fn remove(&mut self, key: &Key) -> Option<Box<Translation>> {
-        let translation = self.placement_mut(key.page(), key.linear())?.code.remove(&key.in_page())?;
+        let translation = self.placement_mut(key.home())?.code.remove(&key.in_page())?;
         self.forget_crossing(&translation);
-        if !self.crossing.contains_key(&key.page()) {
-            self.drop_empty(key.page(), key.linear());
-        }
+        self.drop_empty(key.home());
         Some(translation)
     }
 
@@ -108,18 +117,21 @@ impl Placements {
     fn forget_crossing(&mut self, t: &Translation) {
         let Some((second, _)) = t.pages[1] else { return };
         let Some(keys) = self.crossing.get_mut(&second) else { return };
-        keys.retain(|k| *k != t.key);
+        keys.retain(|k| *k != t.key());
         if keys.is_empty() {
             self.crossing.remove(&second);
         }
     }
 
-    /// Drops a placement if it has no translations: nobody needs its id.
-    fn drop_empty(&mut self, page: u32, linear: u64) {
-        let Some(all) = self.pages.get_mut(&page) else { return };
-        all.retain(|p| p.linear != linear || !p.code.is_empty());
+    /// Drops a placement if nobody needs its id: it has no translations, and none reaches into its page.
+    fn drop_empty(&mut self, home: Home) {
+        if self.crossing.contains_key(&home.page) {
+            return;
+        }
+        let Some(all) = self.pages.get_mut(&home.page) else { return };
+        all.retain(|p| p.home != home || !p.code.is_empty());
         if all.is_empty() {
-            self.pages.remove(&page);
+            self.pages.remove(&home.page);
         }
     }
 
@@ -138,34 +150,35 @@ impl Placements {
     /// Keys of the translations made from any of these granules of a page.
     pub fn made_from(&self, page: u32, granules: u64) -> Vec<Key> {
         let of_page =
-            self.pages.get(&page).into_iter().flatten().flat_map(|p| p.code.values().map(|t| t.key));
+            self.pages.get(&page).into_iter().flatten().flat_map(|p| p.code.values().map(|t| t.key()));
         let reaching = self.crossing.get(&page).into_iter().flatten().copied();
         let hit = |k: &Key| self.get(k).is_some_and(|t| t.is_of(page, granules));
         of_page.chain(reaching).filter(hit).collect()
     }
 
-    /// Where the page of a key is also known, with a translation of what the key is of, and can be moved from: where it
-    /// was not used for longest.
-    pub fn movable_to(&self, key: &Key, generation: u64) -> Option<u64> {
-        if key.view != View::User || !movable(key.rip) {
+    /// A placement of the key's page elsewhere that has a translation of what the key is of, and that nobody uses in this
+    /// generation of the view: the one that was not used for longest.
+    pub fn movable_to(&self, key: &Key, generation: u64) -> Option<Home> {
+        let to = key.home();
+        if !to.user || !movable(to.linear) {
             return None;
         }
-        let all = self.pages.get(&key.page())?;
         let fits = |p: &&Placement| {
-            p.linear != key.linear()
+            p.home.user
+                && p.home.linear != to.linear
                 && p.used != generation
-                && movable(p.linear)
+                && movable(p.home.linear)
                 && p.code.contains_key(&key.in_page())
         };
-        all.iter().filter(fits).min_by_key(|p| p.used).map(|p| p.linear)
+        self.pages.get(&to.page)?.iter().filter(fits).min_by_key(|p| p.used).map(|p| p.home)
     }
 
-    /// Takes the translations of a placement, and its id. First those that cannot be at another address, or are there already.
-    pub fn take(&mut self, page: u32, from: u64, to: u64) -> Option<(u32, Code, Code)> {
-        let all = self.pages.get_mut(&page)?;
-        let at = all.iter().position(|p| p.linear == from)?;
+    /// Takes a placement's id and its translations: first those that cannot be at another address, or are there already.
+    pub fn take(&mut self, from: Home, to: Home) -> Option<(u32, Code, Code)> {
+        let all = self.pages.get_mut(&from.page)?;
+        let at = all.iter().position(|p| p.home == from)?;
         let Placement { id, mut code, .. } = all.swap_remove(at);
-        let there = all.iter().find(|p| p.linear == to).map(|p| &p.code);
+        let there = all.iter().find(|p| p.home == to).map(|p| &p.code);
         let stays = |in_page: &u64, t: &mut Box<Translation>| {
             t.relocations.is_none() || there.is_some_and(|c| c.contains_key(in_page))
         };
@@ -175,17 +188,17 @@ impl Placements {
     }
 
     /// Adds translations that were taken to a placement, which is there.
-    pub fn put(&mut self, page: u32, linear: u64, code: Code) {
-        match self.placement_mut(page, linear) {
+    pub fn put(&mut self, home: Home, code: Code) {
+        match self.placement_mut(home) {
             Some(p) if p.code.is_empty() => p.code = code,
             Some(p) => p.code.extend(code),
             None => {}
         }
     }
 
-    /// Keys of translations that reach from elsewhere into a page at a linear address.
-    pub fn reaching_into(&self, page: u32, linear: u64) -> Vec<Key> {
-        let keys = self.crossing.get(&page).into_iter().flatten();
-        keys.filter(|k| k.next_page() == linear).copied().collect()
+    /// Keys of translations that reach from elsewhere into a placement's page.
+    pub fn reaching_into(&self, home: Home) -> Vec<Key> {
+        let keys = self.crossing.get(&home.page).into_iter().flatten();
+        keys.filter(|k| k.next_home(home.page) == home).copied().collect()
     }
 }

@@ -167,7 +167,7 @@ impl Cpu {
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
         }
-        self.page_id((key.gpa >> 12) as u32, key.rip, global);
+        self.page_id(key.home(), global);
         if self.lockstep.as_ref().is_some_and(|l| l.chains()) {
             return Some(Single { key, facts, entry, uops });
         }

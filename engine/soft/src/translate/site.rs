@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::Key;
 use super::context::World;
 use crate::exec::Uop;
 use crate::mmu::View;
@@ -17,12 +18,8 @@ pub enum Callee {
 
 /// What the sites of one translation have in common.
 pub struct Origin {
-    /// Where the block starts; changes when its page is moved.
-    pub rip: Cell<u64>,
-    /// The physical page that it starts in.
-    pub page: u32,
-    /// What the translation is good for.
-    pub world: World,
+    /// What the translation is of. The address changes when its page is moved.
+    pub key: Cell<Key>,
     /// The instructions, for the interpreter.
     pub uops: Box<[Uop]>,
     /// What its last instruction calls, if that is a call.
@@ -34,7 +31,17 @@ pub struct Origin {
 impl Origin {
     /// The address so far from the start of the block.
     pub fn at(&self, distance: u64) -> u64 {
-        self.world.mode.mask_ip(self.rip.get().wrapping_add(distance))
+        self.world().mode.mask_ip(self.rip().wrapping_add(distance))
+    }
+
+    /// Where the block starts.
+    pub fn rip(&self) -> u64 {
+        self.key.get().rip
+    }
+
+    /// What the translation is good for.
+    pub fn world(&self) -> World {
+        self.key.get().world
     }
 }
 
@@ -123,6 +130,6 @@ impl Exit {
 
     /// Whether it leads to the page that its translation starts in.
     pub fn stays_in_page(&self) -> bool {
-        self.target() >> 12 == self.origin().rip.get() >> 12
+        self.target() >> 12 == self.origin().rip() >> 12
     }
 }
