@@ -14,6 +14,18 @@ pub struct PartitionSpec {
     pub cpu_model: Arc<CpuModel>,
     /// First guest-physical address above all RAM there will ever be (sizes the dirty log).
     pub ram_limit: u64,
+    /// Bytes that an engine may use for translated code and what goes with it; one that translates nothing uses none.
+    pub translation_memory: u64,
+}
+
+impl PartitionSpec {
+    /// What [`PartitionSpec::translation_memory`] is where nobody says: 200 MiB.
+    pub const TRANSLATION_MEMORY: u64 = 200 << 20;
+
+    /// With that.
+    pub fn new(vcpus: u32, cpu_model: Arc<CpuModel>, ram_limit: u64) -> Self {
+        Self { vcpus, cpu_model, ram_limit, translation_memory: Self::TRANSLATION_MEMORY }
+    }
 }
 
 /// An engine on this host.

@@ -13,6 +13,7 @@ use crate::clock::{Clock, host_tsc_hz};
 use crate::host::StubCache;
 use crate::mmu::RamMap;
 use crate::mmu::watch::{TELL, Watch};
+use crate::translate::SharedCode;
 use crate::vcpu::SoftVcpu;
 
 /// Something that a vCPU has to look at between two blocks.
@@ -86,10 +87,8 @@ pub struct Counters {
     pub timer_fires: AtomicU64,
     /// Blocks decoded.
     pub blocks: AtomicU64,
-    /// Translations made, and bytes of host code that they take now.
+    /// Translations made.
     pub translations: AtomicU64,
-    /// See above.
-    pub code_bytes: AtomicU64,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -159,6 +158,10 @@ pub struct Shared {
     pub vcpus: Box<[VcpuShared]>,
     /// Pages that others than vCPUs wrote to, for [`crate::lockstep`] only.
     pub written: Mutex<Vec<u32>>,
+    /// What is translated.
+    pub code: SharedCode,
+    /// Memory for decoded code of each vCPU, in bytes.
+    pub block_memory: usize,
     ram: RwLock<Arc<RamMap>>,
 }
 
@@ -179,8 +182,9 @@ impl Shared {
         std::mem::take(&mut *lock(&self.written))
     }
 
-    /// Tells every vCPU but one that decoded code was overwritten.
+    /// Decoded code was overwritten: drops what is translated of it, then tells every vCPU but one.
     pub fn code_changed(&self, except: Option<u32>, page: u32, granules: u64) {
+        self.code.invalidate(page, granules);
         for (i, v) in (0..).zip(&self.vcpus) {
             if Some(i) != except {
                 lock(&v.stale_code).add(page, granules);
@@ -201,7 +205,11 @@ impl SoftPartition {
     pub fn new(spec: &PartitionSpec) -> Result<Self, EngineError> {
         let model = Arc::clone(&spec.cpu_model);
         host_tsc_hz();
+        let memory = spec.translation_memory as usize;
+        let avx = model.has(vireo_isa::Feature::Avx);
         Ok(Self(Arc::new(Shared {
+            code: SharedCode::new(spec.vcpus, memory * 2 / 5, avx)?,
+            block_memory: memory / 5 / spec.vcpus.max(1) as usize,
             physical_bits: model.physical_bits(),
             ram_limit: spec.ram_limit,
             decoder_options: vireo_isa::decoder_options(model.features()),
@@ -225,6 +233,7 @@ impl SoftPartition {
         change(&mut map)?;
         // vCPUs are paused: each takes the new map, and empties its TLB, when it runs again.
         *slot = Arc::new(map);
+        self.0.code.clear();
         Ok(())
     }
 
@@ -352,7 +361,7 @@ impl Partition for SoftPartition {
                 ("interpreted", self.sum(|c| &c.instructions)),
                 ("blocks decoded", self.sum(|c| &c.blocks)),
                 ("translations", self.sum(|c| &c.translations)),
-                ("code bytes", self.sum(|c| &c.code_bytes)),
+                ("code bytes", self.0.code.bytes() as u64),
             ],
         }
     }

@@ -106,7 +106,6 @@ impl Cpu {
         c.tlb_flushes.store(self.mmu.flushes, Relaxed);
         c.blocks.store(self.code.built, Relaxed);
         c.translations.store(self.code.translator.built, Relaxed);
-        c.code_bytes.store(self.code.translator.code_bytes() as u64, Relaxed);
     }
 
     fn own(&self) -> &crate::partition::VcpuShared {
@@ -136,7 +135,10 @@ impl Cpu {
                 return Leave::Again;
             }
         }
-        match self.deliver_event().and_then(|()| self.run_blocks()) {
+        self.shared.code.enter(self.index);
+        let end = self.deliver_event().and_then(|()| self.run_blocks());
+        self.shared.code.leave(self.index);
+        match end {
             Ok(()) => Leave::Again,
             Err(stop) => self.serve_stop(stop),
         }

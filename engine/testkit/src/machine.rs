@@ -69,7 +69,7 @@ impl Machine {
 
     /// A machine with RAM that is already filled.
     pub fn with_ram(bench: &Bench<'_>, vcpus: u32, ram: Arc<Ram>) -> Result<Self, Failure> {
-        let spec = PartitionSpec { vcpus, cpu_model: Arc::clone(&bench.model), ram_limit: tables::RAM_LIMIT };
+        let spec = PartitionSpec::new(vcpus, Arc::clone(&bench.model), tables::RAM_LIMIT);
         let partition = bench.engine.new_partition(&spec)?;
         let host = Arc::clone(&ram) as Arc<dyn vireo_core::HostRam>;
         partition.map_ram(RamRange { gpa: 0, len: tables::RAM, host, offset: 0, writable: true })?;

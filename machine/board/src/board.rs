@@ -146,7 +146,7 @@ impl Board {
         let partition = engine.new_partition(&PartitionSpec {
             vcpus: spec.vcpus,
             cpu_model: Arc::clone(&spec.cpu_model),
-            ram_limit: memory.layout().limit(),
+            ram_limit: memory.layout().limit(), translation_memory: PartitionSpec::TRANSLATION_MEMORY,
         })?;
         partition.freeze_clock();
         for range in memory.ram_ranges() {

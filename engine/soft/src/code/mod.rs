@@ -55,14 +55,12 @@ struct Recent {
 
 const RECENT: usize = 4096;
 
-/// Runs of a hot block between two looks whether there is a translation that the table of recent jumps does not know.
+/// Runs of a hot block that could not be translated between two looks whether another vCPU could.
 const LOOK: u32 = 4;
 
-/// Bounds the memory of decoded code of a partition, in bytes, and the least and the most that a vCPU gets of it. When a vCPU
-/// has used up its part it forgets all, and how hot it was.
-const MEMORY: usize = 80 << 20;
-const LEAST_MEMORY: usize = 12 << 20;
-const MOST_MEMORY: usize = 40 << 20;
+/// The least memory for decoded code that a vCPU gets, in bytes. When it has used up what it has, it forgets all, and how hot
+/// it was.
+const LEAST_MEMORY: usize = 2 << 20;
 
 /// What a block takes: its micro-operations, itself, and its entries in the two maps.
 fn footprint(block: &Block) -> usize {
@@ -120,8 +118,8 @@ pub struct CodeCache {
 unsafe impl Send for CodeCache {}
 
 impl CodeCache {
-    /// An empty cache of one of so many vCPUs.
-    pub fn new(vcpus: usize) -> Self {
+    /// An empty cache that takes about so many bytes.
+    pub fn new(bytes: usize) -> Self {
         let empty = Recent { at: 0, stamp: 0, mode: 0, block: std::ptr::null() };
         let Ok(recent) = vec![empty; RECENT].into_boxed_slice().try_into() else {
             unreachable!("the vector has RECENT entries")
@@ -134,7 +132,7 @@ impl CodeCache {
             dropped: Vec::new(),
             current: std::ptr::null(),
             bytes: 0,
-            most_bytes: (MEMORY / vcpus.max(1)).clamp(LEAST_MEMORY, MOST_MEMORY),
+            most_bytes: bytes.max(LEAST_MEMORY),
             scratch: Vec::new(),
             built: 0,
             translator: Translator::new(),
@@ -143,7 +141,6 @@ impl CodeCache {
 
     /// Drops blocks decoded from these granules of a page. A running block among them ends after its current instruction.
     pub fn invalidate(&mut self, page: u32, granules: u64) {
-        self.translator.invalidate(page, granules);
         let Some(mut keys) = self.by_page.remove(&page) else { return };
         let hit = |b: &Block| b.pages.iter().flatten().any(|&(p, g)| p == page && g & granules != 0);
         let stale: Vec<Key> = keys.extract_if(.., |k| self.blocks.get(k).is_none_or(|b| hit(b))).collect();
@@ -160,14 +157,8 @@ impl CodeCache {
         self.generation += 1;
     }
 
-    /// Drops everything.
+    /// Drops all blocks.
     pub fn clear(&mut self) {
-        self.translator.clear();
-        self.clear_blocks();
-    }
-
-    /// Drops all blocks; translations stay.
-    fn clear_blocks(&mut self) {
         self.generation += 1;
         for (_, b) in self.blocks.drain() {
             retire(&mut self.dropped, self.current, b);
@@ -193,7 +184,7 @@ impl CodeCache {
 
     fn insert(&mut self, block: Box<Block>) -> *const Block {
         if self.bytes > self.most_bytes {
-            self.clear_blocks();
+            self.clear();
         }
         // One over a page border whose second page moved is built anew: the old one goes with its entries in `by_page`.
         self.remove(block.key);
@@ -244,22 +235,24 @@ impl Cpu {
         self.mmu.code_pages.generation(self.code_view()) + self.code.generation
     }
 
-    /// The block at RIP.
+    /// The block at RIP, if it was looked up recently.
     #[inline(always)]
-    fn block(&mut self) -> Exec<*const Block> {
+    fn recent_block(&mut self) -> Option<*const Block> {
         let stamp = self.code_stamp();
-        let mode = u16::from(self.mode.0) | u16::from(self.cpl == 3) << 8;
         let at = self.rip.wrapping_add(self.code_base);
         let r = &self.code.recent[(at ^ at >> 12) as usize % RECENT];
-        if r.at == at && r.stamp == stamp && r.mode == mode {
-            return Ok(r.block);
-        }
-        self.block_slow(mode)
+        (r.at == at && r.stamp == stamp && r.mode == self.recent_mode()).then_some(r.block)
     }
 
+    #[inline(always)]
+    fn recent_mode(&self) -> u16 {
+        u16::from(self.mode.0) | u16::from(self.cpl == 3) << 8
+    }
+
+    /// The block at RIP.
     #[cold]
     #[inline(never)]
-    fn block_slow(&mut self, mode: u16) -> Exec<*const Block> {
+    fn block_slow(&mut self) -> Exec<*const Block> {
         let rip = self.rip;
         let limit = u64::from(self.code_limit);
         if if self.mode.is64() { !Self::canonical(rip) } else { rip > limit } {
@@ -287,7 +280,7 @@ impl Cpu {
         let stamp = self.code_stamp();
         // A block over a page border is looked up each time, because its second page may move alone.
         if !crosses {
-            let (view, at) = (self.code_view(), rip.wrapping_add(self.code_base));
+            let (view, at, mode) = (self.code_view(), rip.wrapping_add(self.code_base), self.recent_mode());
             let global = self.code_is_global(at);
             self.mmu.code_pages.looked_up(view, at, global);
             self.code.recent[(at ^ at >> 12) as usize % RECENT] = Recent { at, stamp, mode, block };
@@ -326,10 +319,15 @@ impl Cpu {
             self.code.dropped.clear();
         }
         self.regs.set(crate::cpu::regs::BLOCK_RIP, self.rip);
-        let block = match self.block() {
-            Ok(block) => block,
-            Err(Stop::EndBlock) => return Ok(()),
-            Err(stop) => return Err(stop),
+        let block = match self.recent_block() {
+            Some(block) => block,
+            // What has been translated has no block any more.
+            None if !single && let Some(entry) = self.find_translated() => return self.run_translated(entry),
+            None => match self.block_slow() {
+                Ok(block) => block,
+                Err(Stop::EndBlock) => return Ok(()),
+                Err(stop) => return Err(stop),
+            },
         };
         self.code.current = block;
         // SAFETY: the cache owns the block; dropped blocks are kept until the next call of this function, and no other
@@ -360,15 +358,14 @@ impl Cpu {
         if runs < HOT {
             return None;
         }
-        if let Some(entry) = self.known_translation() {
-            return Some(self.run_translated(entry));
-        }
         // One that cannot be translated now is tried again after as many runs.
         let translate = runs.is_multiple_of(HOT);
         if !translate && !runs.is_multiple_of(LOOK) {
             return None;
         }
-        self.run_hot(translate)
+        let entry = self.hot_entry(translate)?;
+        self.code.remove(block.key);
+        Some(self.run_translated(entry))
     }
 
     /// Runs the first instruction of a block that is not to be run whole; `Err(EndBlock)` when all went well.

@@ -45,7 +45,7 @@ impl Cpu {
             code_base: 0,
             code_limit: u32::MAX,
             mmu: Mmu::new(shared.ram(), Arc::clone(&shared.watch)),
-            code: CodeCache::new(shared.vcpus.len()),
+            code: CodeCache::new(shared.block_memory),
             gate: crate::translate::Context::new(),
             lockstep: crate::lockstep::Lockstep::wanted(&shared),
             apic: Apic::new(index),
@@ -158,6 +158,7 @@ impl Cpu {
         self.tsc_adjust = s.msrs.get(msr::TSC_ADJUST).unwrap_or(0);
         self.set_registers(s);
         self.code.clear();
+        self.shared.code.clear();
         self.apic.load(&s.apic, self.tsc());
         self.apic.set_cr8(s.control.cr8);
         self.shadow = match (s.events.shadow_sti, s.events.shadow_mov_ss) {

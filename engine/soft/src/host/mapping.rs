@@ -2,6 +2,7 @@
 
 use std::arch::asm;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering::*};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -64,6 +65,16 @@ impl CodeMapping {
         assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.size));
         // SAFETY: within the mapping, as just checked, and no reference covers it.
         unsafe { self.write.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+    }
+
+    /// Stores 8 bytes at an offset that is a multiple of 8, at once, after all that was written before.
+    ///
+    /// # Panics
+    /// If they are not all in the mapping, or not so aligned.
+    pub fn store(&mut self, at: usize, value: u64) {
+        assert!(at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.size));
+        // SAFETY: within the mapping and aligned, as just checked; others only read it.
+        unsafe { AtomicU64::from_ptr(self.write.add(at).cast().as_ptr()) }.store(value, Release);
     }
 
     /// Changes bytes at an offset.

@@ -54,7 +54,7 @@ impl Machine {
         let ram = unsafe { std::alloc::alloc_zeroed(layout) };
         let model = CpuModel::named(model).expect("the model exists");
         let components = model.xcr0_mask();
-        let spec = PartitionSpec { vcpus: 1, cpu_model: model, ram_limit: RAM as u64 };
+        let spec = PartitionSpec::new(1, model, RAM as u64);
         let partition = SoftPartition::new(&spec).expect("a partition");
         let host = Arc::new(Pages(ram, RAM));
         partition.map_ram(RamRange { gpa: 0, len: RAM as u64, host, offset: 0, writable: true }).unwrap();

@@ -18,6 +18,8 @@ pub struct CodePages {
     /// For each view (kernel, user) and entry: the id of the page looked up last, 0 for none.
     ids: [[u32; ENTRIES]; 2],
     generations: [u64; 2],
+    /// How often all user pages were forgotten.
+    times_user_forgotten: u64,
     /// Code was looked up in kernel pages that are not global.
     kernel_is_local: bool,
 }
@@ -34,7 +36,7 @@ fn index(view: View) -> usize {
 impl CodePages {
     /// Nothing looked up.
     pub fn new() -> Self {
-        Self { ids: [[0; ENTRIES]; 2], generations: [1; 2], kernel_is_local: false }
+        Self { ids: [[0; ENTRIES]; 2], generations: [1; 2], times_user_forgotten: 0, kernel_is_local: false }
     }
 
     /// Offset in this structure of the id of the page at `linear`.
@@ -56,6 +58,11 @@ impl CodePages {
         self.generations[index(view)]
     }
 
+    /// How often all user pages were forgotten: an id is known no longer than until the next time.
+    pub fn times_user_forgotten(&self) -> u64 {
+        self.times_user_forgotten
+    }
+
     /// Code at `linear` was looked up by its address; `global`: what its translation is.
     pub fn looked_up(&mut self, view: View, linear: u64, global: bool) {
         self.kernel_is_local |= !view.is_user() && !global;
@@ -70,14 +77,6 @@ impl CodePages {
     pub fn know(&mut self, view: View, linear: u64, id: u32, global: bool) {
         self.kernel_is_local |= !view.is_user() && !global;
         self.ids[index(view)][entry_of(linear)] = id;
-    }
-
-    /// An id is not in use any more.
-    pub fn forget_id(&mut self, view: View, linear: u64, id: u32) {
-        let known = &mut self.ids[index(view)][entry_of(linear)];
-        if *known == id {
-            *known = NO_ID;
-        }
     }
 
     /// Every page may have moved.
@@ -98,6 +97,7 @@ impl CodePages {
     fn forget_view(&mut self, view: usize) {
         self.ids[view].fill(0);
         self.generations[view] += 1;
+        self.times_user_forgotten += u64::from(view == index(View::User));
     }
 
     /// One page may have moved.

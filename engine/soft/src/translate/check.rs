@@ -211,7 +211,7 @@ impl Lowering<'_> {
     pub fn look_after_store_at(&mut self, n: usize, checked: Checked, disp: i32, size: u32, resume: Label) {
         self.attention(checked);
         self.e.cmp8_imm(Mem::at(T1, 0), 0);
-        let site = self.site(n, size, Some(resume), None);
+        let site = self.site(n, size as u16, Some(resume), None);
         let hot = self.e.switch(Part::Cold);
         let stub = self.e.here();
         self.e.lea(T0, Mem::at(T0, disp));

@@ -103,8 +103,8 @@ pub struct Context {
     /// Jump tables of the views Kernel, User, KernelAc.
     jumps: [[Jump; JUMPS]; 3],
     used: [Vec<u16>; 3],
-    /// What the tables are good for: generation of the code's view, and the translator's epoch.
-    stamps: [(u64, u64); 3],
+    /// What the tables of kernel and user are good for: generation of the code's view, and the translations' epoch.
+    stamps: [(u64, u64); 2],
 }
 
 // SAFETY: the pointers are to the vCPU itself and to code that it owns, so they move with it.
@@ -126,21 +126,31 @@ impl Context {
             stack_world: World::default(),
             jumps: [std::array::from_fn(Jump::empty); 3],
             used: Default::default(),
-            stamps: [(0, 0); 3],
+            stamps: [(0, 0); 2],
         }
     }
 
     /// The translation of the code at `rip`, if the table knows; `stamp` is what it has to be good for.
     pub fn jump(&mut self, view: View, rip: u64, stamp: (u64, u64)) -> Option<*const u8> {
-        let view = view as usize;
-        if self.stamps[view] != stamp {
-            self.stamps[view] = stamp;
-            let table = &mut self.jumps[view];
-            self.used[view].drain(..).for_each(|s| table[s as usize] = Jump::empty(s as usize));
+        let known = &mut self.stamps[usize::from(view.is_user())];
+        if *known != stamp {
+            *known = stamp;
+            self.forget_jumps(view.is_user());
             return None;
         }
-        let jump = &self.jumps[view][Jump::slot(rip)];
+        let jump = &self.jumps[view as usize][Jump::slot(rip)];
         (jump.rip == rip).then_some(jump.entry)
+    }
+
+    /// Has the tables of the user, or those of the kernel, know nothing. The kernel's are between STAC and CLAC without a
+    /// look at their stamp, so they go together.
+    #[cold]
+    fn forget_jumps(&mut self, user: bool) {
+        let views: &[View] = if user { &[View::User] } else { &[View::Kernel, View::KernelAc] };
+        for view in views.iter().map(|v| *v as usize) {
+            let table = &mut self.jumps[view];
+            self.used[view].drain(..).for_each(|s| table[s as usize] = Jump::empty(s as usize));
+        }
     }
 
     /// Has the table know a translation. [`Context::jump`] was just asked for it.

@@ -216,11 +216,6 @@ impl Emitter {
         self.labels[label.0 as usize] = Some(at);
     }
 
-    /// Binds a label to the place of another.
-    pub fn bind_at(&mut self, label: Label, other: Label) {
-        self.labels[label.0 as usize] = self.labels[other.0 as usize];
-    }
-
     /// A label bound here.
     pub fn here(&mut self) -> Label {
         let label = self.label();

@@ -132,7 +132,7 @@ fn push_return(l: &mut Lowering, n: usize, slow: Label) {
 
 fn call(l: &mut Lowering, n: usize, target: u64) {
     let again = l.e.here();
-    let site = l.site(n, l.word(), None, Some(again));
+    let site = l.site(n, l.word() as u16, None, Some(again));
     let slow = l.cold_call(site, l.thunks.fill);
     push_return(l, n, slow);
     l.move_stack(-(l.word() as i32));
@@ -164,15 +164,15 @@ fn return_site(l: &mut Lowering, n: usize) {
 
 fn ret(l: &mut Lowering, n: usize, i: &Instruction) {
     let word = l.word();
-    let pops = word + if i.op_count() == 0 { 0 } else { u32::from(i.immediate16()) };
+    let more = if i.op_count() == 0 { 0 } else { i.immediate16() };
     l.clobber(flag::STATUS);
     let again = l.e.here();
-    let site = l.site(n, pops, None, Some(again));
+    let site = l.site(n, more, None, Some(again));
     let slow = l.cold_call(site, l.thunks.fill);
     let number = l.return_site(site);
     l.check(Address::Stack(0), word, false, slow);
     l.load(T0, Mem::at(T0, 0));
-    l.move_stack(pops as i32);
+    l.move_stack(word as i32 + i32::from(more));
     l.e.constant(T1, u64::from(number));
     l.e.ret();
 }

@@ -93,8 +93,9 @@ fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
 
 /// Finds the translation behind an exit, and links the exit to it.
 pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
-    cpu.rip = cpu.exit_target(exit);
-    if cpu.exit_rechecks(exit) {
+    let way = cpu.shared.code.exit(exit);
+    cpu.rip = way.target();
+    if way.recheck {
         cpu.gate.forget(cpu.mmu.view(), cpu.rip);
         return cpu.go_to_rip();
     }
@@ -102,7 +103,7 @@ pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
     if go.entry != 0 && go.stack == cpu.gate.stack {
         cpu.link_exit(exit);
     }
-    if go.entry == 0 && cpu.exit_is_after_sti(exit) {
+    if go.entry == 0 && way.after_sti {
         // Or an interrupt would come before HLT, say, which then sleeps through what it was to wait for.
         cpu.shadow = Shadow::Sti;
     }
@@ -111,7 +112,7 @@ pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
 
 /// Leaves at an exit, because the budget is used up.
 pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: usize) -> Go {
-    cpu.rip = cpu.exit_target(exit);
+    cpu.rip = cpu.shared.code.exit(exit).target();
     cpu.go_out(Ok(()))
 }
 
@@ -122,7 +123,7 @@ pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     let [at, attention, _, callee] = cpu.gate.spare;
     let page = cpu.mmu.watch.page_of_attention(attention as *const u8);
     let before = cpu.translation_stamp();
-    cpu.wrote(page, at as u32 & 0xfff, site.size);
+    cpu.wrote(page, at as u32 & 0xfff, site.size());
     if cpu.translation_stamp() == before {
         return cpu.go_on(site.resume());
     }
@@ -166,11 +167,11 @@ pub extern "sysv64" fn fill(cpu: &mut Cpu, site: *const Site) -> Go {
 pub extern "sysv64" fn returned(cpu: &mut Cpu, target: u64) -> Go {
     if !Cpu::canonical(target) {
         // The return itself raises this: back to before it.
-        let site = cpu.return_site(cpu.gate.return_site);
+        let site = cpu.shared.code.return_site(cpu.gate.return_site);
         // SAFETY: as in `instruction`.
         let site = unsafe { &*site };
-        let sp = cpu.stack_pointer();
-        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(site.size)));
+        let (sp, popped) = (cpu.stack_pointer(), site.origin().world().word() + site.size());
+        cpu.set_stack_pointer(sp.wrapping_sub(u64::from(popped)));
         return run_instruction(cpu, site);
     }
     cpu.rip = target;

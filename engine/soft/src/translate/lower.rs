@@ -7,10 +7,10 @@ use super::Key;
 use super::context::place;
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
 use super::group::{self, Group, Member};
-use super::memory::CodeMemory;
 use super::relocation::{Kind, Relocation, movable};
 use super::site::{Exit, Origin, Site};
-use super::thunks::{self, IN_HOST, IN_MEMORY, T0, T1, Thunks};
+use super::store::Room;
+use super::thunks::{self, IN_HOST, IN_MEMORY, T0, Thunks};
 use super::tools::Tools;
 use super::{data, flags, flow, system};
 use crate::mmu::View;
@@ -54,7 +54,9 @@ pub struct Source<'a> {
 pub struct Lowered {
     /// The code, for the address it was emitted for.
     pub code: Vec<u8>,
-    /// Offset of the entry with flags in memory; the one with flags in the host's register is 0.
+    /// Offsets of the entries with flags in the host's register, and in memory; the checked entry's is 0.
+    pub host_entry: u32,
+    /// See above.
     pub memory_entry: u32,
     /// Sites that the code names.
     pub sites: Box<[Site]>,
@@ -88,14 +90,14 @@ pub struct Lowering<'a> {
     pub tools: &'a mut Tools,
     /// What [`group`] knows of each instruction, once it was asked.
     pub members: Vec<Option<Option<Member>>>,
-    memory: &'a CodeMemory,
+    room: Room,
     live: Vec<u32>,
     sites: Vec<(Site, Option<Label>, Option<Label>)>,
     /// Where the code has the address of a site: just before these labels.
     named: Vec<(Label, SiteId)>,
     returns: Vec<SiteId>,
-    first_return: usize,
-    exits: Vec<(Exit, Label)>,
+    /// With the code that links it, if it has any of its own.
+    exits: Vec<(Exit, Option<Label>)>,
     faults: Vec<[Label; 3]>,
     /// Ranges that end with the instruction.
     pub open_faults: Vec<(Label, Label)>,
@@ -105,17 +107,16 @@ pub struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    /// Translates. `first_return`: the number of the first return site.
+    /// Translates, for where there is room.
     pub fn lower(
         source: Source<'a>,
         thunks: &'a Thunks,
-        memory: &'a CodeMemory,
-        first_return: usize,
-        tools: &'a mut Tools,
+        room: Room,
+            tools: &'a mut Tools,
     ) -> Lowered {
         let mut e = Emitter::new();
         let source_len = source.instructions.len();
-        let (start, memory_entry) = (e.here(), e.label());
+        let (start, memory_entry) = (e.label(), e.label());
         let (world, view) = (source.key.world, source.key.view);
         let exact = |n: usize| {
             let i = &source.instructions[n];
@@ -135,12 +136,11 @@ impl<'a> Lowering<'a> {
             start,
             tools,
             members: vec![None; source_len],
-            memory,
+            room,
             live,
             sites: Vec::with_capacity(32),
             named: Vec::with_capacity(32),
             returns: Vec::new(),
-            first_return,
             exits: Vec::new(),
             faults: Vec::new(),
             open_faults: Vec::new(),
@@ -164,17 +164,20 @@ impl<'a> Lowering<'a> {
         l.finish()
     }
 
-    /// The entry with flags in memory.
+    /// The entries. That of jumps from other pages, first, looks whether this is the page that the vCPU wants; if not, it
+    /// goes to where the jump would if it led nowhere yet, with the number of the exit in T0.
     fn entry(&mut self) {
-        if self.live[0] == 0 {
-            // Nobody looks at them: the same entry.
-            return self.e.bind_at(self.memory_entry, self.start);
-        }
-        let hot = self.e.switch(Part::Cold);
+        let (id, page) = (self.source.page_id, place::page_id(self.view, self.source.key.rip));
+        self.e.cmp32_imm32(page, id);
+        self.moves(Kind::OwnId, 0);
+        self.moves(Kind::PageId, 4);
+        self.e.jcc_address(cc::NE, self.thunks.link[IN_MEMORY]);
         self.e.bind(self.memory_entry);
-        thunks::restore_flags(&mut self.e);
-        self.e.jmp(self.start);
-        self.e.switch(hot);
+        // If nobody looks at them, the entries are the same.
+        if self.live[0] != 0 {
+            thunks::restore_flags(&mut self.e);
+        }
+        self.e.bind(self.start);
     }
 
     /// Looks whether the next page is still what it was, if the instruction reaches into it: it is looked up anew if not.
@@ -182,7 +185,7 @@ impl<'a> Lowering<'a> {
         let Some(id) = self.source.second else { return };
         let rip = self.source.key.rip;
         self.clobber(self.live[0]);
-        let (_, _, stub) = self.new_exit(rip, true);
+        let (_, stub) = self.new_exit(rip, true);
         if let Some((exit, _)) = self.exits.last_mut() {
             exit.recheck = true;
         }
@@ -216,7 +219,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn finish(self) -> Lowered {
-        let base = self.memory.next();
+        let base = self.room.code;
         let (mut code, places) = self.e.finish(base);
         let at = |l: Label| Emitter::place(&places, l);
         let placed = self
@@ -229,14 +232,17 @@ impl<'a> Lowering<'a> {
             let address = &raw const sites[id.0] as u64;
             code[end - 8..end].copy_from_slice(&address.to_le_bytes());
         }
-        let exits =
-            self.exits.into_iter().map(|(exit, stub)| Exit { unlinked: base + at(stub) as usize, ..exit });
+        let exits = self.exits.into_iter().map(|(exit, stub)| match stub {
+            Some(stub) => Exit { unlinked: base + at(stub) as usize, ..exit },
+            None => exit,
+        });
         let relocation = |&(end, back, kind): &(Label, u32, Kind)| Relocation {
-            at: at(end) - back - kind.size() as u32,
+            at: (at(end) - back - kind.size() as u32) as u16,
             kind,
         };
         Lowered {
             relocations: self.moving.map(|fields| fields.iter().map(relocation).collect()),
+            host_entry: at(self.start),
             memory_entry: at(self.memory_entry),
             returns: self.returns.iter().map(|id| &raw const sites[id.0]).collect(),
             sites,
@@ -288,7 +294,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// A site of instruction `n`.
-    pub fn site(&mut self, n: usize, size: u32, resume: Option<Label>, again: Option<Label>) -> SiteId {
+    pub fn site(&mut self, n: usize, size: u16, resume: Option<Label>, again: Option<Label>) -> SiteId {
         let site = Site::new(self.source.origin, n, self.view, size);
         self.sites.push((site, resume, again));
         SiteId(self.sites.len() - 1)
@@ -297,7 +303,7 @@ impl<'a> Lowering<'a> {
     /// A return site; gives its number.
     pub fn return_site(&mut self, site: SiteId) -> u32 {
         self.returns.push(site);
-        (self.first_return + self.returns.len() - 1) as u32
+        self.room.first_return + self.returns.len() as u32 - 1
     }
 
     /// Emits, in the cold part, a call of a thunk with a site, and gives its label.
@@ -318,8 +324,8 @@ impl<'a> Lowering<'a> {
     }
 
     /// Goes to a thunk with the number of an exit.
-    fn go_with_exit(&mut self, number: usize, thunk: usize) {
-        self.e.constant(T0, number as u64);
+    fn go_with_exit(&mut self, number: u32, thunk: usize) {
+        self.e.constant(T0, u64::from(number));
         self.e.jmp_address(thunk);
     }
 
@@ -346,24 +352,29 @@ impl<'a> Lowering<'a> {
         self.faults.push([from, to, stub]);
     }
 
-    /// A new exit to `target`, with its number and slot.
-    fn new_exit(&mut self, target: u64, memory: bool) -> (usize, usize, Label) {
-        let number = self.memory.next_slot() + self.exits.len();
-        let hot = self.e.switch(Part::Cold);
-        let stub = self.e.here();
-        self.go_with_exit(number, self.thunks.link[usize::from(memory)]);
-        self.e.switch(hot);
-        let origin = self.source.origin;
+    /// A new exit to `target`; gives its number, which the code that it leads to while it is not linked has in T0.
+    fn add_exit(&mut self, target: u64, memory: bool, stub: Option<Label>) -> u32 {
         let exit = Exit {
-            origin,
+            origin: self.source.origin,
             distance: target.wrapping_sub(self.source.key.rip),
-            unlinked: 0,
+            unlinked: self.thunks.link[usize::from(memory)],
             flags_in_memory: memory,
             recheck: false,
             after_sti: false,
         };
         self.exits.push((exit, stub));
-        (number, self.memory.slot_address(number), stub)
+        self.room.first_exit + self.exits.len() as u32 - 1
+    }
+
+    /// A new exit to `target` within the page, with the label of the code that links it. `memory`: that is where the flags
+    /// are then.
+    fn new_exit(&mut self, target: u64, memory: bool) -> (u32, Label) {
+        let hot = self.e.switch(Part::Cold);
+        let stub = self.e.here();
+        let number = self.add_exit(target, memory, Some(stub));
+        self.go_with_exit(number, self.thunks.link[usize::from(memory)]);
+        self.e.switch(hot);
+        (number, stub)
     }
 
     /// Prepares an exit to `target`: afterwards only the jump or call through the slot is missing, whose address it
@@ -373,21 +384,27 @@ impl<'a> Lowering<'a> {
         if other_page || poll {
             self.clobber(flag::STATUS);
         }
-        let (number, slot, stub) = self.new_exit(target, self.flags == Place::Memory);
+        let memory = self.flags == Place::Memory;
+        let number = match other_page {
+            true => self.add_exit(target, memory, None),
+            false => self.new_exit(target, memory).0,
+        };
         if poll {
             self.poll_exit(number);
         }
         if other_page {
-            self.e.relative_to(&[0x44, 0x8b, 0x1d], slot + 8); // mov r11d, [rip + …]
-            self.e.alu32(Alu::Cmp, T1, place::page_id(self.view, target));
-            self.moves(Kind::PageId, 0);
-            self.e.jcc(cc::NE, stub);
+            self.e.constant(T0, u64::from(number));
         }
-        slot
+        self.slot(number)
+    }
+
+    /// Address of an exit's slot.
+    fn slot(&self, number: u32) -> usize {
+        self.room.first_slot + 8 * (number - self.room.first_exit) as usize
     }
 
     /// Counts the budget; leaves at an exit when it is used up.
-    fn poll_exit(&mut self, number: usize) {
+    fn poll_exit(&mut self, number: u32) {
         let hot = self.e.switch(Part::Cold);
         let leave = self.e.here();
         self.go_with_exit(number, self.thunks.leave);
@@ -414,12 +431,12 @@ impl<'a> Lowering<'a> {
         if target >> 12 != self.source.key.rip >> 12 {
             return self.exit(target);
         }
-        let (_, slot, stub) = self.new_exit(target, true);
+        let (number, stub) = self.new_exit(target, true);
         self.e.cmp32_imm32(place::page_id(view, target), id);
         self.moves(Kind::OwnId, 0);
         self.moves(Kind::PageId, 4);
         self.e.jcc(cc::NE, stub);
-        self.jump_through(slot);
+        self.jump_through(self.slot(number));
     }
 
     /// `jmp [slot]`.
@@ -436,7 +453,7 @@ impl<'a> Lowering<'a> {
     pub fn loop_back(&mut self, target: u64) {
         let live = self.live[0];
         self.clobber(live);
-        let (number, _, _) = self.new_exit(target, true);
+        let (number, _) = self.new_exit(target, true);
         self.poll_exit(number);
         let to = if self.flags == Place::Memory { self.memory_entry } else { self.start };
         self.e.jmp(to);

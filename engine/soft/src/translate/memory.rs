@@ -1,57 +1,139 @@
-//! Executable memory of one vCPU: slots first, then code. Mapped once for writing and once for execution, never both.
+//! Executable memory of a partition: shared code first, then segments of slots and code. Mapped once for writing and once
+//! for execution, never both.
 
 use vireo_core::EngineError;
 
 use super::relocation::{Move, Relocation};
 use crate::host::{Answer, CodeMapping};
 
-/// A slot: where a jump goes, and the id of the page it is in.
-const SLOT: usize = 16;
+/// Segments, of which one is empty or about to be.
+pub const SEGMENTS: usize = 16;
 
-/// Code and slots; both are only added until everything is dropped.
-pub struct CodeMemory {
-    mapping: CodeMapping,
+/// Room for the code that all translations share.
+const SHARED: usize = 64 << 10;
+
+/// A slot is the address that a jump goes to.
+const SLOT: usize = 8;
+
+/// Bytes of a segment for each of its slots.
+const BYTES_PER_SLOT: usize = 192;
+
+/// Code begins at multiples of this.
+const ALIGN: usize = 32;
+
+/// The memory of one segment: its slots, then its code, which is only added until all of it is dropped.
+pub struct Region {
+    /// Offset of the first slot, of which there are so many.
+    start: usize,
     slots: usize,
     slots_used: usize,
-    /// End of the shared code, and of all code.
-    shared: usize,
-    used: usize,
+    /// Offset of the next code, and of the end.
+    next: usize,
+    end: usize,
 }
 
-impl CodeMemory {
-    /// `size` bytes, a multiple of 64 KiB; pages cost memory once they are used.
-    pub fn new(size: usize) -> Result<Self, EngineError> {
-        let mapping = CodeMapping::new(size, Answer::Translated)?;
-        let slots = size / 16;
-        Ok(Self { mapping, slots: slots / SLOT, slots_used: 0, shared: slots, used: slots })
+impl Region {
+    fn code(&self) -> usize {
+        self.start + self.slots * SLOT
     }
 
-    /// Where the next code goes.
-    pub fn next(&self) -> usize {
-        self.mapping.run().as_ptr() as usize + self.used
-    }
-
-    /// Room for code, in bytes.
-    pub fn room(&self) -> usize {
-        self.mapping.size() - self.used
+    /// Whether so much more code and so many more slots fit.
+    pub fn has_room(&self, code: usize, slots: usize) -> bool {
+        self.end - self.next >= code && self.slots - self.slots_used >= slots
     }
 
     /// Bytes of code.
     pub fn used(&self) -> usize {
-        self.used - self.shared
+        self.next - self.code()
     }
 
-    /// Adds code at [`CodeMemory::next`]; the caller has seen to it that there is room.
-    pub fn add(&mut self, code: &[u8]) {
-        self.mapping.write(self.used, code);
-        self.used = (self.used + code.len()).next_multiple_of(32).min(self.mapping.size());
+    /// How many slots it can have.
+    pub fn slots(&self) -> usize {
+        self.slots
     }
 
-    /// Moves code that starts at an address: changes its fields.
+    /// Drops all code and all slots.
+    pub fn clear(&mut self) {
+        (self.next, self.slots_used) = (self.code(), 0);
+    }
+}
+
+/// See above.
+pub struct CodeMemory {
+    mapping: CodeMapping,
+    slots: usize,
+}
+
+impl CodeMemory {
+    /// About `size` bytes; pages cost memory once they are used. Gives the regions too.
+    pub fn new(size: usize) -> Result<(Self, Vec<Region>), EngineError> {
+        let each = (size / SEGMENTS).next_multiple_of(4096);
+        let mapping = CodeMapping::new(SHARED + SEGMENTS * each, Answer::Translated)?;
+        let slots = each / BYTES_PER_SLOT / ALIGN * ALIGN;
+        let region = |n: usize| {
+            let start = SHARED + n * each;
+            let next = start + slots * SLOT;
+            Region { start, slots, slots_used: 0, next, end: start + each }
+        };
+        Ok((Self { mapping, slots }, (0..SEGMENTS).map(region).collect()))
+    }
+
+    /// Adds the shared code, whose address `emit` is given.
+    pub fn add_shared(&mut self, emit: impl FnOnce(usize) -> Vec<u8>) {
+        let code = emit(self.base());
+        assert!(code.len() <= SHARED);
+        self.mapping.write(0, &code);
+    }
+
+    fn base(&self) -> usize {
+        self.mapping.run().as_ptr() as usize
+    }
+
+    /// The segment that an address is in.
+    pub fn segment_at(&self, address: usize) -> usize {
+        let each = (self.mapping.size() - SHARED) / SEGMENTS;
+        address.wrapping_sub(self.base() + SHARED) / each
+    }
+
+    /// Slots of each segment.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Where the region's next code goes.
+    pub fn next(&self, region: &Region) -> usize {
+        self.base() + region.next
+    }
+
+    /// Address of the region's next slot.
+    pub fn next_slot(&self, region: &Region) -> usize {
+        self.base() + region.start + region.slots_used * SLOT
+    }
+
+    /// Adds code where [`CodeMemory::next`] says; the caller has seen to it that there is room.
+    pub fn add(&mut self, region: &mut Region, code: &[u8]) {
+        assert!(region.has_room(code.len(), 0));
+        self.mapping.write(region.next, code);
+        region.next = (region.next + code.len()).next_multiple_of(ALIGN).min(region.end);
+    }
+
+    /// Adds a slot.
+    pub fn add_slot(&mut self, region: &mut Region, to: usize) {
+        assert!(region.has_room(0, 1));
+        region.slots_used += 1;
+        self.set_slot(region, region.slots_used - 1, to);
+    }
+
+    /// Changes a slot, by which other vCPUs may be jumping now.
+    pub fn set_slot(&mut self, region: &Region, slot: usize, to: usize) {
+        self.mapping.store(region.start + slot * SLOT, to as u64);
+    }
+
+    /// Moves code that starts at an address, and that nobody runs: changes its fields.
     pub fn relocate<'a>(&mut self, start: usize, fields: impl IntoIterator<Item = &'a Relocation>, m: Move) {
-        let start = start - self.mapping.run().as_ptr() as usize;
+        let start = start - self.base();
         for field in fields {
-            let at = start + field.at as usize;
+            let at = start + usize::from(field.at);
             match field.kind.size() {
                 8 => self.mapping.change(at, |old| field.kind.moved(old, m)),
                 _ => self.mapping.change(at, |old: [u8; 4]| {
@@ -62,45 +144,5 @@ impl CodeMemory {
                 }),
             }
         }
-    }
-
-    /// What was added until now is shared code, which stays.
-    pub fn keep(&mut self) {
-        self.shared = self.used;
-    }
-
-    /// Slots that are left.
-    pub fn slots_left(&self) -> usize {
-        self.slots - self.slots_used
-    }
-
-    /// The number that the next slot gets.
-    pub fn next_slot(&self) -> usize {
-        self.slots_used
-    }
-
-    /// Adds a slot.
-    pub fn add_slot(&mut self, to: usize) {
-        self.slots_used += 1;
-        self.set_slot(self.slots_used - 1, to, 0);
-    }
-
-    /// Changes a slot.
-    pub fn set_slot(&mut self, slot: usize, to: usize, page_id: u32) {
-        let mut bytes = [0; SLOT];
-        bytes[..8].copy_from_slice(&to.to_le_bytes());
-        bytes[8..12].copy_from_slice(&page_id.to_le_bytes());
-        // The address last would not help: only this vCPU jumps by its slots, and not now.
-        self.mapping.write(slot * SLOT, &bytes);
-    }
-
-    /// Address at which code reads where the slot leads; 8 bytes further the page's id.
-    pub fn slot_address(&self, slot: usize) -> usize {
-        self.mapping.run().as_ptr() as usize + slot * SLOT
-    }
-
-    /// Drops all code but the shared, and all slots.
-    pub fn clear(&mut self) {
-        (self.used, self.slots_used) = (self.shared, 0);
     }
 }

@@ -5,12 +5,12 @@
 //!   R15 are in memory. Host R14 and R11 are scratch. Vector registers, MXCSR and the x87 unit are the guest's.
 //! - **Flags.** The guest's arithmetic flags are in the host's, or, where those are needed for checks, in memory; the
 //!   lowering knows where ([`lower::Place`]), saves them when they matter, and brings them back when they are read. Each
-//!   translation has two entries, one for each place.
+//!   translation has an entry for each place.
 //! - **Memory.** Each access looks into the TLB of `mmu`; a miss has the interpreter execute the instruction, which fills
 //!   the TLB and raises what is to be raised. So there is one piece of code for page walks, faults, devices, page crossings.
 //! - **Control flow.** Direct branches jump through *slots* (data), linked when first used. Within a page they need no
-//!   check; into another page they compare that page's id ([`crate::mmu::CodePages`]). Indirect jumps look into a table.
-//!   Calls are host calls, so returns are foreseen by the host.
+//!   check; those into another page lead to an entry that compares that page's id ([`crate::mmu::CodePages`]). Indirect
+//!   jumps look into a table. Calls are host calls, so returns are foreseen by the host.
 //! - **Everything rare** is left to the interpreter, instruction by instruction, from within the translation.
 //!
 //! # Why the check looks as it does
@@ -40,10 +40,10 @@
 //! fault.
 //!
 //! # Who owns what
-//! Each vCPU has translations of its own, as it has blocks of its own: nothing here is locked. They are kept by physical
-//! page and linear address; a page that turns up at another address takes its translations along ([`placement`]).
-//! Overwritten code is announced by the same protocol as for blocks ([`crate::mmu::watch`]). A dropped translation stays in
-//! memory until all are dropped, which happens only outside translated code.
+//! The vCPUs of a partition share their translations ([`store`]), which are kept by physical page and linear address; a page
+//! that turns up at another address takes its translations along ([`placement`]). Each vCPU has blocks of its own, counts how
+//! often it ran them, and has tables of its own of what it looked up. Whoever overwrites code ([`crate::mmu::watch`]) drops
+//! what was translated from it before anybody hears of it.
 
 mod check;
 mod context;
@@ -59,12 +59,11 @@ mod placement;
 mod relocation;
 mod single;
 mod site;
+mod store;
 mod system;
 mod thunks;
 mod tools;
 
-use std::cell::Cell;
-use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::mem::offset_of;
 use std::ops::Range;
@@ -73,28 +72,26 @@ use iced_x86::{Decoder, Instruction};
 
 pub use context::Context;
 use context::World;
-use lower::{Lowered, Lowering, Source};
-use memory::CodeMemory;
-use placement::{Home, Placements};
+#[cfg(test)]
+use lower::Lowered;
+use lower::{Lowering, Source};
+use placement::{Home, User};
 use relocation::Relocation;
 pub use single::{Facts, Single, Until};
-use site::{Exit, Origin, Site};
-use thunks::Thunks;
+use site::{Origin, Site};
+pub use store::SharedCode;
+use store::Store;
 use tools::Tools;
 
 use crate::code::{Map, StableBlock};
 use crate::cpu::{Cpu, Exec};
-use crate::mmu::View;
+use crate::mmu::{CodePages, View};
 
 /// Times that a block is interpreted before it is translated.
 pub const HOT: u32 = 24;
 
 /// Loop heads, calls and indirect jumps between two looks at the time and at events: some ten microseconds.
 const BUDGET: i32 = 3000;
-
-/// Code memory of a partition, in bytes, and the least that a vCPU gets of it.
-const MEMORY: usize = 96 << 20;
-const LEAST_MEMORY: usize = 4 << 20;
 
 /// Room that any translation finds enough.
 const MOST_CODE: usize = 64 << 10;
@@ -129,63 +126,84 @@ impl Key {
 }
 
 /// A translation.
-struct Translation {
-    /// Entries with flags in the host's register, and in memory.
-    entries: [usize; 2],
+pub(crate) struct Translation {
+    /// Offsets of the entries with flags in the host's register, and in memory. The checked entry is at the start.
+    host_entry: u16,
+    memory_entry: u16,
     /// Page and granules that it was made from; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
     /// Exits that lead here, and some that have.
-    linked: HashSet<usize>,
+    linked: Vec<u32>,
     /// Its own exits.
-    exits: Range<usize>,
+    exits: Range<u32>,
     /// Fields of the code that depend on its address. `None`: it cannot be moved.
     relocations: Option<Box<[Relocation]>>,
     /// Named by the code, as are the sites.
     origin: Box<Origin>,
-    _sites: Box<[Site]>,
+    sites: Box<[Site]>,
 }
 
 impl Translation {
     /// What it is of.
     fn key(&self) -> Key {
-        self.origin.key.get()
+        self.origin.key()
+    }
+
+    /// The entry that looks whether the vCPU wants this page, with flags in memory and the number of an exit in T0.
+    fn checked_entry(&self) -> usize {
+        self.origin.start
+    }
+
+    /// The entry with flags in the host's register.
+    fn host_entry(&self) -> usize {
+        self.origin.start + usize::from(self.host_entry)
+    }
+
+    /// The entry with flags in memory.
+    fn entry(&self) -> usize {
+        self.origin.start + usize::from(self.memory_entry)
     }
 
     /// Whether it was made from any of these granules.
     fn is_of(&self, page: u32, granules: u64) -> bool {
         self.pages.iter().flatten().any(|&(p, g)| p == page && g & granules != 0)
     }
+
+    /// An exit leads here now.
+    fn note_link(&mut self, exit: u32) {
+        // Not for the first time, perhaps: a page that comes and goes has its exits linked again.
+        if self.linked.len() == self.linked.capacity() {
+            self.linked.sort_unstable();
+            self.linked.dedup();
+        }
+        if self.linked.last() != Some(&exit) {
+            self.linked.push(exit);
+        }
+    }
+
+    /// About what it takes besides its code, in bytes.
+    fn footprint(&self) -> usize {
+        /// Boxes' headers and padding, places in maps.
+        const ALLOCATOR: usize = 160;
+        let relocations = self.relocations.as_deref().map_or(0, size_of_val);
+        let own = size_of::<Self>() + size_of::<Origin>() + self.exits.len() * size_of::<site::Exit>();
+        own + size_of_val(&*self.origin.uops) + size_of_val(&*self.sites) + relocations + ALLOCATOR
+    }
 }
 
-/// Code of one translation, for exceptions in it.
-struct Placed {
-    start: usize,
-    faults: Box<[[u32; 3]]>,
-}
-
-/// The translations of one vCPU.
+/// What a vCPU has of its own to translate with.
 #[derive(Default)]
 pub struct Translator {
     /// Not to be used.
     off: bool,
-    memory: Option<CodeMemory>,
-    thunks: Thunks,
-    translations: Placements,
-    exits: Vec<Exit>,
-    returns: Vec<*const Site>,
-    placed: Vec<Placed>,
-    /// Dropped translations whose code may still run.
-    #[expect(clippy::vec_box, reason = "as they were in the map")]
-    retired: Vec<Box<Translation>>,
-    /// All code is to go, outside of translated code.
-    emptied: bool,
-    /// Grows when a translation was dropped.
-    epoch: u64,
     tools: Tools,
     /// Most instructions of a translation.
     most: usize,
     /// What [`single`] knows of translations, by their entries.
     facts: Map<usize, Facts>,
+    /// [`Store::moves`] and [`Store::era`] when code was looked up last.
+    moves: u64,
+    era: u64,
     /// Spoils code, to see that it is found out.
     #[cfg(test)]
     pub spoil: Option<fn(&mut [u8])>,
@@ -193,11 +211,8 @@ pub struct Translator {
     pub built: u64,
 }
 
-// SAFETY: the pointers are to sites that the translations own, so they move with them.
-unsafe impl Send for Translator {}
-
 impl Translator {
-    /// Without translations.
+    /// Nothing made yet.
     pub fn new() -> Self {
         let wanted = |what: &str| std::env::var_os("VIREO_TRANSLATOR").is_some_and(|v| v == what);
         Self { off: wanted("off"), most: usize::MAX, ..Self::default() }
@@ -208,124 +223,30 @@ impl Translator {
         self.most = 1;
     }
 
-    /// Drops translations of these granules of a page.
-    pub fn invalidate(&mut self, page: u32, granules: u64) {
-        let stale = self.translations.made_from(page, granules);
-        stale.iter().for_each(|k| self.drop_translation(k));
-    }
-
-    /// Drops a translation, if it is there: nothing leads to it any more. What its code names stays, since it may run.
-    fn drop_translation(&mut self, key: &Key) {
-        if let Some(t) = self.translations.remove(key) {
-            self.retire(t);
+    /// The id of a page that code is looked up in, which the vCPU knows from now on.
+    fn know(&mut self, store: &mut Store, pages: &mut CodePages, at: Seen, user: User) -> u32 {
+        if self.era != store.era {
+            self.era = store.era;
+            pages.forget_all();
         }
-    }
-
-    /// Keeps a translation that was taken out.
-    fn retire(&mut self, t: Box<Translation>) {
-        for exit in &t.linked {
-            unlink(&mut self.memory, &self.exits, *exit);
-        }
-        self.retired.push(t);
-        self.epoch += 1;
-    }
-
-    /// Bytes of host code.
-    pub fn code_bytes(&self) -> usize {
-        self.memory.as_ref().map_or(0, CodeMemory::used)
-    }
-
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.epoch += 1;
-        self.retired.extend(self.translations.drain());
-        self.emptied = true;
-    }
-
-    /// Drops everything, ids too: the caller forgets all pages.
-    fn start_over(&mut self) {
-        self.clear();
-        self.translations.start_over();
-    }
-
-    /// Frees what [`Translator::clear`] dropped. No translated code runs, or is on the stack.
-    fn empty(&mut self) {
-        if std::mem::take(&mut self.emptied) {
-            self.retired.clear();
-            self.placed.clear();
-            self.exits.clear();
-            self.returns.clear();
-            self.facts.clear();
-            self.memory.iter_mut().for_each(CodeMemory::clear);
+        if self.moves != store.moves {
+            self.moves = store.moves;
             crate::host::serialize();
         }
-    }
-
-    /// Makes room for one more translation. `avx`: the model has YMM registers.
-    fn make_room(&mut self, vcpus: usize, avx: bool) -> Option<&mut CodeMemory> {
-        if self.memory.is_none() {
-            let size = (MEMORY / vcpus).clamp(LEAST_MEMORY, MEMORY / 2) & !0xffff;
-            let Ok(mut memory) = CodeMemory::new(size) else {
-                self.off = true;
-                return None;
-            };
-            let mut e = emit::Emitter::new();
-            let labels = thunks::build(&mut e, avx);
-            let base = memory.next();
-            let (code, places) = e.finish(base);
-            self.thunks = labels.resolve(base, &places);
-            memory.add(&code);
-            memory.keep();
-            self.memory = Some(memory);
-        }
-        let full = self.memory.as_ref().is_some_and(|m| m.room() < MOST_CODE || m.slots_left() < MOST_EXITS);
-        if full {
-            self.clear();
-            self.empty();
-        }
-        self.memory.as_mut()
-    }
-
-    /// Keeps a new translation; there is room, and none of this key.
-    fn add(&mut self, pages: [Option<(u32, u64)>; 2], origin: Box<Origin>, lowered: Lowered) {
-        let Some(memory) = &mut self.memory else { return };
-        let exits = self.exits.len()..self.exits.len() + lowered.exits.len();
-        debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
-        memory.add(&lowered.code);
-        lowered.exits.iter().for_each(|e| memory.add_slot(e.unlinked));
-        self.exits.extend(lowered.exits);
-        self.returns.extend(lowered.returns);
-        let start = origin.start;
-        self.placed.push(Placed { start, faults: lowered.faults.into() });
-        self.built += 1;
-        let entries = [start, start + lowered.memory_entry as usize];
-        let translation = Translation {
-            entries,
-            pages,
-            linked: HashSet::new(),
-            exits,
-            relocations: lowered.relocations,
-            origin,
-            _sites: lowered.sites,
-        };
-        self.translations.insert(Box::new(translation));
-    }
-
-    /// Where code goes on after a host exception at an address.
-    fn after_exception(&self, at: usize) -> Option<usize> {
-        let n = self.placed.partition_point(|p| p.start <= at).checked_sub(1)?;
-        let p = self.placed.get(n)?;
-        let offset = at - p.start;
-        let fault = p.faults.iter().find(|f| (f[0] as usize..f[1] as usize).contains(&offset))?;
-        Some(p.start + fault[2] as usize)
+        let user = User { times: pages.times_user_forgotten(), ..user };
+        let id = store.id(at.home, user);
+        let view = if at.home.user { View::User } else { View::Kernel };
+        pages.know(view, at.home.linear, id, at.global);
+        id
     }
 }
 
-/// Has an exit lead to [`helpers::link`] again.
-fn unlink(memory: &mut Option<CodeMemory>, exits: &[Exit], exit: usize) {
-    if let (Some(memory), Some(e)) = (memory, exits.get(exit)) {
-        memory.set_slot(exit, e.unlinked, 0);
-    }
+/// A page that code was found in.
+#[derive(Clone, Copy)]
+struct Seen {
+    home: Home,
+    /// It stays where it is over CR3 writes.
+    global: bool,
 }
 
 /// Whether the host has BMI2.
@@ -342,16 +263,22 @@ pub fn after_exception(at: usize) -> Option<usize> {
         std::arch::asm!("mov {c}, gs:[{o}]", c = out(reg) cpu, o = const offset_of!(Cpu, gate),
             options(nostack, readonly, preserves_flags));
     }
-    // SAFETY: the vCPU is borrowed by the code that was interrupted, which is not Rust; this only reads.
-    unsafe { (*cpu).code.translator.after_exception(at) }
+    // SAFETY: the vCPU is borrowed by the code that was interrupted, which is not Rust; this only reads what it shares.
+    let shared = unsafe { &(*cpu).shared };
+    shared.code.after_exception(at)
 }
 
 impl Cpu {
     /// What remembered translations are good for: the code's view has not changed its pages, and none was dropped.
     fn translation_stamp(&self) -> (u64, u64) {
         let world = self.world().bits();
-        let epoch = self.code.translator.epoch << World::BITS;
+        let epoch = self.shared.code.epoch() << World::BITS;
         (self.mmu.code_pages.generation(self.code_view()), epoch | world)
+    }
+
+    /// This vCPU, as one that looks up code.
+    fn as_user(&self) -> User {
+        User { vcpu: self.index, times: self.mmu.code_pages.times_user_forgotten() }
     }
 
     /// The key of the code at RIP, if it can be fetched, and whether its page is global. What a fetch would raise is left
@@ -384,28 +311,33 @@ impl Cpu {
             return Some(entry);
         }
         let (key, global) = self.translation_key()?;
-        if self.code.translator.translations.get(&key).is_none() {
-            self.move_here(&key, global)?;
+        let user = self.as_user();
+        let mut store = self.shared.code.lock();
+        // What lock step knows of translations has addresses in it.
+        if store.get(&key).is_none() && self.lockstep.is_none() {
+            store.move_here(&key, user);
         }
-        let t = self.code.translator.translations.get(&key)?;
-        let (entry, second) = (t.entries[1], t.pages[1]);
+        let t = store.get(&key)?;
+        let (entry, second) = (t.entry(), t.pages[1]);
         if !self.may_lead_to(entry) {
             return None;
         }
+        let seen = Seen { home: key.home(), global };
+        self.code.translator.know(&mut store, &mut self.mmu.code_pages, seen, user);
+        drop(store);
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
         }
-        self.page_id(key.home(), global);
         self.gate.know(key.view, key.rip, entry as *const u8);
         Some(entry)
     }
 
     /// The id of a page that code is looked up in, which is known from now on.
     fn page_id(&mut self, home: Home, global: bool) -> u32 {
-        let view = self.code_view();
-        let id = self.code.translator.translations.id(home, self.mmu.code_pages.generation(view));
-        self.mmu.code_pages.know(view, home.linear, id, global);
-        id
+        let user = self.as_user();
+        let mut store = self.shared.code.lock();
+        let seen = Seen { home, global };
+        self.code.translator.know(&mut store, &mut self.mmu.code_pages, seen, user)
     }
 
     /// The id of the page after that of a key, if that is the physical page given.
@@ -424,7 +356,7 @@ impl Cpu {
         self.enter_world(self.world());
         // SAFETY: the thunk has this type. The vCPU is passed so that the compiler knows it changes.
         let enter: extern "sysv64" fn(usize, *mut Cpu) =
-            unsafe { std::mem::transmute(self.code.translator.thunks.enter) };
+            unsafe { std::mem::transmute(self.shared.code.thunks.enter) };
         enter(entry, self);
         self.gate.end
     }
@@ -432,7 +364,7 @@ impl Cpu {
     /// Code of this world runs now.
     fn enter_world(&mut self, world: World) {
         self.gate.stack_world = world;
-        self.gate.returned = self.code.translator.thunks.returned[usize::from(world.user())];
+        self.gate.returned = self.shared.code.thunks.returned[usize::from(world.user())];
     }
 
     /// The budget of translated code is renewed. No translated code runs.
@@ -451,70 +383,50 @@ impl Cpu {
         self.gate.budget < 0
     }
 
-    fn exit_target(&self, exit: usize) -> u64 {
-        self.code.translator.exits.get(exit).map_or(0, Exit::target)
-    }
-
-    fn exit_is_after_sti(&self, exit: usize) -> bool {
-        self.code.translator.exits.get(exit).is_some_and(|e| e.after_sti)
-    }
-
-    fn exit_rechecks(&self, exit: usize) -> bool {
-        self.code.translator.exits.get(exit).is_some_and(|e| e.recheck)
-    }
-
-    fn return_site(&self, number: u32) -> *const Site {
-        self.code.translator.returns[number as usize]
-    }
-
     /// Links an exit to the translation of the code at RIP, which is there.
     fn link_exit(&mut self, exit: usize) {
-        let Some((key, global)) = self.translation_key() else { return };
-        let id = self.page_id(key.home(), global);
-        let translator = &mut self.code.translator;
-        let (Some(t), Some(e)) = (translator.translations.get_mut(&key), translator.exits.get(exit)) else {
-            return;
-        };
-        let Some(memory) = &mut translator.memory else { return };
-        // Within a page jumps are not checked: it must still be the same one.
-        if e.target() == key.rip && (!e.stays_in_page() || e.origin().key.get().home() == key.home()) {
-            memory.set_slot(exit, t.entries[usize::from(e.flags_in_memory)], id);
-            // Not for the first time, perhaps: a page that comes and goes has its exits linked again.
-            t.linked.insert(exit);
-        }
+        let Some((key, _)) = self.translation_key() else { return };
+        self.shared.code.lock().link(exit, &key);
     }
 
-    /// Translates the code at RIP. `None`: it cannot be, or not now.
+    /// Translates the code at RIP. `None`: it cannot be, or not now. No translated code runs, or is on the stack.
     pub(crate) fn translate_here(&mut self) -> Option<()> {
-        // Translations have ids in their code, and only new ones need new ids.
-        if self.code.translator.translations.is_full() {
-            self.code.translator.start_over();
-            self.mmu.code_pages.forget_all();
-        }
-        self.code.translator.empty();
+        self.shared.code.enter(self.index);
         let (key, global) = self.translation_key()?;
         let most = self.code.translator.most;
         self.mmu.ram.page(key.gpa)?;
+        let before = self.shared.code.invalidations();
         let StableBlock { uops, bytes, pages } = self.stable_block(key.gpa, key.world.mode, most).ok()??;
         let mut decoder = Decoder::with_ip(key.world.mode.bits(), &bytes, 0, self.shared.decoder_options);
         let instructions: Vec<Instruction> = uops.iter().map(|_| decoder.decode()).collect();
-        let (vcpus, avx) = (self.shared.vcpus.len(), self.model.has(vireo_isa::Feature::Avx));
         let allowed: Vec<bool> = instructions
             .iter()
             .map(|i| !i.is_invalid() && self.model.has(vireo_isa::describe(i.code()).feature))
             .collect();
-        self.code.translator.make_room(vcpus, avx)?;
-        // One that is there has a second page that has moved.
-        self.code.translator.drop_translation(&key);
-        let page_id = self.page_id(key.home(), global);
         let second = match pages[1] {
             Some((page, _)) => Some(self.second_page_id(&key, page)?),
             None => None,
         };
+        let user = self.as_user();
+        let shared = &self.shared.code;
+        let mut store = shared.lock();
+        match store.get(&key) {
+            // Another vCPU was faster.
+            Some(t) if t.pages == pages => return Some(()),
+            // Its second page has moved.
+            Some(_) => store.drop_translation(&key),
+            None => {}
+        }
+        let room = shared.room(&mut store)?;
+        // The bytes may be old by now, and nobody would tell; or the second page's id is.
+        if shared.invalidations() != before || store.era != self.code.translator.era {
+            return None;
+        }
         let translator = &mut self.code.translator;
-        let memory = translator.memory.as_mut()?;
+        let seen = Seen { home: key.home(), global };
+        let page_id = translator.know(&mut store, &mut self.mmu.code_pages, seen, user);
         let callee = instructions.last().and_then(flow::callee);
-        let origin = Box::new(Origin { key: Cell::new(key), uops, callee, start: memory.next() });
+        let origin = Box::new(Origin::new(key, uops, callee, room.code));
         let source = Source {
             key: &key,
             page_id,
@@ -523,16 +435,11 @@ impl Cpu {
             allowed: &allowed,
             origin: &origin,
         };
-        let lowered = Lowering::lower(
-            source,
-            &translator.thunks,
-            memory,
-            translator.returns.len(),
-            &mut translator.tools,
-        );
+        let lowered = Lowering::lower(source, &shared.thunks, room, &mut translator.tools);
         #[cfg(test)]
         let lowered = Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
-        translator.add(pages, origin, lowered);
+        translator.built += 1;
+        store.add(pages, origin, lowered);
         Some(())
     }
 
@@ -542,19 +449,24 @@ impl Cpu {
             return None;
         }
         self.renew_budget();
-        self.run_hot(true)
+        self.run_hot()
     }
 
-    /// Runs the block at RIP as translated code, if it has been translated or now is.
-    pub(crate) fn run_hot(&mut self, translate: bool) -> Option<Exec> {
+    /// The translation of the code at RIP: where to go with flags in memory. With `translate` it is made if there is none.
+    pub(crate) fn hot_entry(&mut self, translate: bool) -> Option<usize> {
         if let Some(entry) = self.find_translated() {
-            return Some(self.run_translated(entry));
+            return Some(entry);
         }
         if !translate {
             return None;
         }
         self.translate_here()?;
-        let entry = self.find_translated()?;
+        self.find_translated()
+    }
+
+    /// Runs the code at RIP as translated code, if it can be.
+    pub(crate) fn run_hot(&mut self) -> Option<Exec> {
+        let entry = self.hot_entry(true)?;
         Some(self.run_translated(entry))
     }
 }

@@ -1,8 +1,8 @@
-//! All translations of a vCPU: by physical page, and by the linear addresses that the page is used at.
+//! All translations of a partition: by physical page, and by the linear addresses that the page is used at.
 //!
 //! A *placement* is a physical page of user or kernel code at a linear address, with all its translations. When the page
-//! turns up at another address, as that of a library does in each new process, a placement that this address space has not
-//! used is moved there, with all translations, and the jumps between them, in it.
+//! turns up at another address, as that of a library does in each new process, a placement that no vCPU uses now is moved
+//! there, with all translations, and the jumps between them, in it.
 
 use super::relocation::movable;
 use super::{Key, Map, Translation};
@@ -18,26 +18,47 @@ pub struct Home {
     pub user: bool,
 }
 
+/// A vCPU that looks up code, and how often it had forgotten all user pages by then
+/// ([`crate::mmu::CodePages::times_user_forgotten`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its index.
+    pub vcpu: u32,
+    /// See above.
+    pub times: u64,
+}
+
 /// See above.
 struct Placement {
     home: Home,
     /// What its pages are told from others by, see [`crate::mmu::CodePages`]. Never given twice.
     id: u32,
-    /// Generation of the view when it was looked up last.
-    used: u64,
+    /// Who has looked it up; the last of each vCPU. Only of user code.
+    users: Vec<User>,
     code: Code,
+}
+
+impl Placement {
+    fn use_by(&mut self, user: User) {
+        match self.users.iter_mut().find(|u| u.vcpu == user.vcpu) {
+            Some(u) => *u = user,
+            None => self.users.push(user),
+        }
+    }
 }
 
 /// Translations of a placement, by what [`Key::in_page`] gives.
 pub type Code = Map<u64, Box<Translation>>;
 
-/// All translations of a vCPU.
+/// All translations of a partition.
 #[derive(Default)]
 pub struct Placements {
     pages: Map<u32, Vec<Placement>>,
     /// Translations of an instruction that reaches into this page, from another.
     crossing: Map<u32, Vec<Key>>,
     next_id: u32,
+    /// [`User::times`] of each vCPU when it looked up user code last.
+    now: Box<[u64]>,
 }
 
 impl Key {
@@ -58,6 +79,16 @@ impl Key {
 }
 
 impl Placements {
+    /// None, for so many vCPUs.
+    pub fn new(vcpus: u32) -> Self {
+        Self { now: (0..vcpus).map(|_| 0).collect(), ..Self::default() }
+    }
+
+    /// Whether a vCPU other than `but` may know the id of a placement.
+    fn is_used(&self, p: &Placement, but: Option<u32>) -> bool {
+        p.users.iter().any(|u| Some(u.vcpu) != but && self.now[u.vcpu as usize] == u.times)
+    }
+
     fn placement(&self, home: Home) -> Option<&Placement> {
         self.pages.get(&home.page)?.iter().find(|p| p.home == home)
     }
@@ -77,14 +108,20 @@ impl Placements {
         code.get_mut(&key.in_page()).map(|t| &mut **t)
     }
 
-    /// The id of a page that is used, in this generation of its view.
-    pub fn id(&mut self, home: Home, generation: u64) -> u32 {
+    /// The id of a page that a vCPU is about to know.
+    pub fn id(&mut self, home: Home, user: User) -> u32 {
+        if home.user {
+            self.now[user.vcpu as usize] = user.times;
+        }
         if let Some(p) = self.placement_mut(home) {
-            p.used = generation;
+            if home.user {
+                p.use_by(user);
+            }
             return p.id;
         }
         self.next_id += 1;
-        let new = Placement { home, id: self.next_id, used: generation, code: Code::default() };
+        let users = if home.user { vec![user] } else { Vec::new() };
+        let new = Placement { home, id: self.next_id, users, code: Code::default() };
         self.pages.entry(home.page).or_default().push(new);
         self.next_id
     }
@@ -135,16 +172,9 @@ impl Placements {
         }
     }
 
-    /// Has ids begin anew. There are no translations.
+    /// Has ids begin anew. There are no translations, and each vCPU forgets the ids it knows before it asks for one.
     pub fn start_over(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Takes all out. Ids go on.
-    pub fn drain(&mut self) -> impl Iterator<Item = Box<Translation>> {
-        self.crossing.clear();
-        let pages = std::mem::take(&mut self.pages);
-        pages.into_values().flatten().flat_map(|p| p.code.into_values())
+        *self = Self::new(self.now.len() as u32);
     }
 
     /// Keys of the translations made from any of these granules of a page.
@@ -156,35 +186,40 @@ impl Placements {
         of_page.chain(reaching).filter(hit).collect()
     }
 
-    /// A placement of the key's page elsewhere that has a translation of what the key is of, and that nobody uses in this
-    /// generation of the view: the one that was not used for longest.
-    pub fn movable_to(&self, key: &Key, generation: u64) -> Option<Home> {
+    /// A placement of the key's page elsewhere that has a translation of what the key is of, and that no vCPU uses. `user`
+    /// is about to use it where the key is; if others do already, they might enter it half moved: then there is none.
+    pub fn movable_to(&mut self, key: &Key, user: User) -> Option<Home> {
         let to = key.home();
         if !to.user || !movable(to.linear) {
             return None;
         }
+        self.now[user.vcpu as usize] = user.times;
         let fits = |p: &&Placement| {
             p.home.user
                 && p.home.linear != to.linear
-                && p.used != generation
                 && movable(p.home.linear)
                 && p.code.contains_key(&key.in_page())
+                && !self.is_used(p, None)
         };
-        self.pages.get(&to.page)?.iter().filter(fits).min_by_key(|p| p.used).map(|p| p.home)
+        let all = self.pages.get(&to.page)?;
+        if all.iter().any(|p| p.home == to && self.is_used(p, Some(user.vcpu))) {
+            return None;
+        }
+        all.iter().find(fits).map(|p| p.home)
     }
 
-    /// Takes a placement's id and its translations: first those that cannot be at another address, or are there already.
-    pub fn take(&mut self, from: Home, to: Home) -> Option<(u32, Code, Code)> {
+    /// Takes a placement's translations: first those that cannot be at another address, or are there already.
+    pub fn take(&mut self, from: Home, to: Home) -> Option<(Code, Code)> {
         let all = self.pages.get_mut(&from.page)?;
         let at = all.iter().position(|p| p.home == from)?;
-        let Placement { id, mut code, .. } = all.swap_remove(at);
+        let mut code = all.swap_remove(at).code;
         let there = all.iter().find(|p| p.home == to).map(|p| &p.code);
         let stays = |in_page: &u64, t: &mut Box<Translation>| {
             t.relocations.is_none() || there.is_some_and(|c| c.contains_key(in_page))
         };
         let staying: Code = code.extract_if(stays).collect();
         staying.values().for_each(|t| self.forget_crossing(t));
-        Some((id, staying, code))
+        Some((staying, code))
     }
 
     /// Adds translations that were taken to a placement, which is there.

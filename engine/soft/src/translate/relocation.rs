@@ -6,10 +6,6 @@
 use std::ops::Range;
 
 use super::context::place;
-use super::placement::Home;
-use super::{Key, Translator, unlink};
-use crate::cpu::Cpu;
-use crate::mmu::View;
 
 /// Code whose page is in this range has all addresses in fields of their full width, and so has what it reaches by a 32-bit
 /// distance: only such code is moved.
@@ -39,7 +35,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relocation {
     /// Offset in the code.
-    pub at: u32,
+    pub at: u16,
     /// What it holds.
     pub kind: Kind,
 }
@@ -74,47 +70,6 @@ impl Kind {
             Self::OwnId => u64::from(m.id),
         }
         .to_le_bytes()
-    }
-}
-
-impl Translator {
-    /// Moves a placement to where its page has this id. Nobody uses it where it is. Gives the id that it had.
-    fn move_page(&mut self, from: Home, to: Home, id: u32) -> Option<u32> {
-        let reaching = self.translations.reaching_into(from);
-        reaching.iter().for_each(|k| self.drop_translation(k));
-        let (old_id, staying, code) = self.translations.take(from, to)?;
-        staying.into_values().for_each(|t| self.retire(t));
-        let m = Move { by: to.linear.wrapping_sub(from.linear), id };
-        for t in code.values() {
-            let key = t.key();
-            t.origin.key.set(Key { rip: key.rip.wrapping_add(m.by), ..key });
-            if let Some(memory) = &mut self.memory {
-                memory.relocate(t.entries[0], t.relocations.iter().flatten(), m);
-            }
-            // Jumps within the page go on being right; of those to other pages only the checks have moved.
-            for n in t.exits.clone().filter(|n| !self.exits[*n].stays_in_page()) {
-                unlink(&mut self.memory, &self.exits, n);
-            }
-        }
-        self.translations.put(to, code);
-        crate::host::serialize();
-        Some(old_id)
-    }
-}
-
-impl Cpu {
-    /// Has a placement of a key's page moved to where the key is, if there is one with what is wanted that nobody uses.
-    pub(super) fn move_here(&mut self, key: &Key, global: bool) -> Option<()> {
-        // What lock step knows of translations has addresses in it.
-        if self.lockstep.is_some() {
-            return None;
-        }
-        let generation = self.mmu.code_pages.generation(View::User);
-        let from = self.code.translator.translations.movable_to(key, generation)?;
-        let id = self.page_id(key.home(), global);
-        let old = self.code.translator.move_page(from, key.home(), id)?;
-        self.mmu.code_pages.forget_id(View::User, from.linear, old);
-        Some(())
     }
 }
 

@@ -6,7 +6,7 @@ use vireo_isa::{Class, Fp};
 
 use super::emit::Emitter;
 use super::thunks::T0;
-use super::{Key, MOST_CODE, StableBlock, Translator};
+use super::{Key, SharedCode, StableBlock};
 use crate::cpu::mode::Mode;
 use crate::cpu::{Cpu, Exec, Stop, regs};
 use crate::exec::Uop;
@@ -45,7 +45,7 @@ impl Single {
     }
 
     fn uops(&self) -> &[Uop] {
-        // SAFETY: dropped translations, and their micro-operations, are freed only by `Cpu::single`, which gives new ones.
+        // SAFETY: dropped translations, and their micro-operations, are freed only when others are made, by `Cpu::single`.
         unsafe { &*self.uops }
     }
 }
@@ -118,16 +118,15 @@ fn facts_of(instructions: &[Instruction]) -> Facts {
     f
 }
 
-impl Translator {
+impl SharedCode {
     /// Adds code that leaves with a RIP.
-    fn arrival(&mut self, rip: u64) -> Option<usize> {
-        let memory = self.memory.as_mut().filter(|m| m.room() >= MOST_CODE)?;
-        let base = memory.next();
-        let mut e = Emitter::new();
-        e.constant(T0, rip);
-        e.jmp_address(self.thunks.arrived);
-        memory.add(&e.finish(base).0);
-        Some(base)
+    fn arrival(&self, rip: u64) -> Option<usize> {
+        self.lock().add_bare(|base| {
+            let mut e = Emitter::new();
+            e.constant(T0, rip);
+            e.jmp_address(self.thunks.arrived);
+            e.finish(base).0
+        })
     }
 }
 
@@ -143,9 +142,8 @@ impl Cpu {
     /// The translation of the code at RIP, of no more than `most` instructions if it is made now. It ends before an
     /// instruction that must not be executed twice.
     pub(crate) fn single(&mut self, most: usize) -> Option<Single> {
-        self.code.translator.empty();
         let (key, global) = self.translation_key()?;
-        if self.code.translator.translations.get(&key).is_none() {
+        if self.shared.code.lock().get(&key).is_none() {
             let mut instructions = self.instructions_at(&key, most)?;
             if let Some(once @ 1..) = instructions.iter().position(is_once) {
                 instructions.truncate(once);
@@ -155,15 +153,21 @@ impl Cpu {
             let done = self.translate_here();
             self.code.translator.most = usize::MAX;
             done?;
-            let [in_host, entry] = self.code.translator.translations.get(&key)?.entries;
-            let arrival = self.code.translator.arrival(key.rip)?;
+            let arrival = self.shared.code.arrival(key.rip)?;
+            let (in_host, entry) = {
+                let store = self.shared.code.lock();
+                let t = store.get(&key)?;
+                (t.host_entry(), t.entry())
+            };
             let facts = Facts { dead_flags: in_host == entry, arrival, ..facts_of(&instructions) };
             self.code.translator.facts.insert(entry, facts);
         }
-        let translator = &self.code.translator;
-        let t = translator.translations.get(&key)?;
-        let (entry, uops, second) = (t.entries[1], &raw const *t.origin.uops, t.pages[1]);
-        let facts = *translator.facts.get(&entry)?;
+        let (entry, uops, second) = {
+            let store = self.shared.code.lock();
+            let t = store.get(&key)?;
+            (t.entry(), &raw const *t.origin.uops, t.pages[1])
+        };
+        let facts = *self.code.translator.facts.get(&entry)?;
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
         }
@@ -190,19 +194,19 @@ impl Cpu {
 
     /// Has all translations be made anew, so that none leads to another.
     pub(crate) fn drop_singles(&mut self) {
-        self.code.translator.clear();
-        self.code.translator.empty();
+        self.shared.code.clear();
+        self.code.translator.facts.clear();
     }
 
     /// Has the translation at RIP be made anew.
     pub(crate) fn drop_single(&mut self, key: &Key) {
-        self.code.translator.drop_translation(key);
+        self.shared.code.lock().drop_translation(key);
     }
 
     /// What changes when a translation may no longer be run as it was given: code was overwritten or moved.
     pub(crate) fn code_stamp_of_all(&self) -> [u64; 3] {
         let of = |view| self.mmu.code_pages.generation(view);
-        [of(View::Kernel), of(View::User), self.code.translator.epoch]
+        [of(View::Kernel), of(View::User), self.shared.code.epoch()]
     }
 
     /// Executes the instructions of a translation in the interpreter, with the same budget for loops.

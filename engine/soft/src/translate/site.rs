@@ -1,6 +1,6 @@
 //! What helpers know about the place that calls them.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::*};
 
 use super::Key;
 use super::context::World;
@@ -18,8 +18,10 @@ pub enum Callee {
 
 /// What the sites of one translation have in common.
 pub struct Origin {
-    /// What the translation is of. The address changes when its page is moved.
-    pub key: Cell<Key>,
+    /// What the translation is of, but for the address, which changes when its page is moved.
+    key: Key,
+    /// See above. Changes only while no vCPU is in the translation.
+    rip: AtomicU64,
     /// The instructions, for the interpreter.
     pub uops: Box<[Uop]>,
     /// What its last instruction calls, if that is a call.
@@ -29,6 +31,21 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Of a translation of `uops` whose code is at `start`.
+    pub fn new(key: Key, uops: Box<[Uop]>, callee: Option<Callee>, start: usize) -> Self {
+        Self { key, rip: AtomicU64::new(key.rip), uops, callee, start }
+    }
+
+    /// What the translation is of.
+    pub fn key(&self) -> Key {
+        Key { rip: self.rip(), ..self.key }
+    }
+
+    /// The translation has been moved.
+    pub fn move_to(&self, rip: u64) {
+        self.rip.store(rip, Relaxed);
+    }
+
     /// The address so far from the start of the block.
     pub fn at(&self, distance: u64) -> u64 {
         self.world().mode.mask_ip(self.rip().wrapping_add(distance))
@@ -36,12 +53,12 @@ impl Origin {
 
     /// Where the block starts.
     pub fn rip(&self) -> u64 {
-        self.key.get().rip
+        self.rip.load(Relaxed)
     }
 
     /// What the translation is good for.
     pub fn world(&self) -> World {
-        self.key.get().world
+        self.key.world
     }
 }
 
@@ -49,26 +66,32 @@ impl Origin {
 pub struct Site {
     origin: *const Origin,
     /// Offsets in the code.
-    resume: u32,
-    again: u32,
-    /// Size of its store in bytes, or of what a return takes from the stack.
-    pub size: u32,
+    resume: u16,
+    again: u16,
+    /// Size of its store in bytes, or of what a return takes from the stack besides the return address.
+    size: u16,
     /// Which instruction it is.
-    n: u16,
+    n: u8,
     /// View of data accesses before it.
     pub view: View,
 }
 
 impl Site {
     /// A site of instruction `n`. The origin stays where it is and lives as long.
-    pub fn new(origin: &Origin, n: usize, view: View, size: u32) -> Self {
-        let n = u16::try_from(n).expect("a block is at most a page long");
+    pub fn new(origin: &Origin, n: usize, view: View, size: u16) -> Self {
+        let n = u8::try_from(n).expect("a block has at most 48 instructions");
         Self { origin, resume: 0, again: 0, size, n, view }
     }
 
     /// With where to go on after the instruction, and where to try it again, as offsets in the code.
     pub fn placed(self, resume: u32, again: u32) -> Self {
-        Self { resume, again, ..self }
+        let offset = |at| u16::try_from(at).expect("a translation is at most 64 KiB long");
+        Self { resume: offset(resume), again: offset(again), ..self }
+    }
+
+    /// Size of its store in bytes, or of what a return takes from the stack besides the return address.
+    pub fn size(&self) -> u32 {
+        u32::from(self.size)
     }
 
     /// What its translation is of.
@@ -84,12 +107,12 @@ impl Site {
 
     /// Where to go on after the instruction.
     pub fn resume(&self) -> usize {
-        self.origin().start + self.resume as usize
+        self.origin().start + usize::from(self.resume)
     }
 
     /// Where to try it again.
     pub fn again(&self) -> usize {
-        self.origin().start + self.again as usize
+        self.origin().start + usize::from(self.again)
     }
 
     /// What it calls, if it is a call: it pushes.
@@ -101,6 +124,7 @@ impl Site {
 
 /// A direct way out of a translation: a jump through a slot that leads to the next translation, or to
 /// [`helpers::link`](super::helpers::link).
+#[derive(Clone, Copy)]
 pub struct Exit {
     /// Whose it is.
     pub origin: *const Origin,

@@ -115,7 +115,7 @@ impl SoftSubject {
     /// A vCPU of the given model.
     pub fn new(model: Arc<CpuModel>) -> Self {
         let xcr0 = model.xcr0_mask();
-        let spec = PartitionSpec { vcpus: 1, cpu_model: model, ram_limit: RAM as u64 };
+        let spec = PartitionSpec::new(1, model, RAM as u64);
         let mut stepper = Stepper::new(&spec).expect("a stepper");
         let ram = Ram::new();
         let host: Arc<dyn HostRam> = ram.clone();

@@ -137,7 +137,7 @@ fn vcpu_count(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut r = Record::default();
     for vcpus in [0, 100_000] {
         let cpu_model = std::sync::Arc::clone(&bench.model);
-        let refused = bench.engine.new_partition(&PartitionSpec { vcpus, cpu_model, ram_limit: RAM }).err();
+        let refused = bench.engine.new_partition(&PartitionSpec::new(vcpus, cpu_model, RAM)).err();
         r.check("refused", matches!(refused, Some(EngineError::VcpuCount { .. })), &refused)?;
     }
     Ok(r)

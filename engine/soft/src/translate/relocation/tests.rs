@@ -81,7 +81,7 @@ fn run(g: &mut Guest, at: u64) {
     let mut ended = false;
     for _ in 0..20 {
         g.cpu.renew_budget();
-        match g.cpu.run_hot(true).expect("it can be translated") {
+        match g.cpu.run_hot().expect("it can be translated") {
             Ok(()) => {}
             Err(Stop::Fault) => {
                 ended = true;
@@ -156,7 +156,7 @@ fn moved_code_finds_its_other_pages_anew() {
     change_space(&mut g);
     // The second page is in use where it was, and has the entry of the one that the first page's code will go to.
     g.cpu.rip = PLACES[0] + 0x1000;
-    assert_eq!(g.cpu.run_hot(true), Some(Err(Stop::Fault)));
+    assert_eq!(g.cpu.run_hot(), Some(Err(Stop::Fault)));
     run(&mut g, PLACES[1]);
 }
 
@@ -167,6 +167,6 @@ fn moved_code_that_is_overwritten_is_made_anew() {
     let built = warm_up(&mut g, PLACES[0]);
     change_space(&mut g);
     run(&mut g, PLACES[2]);
-    g.cpu.code.invalidate((CODE >> 12) as u32, u64::MAX);
+    g.cpu.shared.code.invalidate((CODE >> 12) as u32, u64::MAX);
     assert!(warm_up(&mut g, PLACES[2]) > built);
 }
