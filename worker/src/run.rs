@@ -82,6 +82,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let board_spec = BoardSpec {
         memory: spec.memory,
         vcpus: spec.cpus,
+        translation_memory: spec.translation_memory,
         cpu_model,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
         events: board_events,

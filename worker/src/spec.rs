@@ -68,6 +68,12 @@ pub fn parse_memory(s: &str) -> Result<u64, String> {
     n.checked_mul(1 << shift).filter(|n| *n > 0).ok_or_else(|| "it is out of range".into())
 }
 
+/// As [`parse_memory`], of what an engine may use for translated code: 16 MiB to 2 GiB.
+pub fn parse_translation_memory(s: &str) -> Result<u64, String> {
+    let range = 16 << 20..=2 << 30;
+    parse_memory(s).and_then(|n| range.contains(&n).then_some(n).ok_or_else(|| "it is 16M to 2G".into()))
+}
+
 /// A machine to run.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
@@ -83,6 +89,8 @@ pub struct RunSpec {
     pub cpus: u32,
     /// Engine.
     pub engine: EngineChoice,
+    /// Bytes that the engine may use for translated code and what goes with it.
+    pub translation_memory: u64,
     /// Name of the CPU model.
     pub cpu_model: String,
     /// Console.
@@ -106,6 +114,15 @@ mod tests {
             ["", "M", "0", "-1", "1.5G", "12X", "512B", "1i", "99999999999999999999", "18446744073709551615T"]
         {
             assert!(parse_memory(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn translation_memory_has_bounds() {
+        assert_eq!(parse_translation_memory("200M"), Ok(200 << 20));
+        assert_eq!(parse_translation_memory("2G"), Ok(2 << 30));
+        for text in ["15M", "2049M", "", "0"] {
+            assert!(parse_translation_memory(text).is_err(), "{text}");
         }
     }
 

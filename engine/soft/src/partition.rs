@@ -349,6 +349,7 @@ impl Partition for SoftPartition {
     }
 
     fn stats(&self) -> PartitionStats {
+        let (code, about) = self.0.code.bytes();
         PartitionStats {
             // Translated code does not count them.
             instructions: None,
@@ -361,7 +362,8 @@ impl Partition for SoftPartition {
                 ("interpreted", self.sum(|c| &c.instructions)),
                 ("blocks decoded", self.sum(|c| &c.blocks)),
                 ("translations", self.sum(|c| &c.translations)),
-                ("code bytes", self.0.code.bytes() as u64),
+                ("code bytes", code as u64),
+                ("bytes about code", about as u64),
             ],
         }
     }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use vireo_core::PartitionStats;
 use vireo_worker::console::standard_error;
-use vireo_worker::{EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_memory};
+use vireo_worker::{
+    EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_memory, parse_translation_memory,
+};
 
 /// Shown below the options.
 pub const AFTER_HELP: &str = "\
@@ -37,6 +39,9 @@ pub struct RunArgs {
     /// What executes the guest: auto, kvm or soft.
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     engine: EngineChoice,
+    /// Memory for translated code and what goes with it, where the guest's code is translated: 16M to 2G.
+    #[arg(long, value_name = "SIZE", default_value = "200M", value_parser = parse_translation_memory)]
+    translation_memory: u64,
     /// The processor that the guest sees.
     #[arg(long, value_name = "MODEL", default_value = "vireo-v2")]
     cpu_model: String,
@@ -60,6 +65,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         memory: args.memory,
         cpus: args.cpus,
         engine: args.engine,
+        translation_memory: args.translation_memory,
         cpu_model: args.cpu_model.clone(),
         serial: args.serial.clone(),
         no_reboot: args.no_reboot,

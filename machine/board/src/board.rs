@@ -25,6 +25,8 @@ pub struct BoardSpec {
     pub memory: u64,
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// Bytes that the engine may use for translated code and what goes with it.
+    pub translation_memory: u64,
     /// The CPU that the guest sees.
     pub cpu_model: Arc<CpuModel>,
     /// Takes what the guest writes to its first serial port.
@@ -146,7 +148,8 @@ impl Board {
         let partition = engine.new_partition(&PartitionSpec {
             vcpus: spec.vcpus,
             cpu_model: Arc::clone(&spec.cpu_model),
-            ram_limit: memory.layout().limit(), translation_memory: PartitionSpec::TRANSLATION_MEMORY,
+            ram_limit: memory.layout().limit(),
+            translation_memory: spec.translation_memory,
         })?;
         partition.freeze_clock();
         for range in memory.ram_ranges() {

@@ -55,6 +55,14 @@ struct Recent {
 
 const RECENT: usize = 4096;
 
+/// How the code at an address is there.
+enum Found {
+    /// As a block.
+    Block(*const Block),
+    /// As a translation, with this entry.
+    Translation(usize),
+}
+
 /// Runs of a hot block that could not be translated between two looks whether another vCPU could.
 const LOOK: u32 = 4;
 
@@ -249,10 +257,10 @@ impl Cpu {
         u16::from(self.mode.0) | u16::from(self.cpl == 3) << 8
     }
 
-    /// The block at RIP.
+    /// The block at RIP; unless `single`, its translation if there is no block: what has been translated needs none.
     #[cold]
     #[inline(never)]
-    fn block_slow(&mut self) -> Exec<*const Block> {
+    fn find_block(&mut self, single: bool) -> Exec<Found> {
         let rip = self.rip;
         let limit = u64::from(self.code_limit);
         if if self.mode.is64() { !Self::canonical(rip) } else { rip > limit } {
@@ -268,14 +276,17 @@ impl Cpu {
                 let page = self.fetch_second_page(gpa)? >> 12;
                 if second == Some(page as u32) { at } else { self.build(key)? }
             }
-            None => self.build(key)?,
+            None => match if single { None } else { self.hot_entry(false) } {
+                Some(entry) => return Ok(Found::Translation(entry)),
+                None => self.build(key)?,
+            },
         };
         // SAFETY: the cache owns the block, and dropped blocks are freed only at the start of `run_block`.
         let (uops, crosses) = unsafe { (&(*block).uops, (*block).pages[1].is_some()) };
         let end = |u: Option<&Uop>| rip + u.map_or(0, |u| u64::from(u.next));
         if self.code_limit != u32::MAX && end(uops.last()) > limit + 1 {
             // Part of it lies beyond the segment: one instruction, and a fresh look at the next.
-            return if end(uops.first()) > limit + 1 { Err(self.gp(0)) } else { self.run_one_of(block) };
+            return Err(if end(uops.first()) > limit + 1 { self.gp(0) } else { self.run_one_of(block) });
         }
         let stamp = self.code_stamp();
         // A block over a page border is looked up each time, because its second page may move alone.
@@ -285,7 +296,7 @@ impl Cpu {
             self.mmu.code_pages.looked_up(view, at, global);
             self.code.recent[(at ^ at >> 12) as usize % RECENT] = Recent { at, stamp, mode, block };
         }
-        Ok(block)
+        Ok(Found::Block(block))
     }
 
     /// Guest-physical address of the code at a RIP, with fetch rights checked.
@@ -321,10 +332,9 @@ impl Cpu {
         self.regs.set(crate::cpu::regs::BLOCK_RIP, self.rip);
         let block = match self.recent_block() {
             Some(block) => block,
-            // What has been translated has no block any more.
-            None if !single && let Some(entry) = self.find_translated() => return self.run_translated(entry),
-            None => match self.block_slow() {
-                Ok(block) => block,
+            None => match self.find_block(single) {
+                Ok(Found::Block(block)) => block,
+                Ok(Found::Translation(entry)) => return self.run_translated(entry),
                 Err(Stop::EndBlock) => return Ok(()),
                 Err(stop) => return Err(stop),
             },
@@ -368,18 +378,22 @@ impl Cpu {
         Some(self.run_translated(entry))
     }
 
-    /// Runs the first instruction of a block that is not to be run whole; `Err(EndBlock)` when all went well.
+    /// Runs the first instruction of a block that is not to be run whole; `EndBlock` when all went well.
     #[cold]
-    fn run_one_of(&mut self, block: *const Block) -> Exec<*const Block> {
+    fn run_one_of(&mut self, block: *const Block) -> Stop {
         self.code.current = block;
         // SAFETY: as in `run_block`, which is the caller's caller.
         let u = unsafe { &(*block).uops[0] };
         self.instructions += 1;
         match (u.run.get())(self, u) {
             Ok(()) => self.rip = self.next_rip(u),
-            Err(stop) => self.stopped(u, stop)?,
+            Err(stop) => {
+                if let Err(stop) = self.stopped(u, stop) {
+                    return stop;
+                }
+            }
         }
-        Err(Stop::EndBlock)
+        Stop::EndBlock
     }
 
     #[inline(always)]

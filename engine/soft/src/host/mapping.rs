@@ -20,6 +20,8 @@ pub struct CodeMapping {
 
 // SAFETY: both mappings belong to this value alone, and are only touched through raw pointers.
 unsafe impl Send for CodeMapping {}
+// SAFETY: as above; what writes by a shared reference is atomic, or has its callers see to it that it is alone.
+unsafe impl Sync for CodeMapping {}
 
 impl CodeMapping {
     /// Reserves `size` bytes, a multiple of 4096; pages cost memory once code is in them. Host exceptions of code in it
@@ -62,6 +64,18 @@ impl CodeMapping {
     /// # Panics
     /// If they do not fit.
     pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        // SAFETY: nobody else has the mapping.
+        unsafe { self.write_shared(at, bytes) };
+    }
+
+    /// As [`CodeMapping::write`], while others may write elsewhere.
+    ///
+    /// # Safety
+    /// Nobody else writes these bytes now, or runs them.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub unsafe fn write_shared(&self, at: usize, bytes: &[u8]) {
         assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.size));
         // SAFETY: within the mapping, as just checked, and no reference covers it.
         unsafe { self.write.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
@@ -71,7 +85,7 @@ impl CodeMapping {
     ///
     /// # Panics
     /// If they are not all in the mapping, or not so aligned.
-    pub fn store(&mut self, at: usize, value: u64) {
+    pub fn store(&self, at: usize, value: u64) {
         assert!(at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.size));
         // SAFETY: within the mapping and aligned, as just checked; others only read it.
         unsafe { AtomicU64::from_ptr(self.write.add(at).cast().as_ptr()) }.store(value, Release);
@@ -79,13 +93,17 @@ impl CodeMapping {
 
     /// Changes bytes at an offset.
     ///
+    /// # Safety
+    /// Nobody else writes these bytes now, or runs them.
+    ///
     /// # Panics
     /// If they are not all in the mapping.
-    pub fn change<const N: usize>(&mut self, at: usize, change: impl FnOnce([u8; N]) -> [u8; N]) {
+    pub unsafe fn change<const N: usize>(&self, at: usize, change: impl FnOnce([u8; N]) -> [u8; N]) {
         assert!(at.checked_add(N).is_some_and(|end| end <= self.size));
         // SAFETY: within the mapping, as just checked, and no reference covers it.
         let old = unsafe { self.write.add(at).cast().read_unaligned() };
-        self.write(at, &change(old));
+        // SAFETY: the caller sees to it.
+        unsafe { self.write_shared(at, &change(old)) };
     }
 }
 

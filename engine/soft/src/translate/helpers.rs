@@ -2,7 +2,7 @@
 //! go on.
 
 use super::context::World;
-use super::site::{Callee, Site};
+use super::site::{Callee, Exit, Site};
 use crate::cpu::{Cpu, Exec, Shadow, Stop, regs, seg};
 
 /// Where translated code goes on.
@@ -65,7 +65,7 @@ impl Cpu {
 
 /// Executes the instruction of a site in the interpreter.
 pub extern "sysv64" fn instruction(cpu: &mut Cpu, site: *const Site) -> Go {
-    // SAFETY: sites live until no code that names them runs any more.
+    // SAFETY: sites and exits live until no code that names them runs any more.
     let site = unsafe { &*site };
     run_instruction(cpu, site)
 }
@@ -92,10 +92,11 @@ fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
 }
 
 /// Finds the translation behind an exit, and links the exit to it.
-pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
-    let way = cpu.shared.code.exit(exit);
-    cpu.rip = way.target();
-    if way.recheck {
+pub extern "sysv64" fn link(cpu: &mut Cpu, exit: *const Exit) -> Go {
+    // SAFETY: as in `instruction`.
+    let exit = unsafe { &*exit };
+    cpu.rip = exit.target();
+    if exit.recheck {
         cpu.gate.forget(cpu.mmu.view(), cpu.rip);
         return cpu.go_to_rip();
     }
@@ -103,7 +104,7 @@ pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
     if go.entry != 0 && go.stack == cpu.gate.stack {
         cpu.link_exit(exit);
     }
-    if go.entry == 0 && way.after_sti {
+    if go.entry == 0 && exit.after_sti {
         // Or an interrupt would come before HLT, say, which then sleeps through what it was to wait for.
         cpu.shadow = Shadow::Sti;
     }
@@ -111,8 +112,9 @@ pub extern "sysv64" fn link(cpu: &mut Cpu, exit: usize) -> Go {
 }
 
 /// Leaves at an exit, because the budget is used up.
-pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: usize) -> Go {
-    cpu.rip = cpu.shared.code.exit(exit).target();
+pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: *const Exit) -> Go {
+    // SAFETY: as in `instruction`.
+    cpu.rip = unsafe { &*exit }.target();
     cpu.go_out(Ok(()))
 }
 

@@ -8,8 +8,8 @@ use super::context::place;
 use super::emit::{Alu, Emitter, Host, Label, Mem, Part, cc};
 use super::group::{self, Group, Member};
 use super::relocation::{Kind, Relocation, movable};
+use super::segments::Room;
 use super::site::{Exit, Origin, Site};
-use super::store::Room;
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, Thunks};
 use super::tools::Tools;
 use super::{data, flags, flow, system};
@@ -62,8 +62,8 @@ pub struct Lowered {
     pub sites: Box<[Site]>,
     /// Return sites among them, in order.
     pub returns: Vec<*const Site>,
-    /// Ways out; their slots come after all slots there were.
-    pub exits: Vec<Exit>,
+    /// Ways out, which the code names too.
+    pub exits: Box<[Exit]>,
     /// Ranges of code (start, end) that can raise host exceptions, and where to go on then.
     pub faults: Vec<[u32; 3]>,
     /// What depends on its address. `None`: it cannot be moved.
@@ -93,8 +93,9 @@ pub struct Lowering<'a> {
     room: Room,
     live: Vec<u32>,
     sites: Vec<(Site, Option<Label>, Option<Label>)>,
-    /// Where the code has the address of a site: just before these labels.
+    /// Where the code has the address of a site or of an exit: just before these labels.
     named: Vec<(Label, SiteId)>,
+    named_exits: Vec<(Label, usize)>,
     returns: Vec<SiteId>,
     /// With the code that links it, if it has any of its own.
     exits: Vec<(Exit, Option<Label>)>,
@@ -108,12 +109,7 @@ pub struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     /// Translates, for where there is room.
-    pub fn lower(
-        source: Source<'a>,
-        thunks: &'a Thunks,
-        room: Room,
-            tools: &'a mut Tools,
-    ) -> Lowered {
+    pub fn lower(source: Source<'a>, thunks: &'a Thunks, room: Room, tools: &'a mut Tools) -> Lowered {
         let mut e = Emitter::new();
         let source_len = source.instructions.len();
         let (start, memory_entry) = (e.label(), e.label());
@@ -140,6 +136,7 @@ impl<'a> Lowering<'a> {
             live,
             sites: Vec::with_capacity(32),
             named: Vec::with_capacity(32),
+            named_exits: Vec::new(),
             returns: Vec::new(),
             exits: Vec::new(),
             faults: Vec::new(),
@@ -165,7 +162,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The entries. That of jumps from other pages, first, looks whether this is the page that the vCPU wants; if not, it
-    /// goes to where the jump would if it led nowhere yet, with the number of the exit in T0.
+    /// goes to where the jump would if it led nowhere yet, with the exit in T0.
     fn entry(&mut self) {
         let (id, page) = (self.source.page_id, place::page_id(self.view, self.source.key.rip));
         self.e.cmp32_imm32(page, id);
@@ -227,15 +224,17 @@ impl<'a> Lowering<'a> {
             .into_iter()
             .map(|(site, resume, again)| site.placed(resume.map_or(0, at), again.map_or(0, at)));
         let sites: Box<[Site]> = placed.collect();
-        for (label, id) in self.named {
-            let end = at(label) as usize;
-            let address = &raw const sites[id.0] as u64;
-            code[end - 8..end].copy_from_slice(&address.to_le_bytes());
-        }
-        let exits = self.exits.into_iter().map(|(exit, stub)| match stub {
+        let placed = self.exits.into_iter().map(|(exit, stub)| match stub {
             Some(stub) => Exit { unlinked: base + at(stub) as usize, ..exit },
             None => exit,
         });
+        let exits: Box<[Exit]> = placed.collect();
+        let named = self.named.iter().map(|(label, id)| (*label, &raw const sites[id.0] as u64));
+        let named_exits = self.named_exits.iter().map(|(label, n)| (*label, &raw const exits[*n] as u64));
+        for (label, address) in named.chain(named_exits) {
+            let end = at(label) as usize;
+            code[end - 8..end].copy_from_slice(&address.to_le_bytes());
+        }
         let relocation = |&(end, back, kind): &(Label, u32, Kind)| Relocation {
             at: (at(end) - back - kind.size() as u32) as u16,
             kind,
@@ -246,7 +245,7 @@ impl<'a> Lowering<'a> {
             memory_entry: at(self.memory_entry),
             returns: self.returns.iter().map(|id| &raw const sites[id.0]).collect(),
             sites,
-            exits: exits.collect(),
+            exits,
             faults: self.faults.iter().map(|f| f.map(at)).collect(),
             code,
         }
@@ -323,9 +322,16 @@ impl<'a> Lowering<'a> {
         self.e.jmp_address(thunk);
     }
 
-    /// Goes to a thunk with the number of an exit.
-    fn go_with_exit(&mut self, number: u32, thunk: usize) {
-        self.e.constant(T0, u64::from(number));
+    /// Loads the address of an exit, which is not known yet, to T0.
+    fn name_exit(&mut self, n: usize) {
+        self.e.constant(T0, u64::MAX >> 1);
+        let behind = self.e.here();
+        self.named_exits.push((behind, n));
+    }
+
+    /// Goes to a thunk with an exit.
+    fn go_with_exit(&mut self, n: usize, thunk: usize) {
+        self.name_exit(n);
         self.e.jmp_address(thunk);
     }
 
@@ -352,10 +358,11 @@ impl<'a> Lowering<'a> {
         self.faults.push([from, to, stub]);
     }
 
-    /// A new exit to `target`; gives its number, which the code that it leads to while it is not linked has in T0.
-    fn add_exit(&mut self, target: u64, memory: bool, stub: Option<Label>) -> u32 {
+    /// A new exit to `target`, whose address the code that it leads to while it is not linked has in T0.
+    fn add_exit(&mut self, target: u64, memory: bool, stub: Option<Label>) -> usize {
         let exit = Exit {
             origin: self.source.origin,
+            number: self.room.first_exit + self.exits.len() as u32,
             distance: target.wrapping_sub(self.source.key.rip),
             unlinked: self.thunks.link[usize::from(memory)],
             flags_in_memory: memory,
@@ -363,18 +370,18 @@ impl<'a> Lowering<'a> {
             after_sti: false,
         };
         self.exits.push((exit, stub));
-        self.room.first_exit + self.exits.len() as u32 - 1
+        self.exits.len() - 1
     }
 
     /// A new exit to `target` within the page, with the label of the code that links it. `memory`: that is where the flags
     /// are then.
-    fn new_exit(&mut self, target: u64, memory: bool) -> (u32, Label) {
+    fn new_exit(&mut self, target: u64, memory: bool) -> (usize, Label) {
         let hot = self.e.switch(Part::Cold);
         let stub = self.e.here();
-        let number = self.add_exit(target, memory, Some(stub));
-        self.go_with_exit(number, self.thunks.link[usize::from(memory)]);
+        let exit = self.add_exit(target, memory, Some(stub));
+        self.go_with_exit(exit, self.thunks.link[usize::from(memory)]);
         self.e.switch(hot);
-        (number, stub)
+        (exit, stub)
     }
 
     /// Prepares an exit to `target`: afterwards only the jump or call through the slot is missing, whose address it
@@ -385,29 +392,29 @@ impl<'a> Lowering<'a> {
             self.clobber(flag::STATUS);
         }
         let memory = self.flags == Place::Memory;
-        let number = match other_page {
+        let exit = match other_page {
             true => self.add_exit(target, memory, None),
             false => self.new_exit(target, memory).0,
         };
         if poll {
-            self.poll_exit(number);
+            self.poll_exit(exit);
         }
         if other_page {
-            self.e.constant(T0, u64::from(number));
+            self.name_exit(exit);
         }
-        self.slot(number)
+        self.slot(exit)
     }
 
     /// Address of an exit's slot.
-    fn slot(&self, number: u32) -> usize {
-        self.room.first_slot + 8 * (number - self.room.first_exit) as usize
+    fn slot(&self, exit: usize) -> usize {
+        self.room.first_slot + 8 * exit
     }
 
     /// Counts the budget; leaves at an exit when it is used up.
-    fn poll_exit(&mut self, number: u32) {
+    fn poll_exit(&mut self, exit: usize) {
         let hot = self.e.switch(Part::Cold);
         let leave = self.e.here();
-        self.go_with_exit(number, self.thunks.leave);
+        self.go_with_exit(exit, self.thunks.leave);
         self.e.switch(hot);
         self.poll(leave);
     }
@@ -431,12 +438,12 @@ impl<'a> Lowering<'a> {
         if target >> 12 != self.source.key.rip >> 12 {
             return self.exit(target);
         }
-        let (number, stub) = self.new_exit(target, true);
+        let (exit, stub) = self.new_exit(target, true);
         self.e.cmp32_imm32(place::page_id(view, target), id);
         self.moves(Kind::OwnId, 0);
         self.moves(Kind::PageId, 4);
         self.e.jcc(cc::NE, stub);
-        self.jump_through(self.slot(number));
+        self.jump_through(self.slot(exit));
     }
 
     /// `jmp [slot]`.
@@ -453,8 +460,8 @@ impl<'a> Lowering<'a> {
     pub fn loop_back(&mut self, target: u64) {
         let live = self.live[0];
         self.clobber(live);
-        let (number, _) = self.new_exit(target, true);
-        self.poll_exit(number);
+        let (exit, _) = self.new_exit(target, true);
+        self.poll_exit(exit);
         let to = if self.flags == Place::Memory { self.memory_entry } else { self.start };
         self.e.jmp(to);
     }

@@ -47,6 +47,11 @@ impl Region {
         self.next - self.code()
     }
 
+    /// How many slots it has.
+    pub fn slots_used(&self) -> usize {
+        self.slots_used
+    }
+
     /// How many slots it can have.
     pub fn slots(&self) -> usize {
         self.slots
@@ -91,8 +96,11 @@ impl CodeMemory {
 
     /// The segment that an address is in.
     pub fn segment_at(&self, address: usize) -> usize {
-        let each = (self.mapping.size() - SHARED) / SEGMENTS;
-        address.wrapping_sub(self.base() + SHARED) / each
+        address.wrapping_sub(self.base() + SHARED) / self.segment_size()
+    }
+
+    fn segment_size(&self) -> usize {
+        (self.mapping.size() - SHARED) / SEGMENTS
     }
 
     /// Slots of each segment.
@@ -111,37 +119,51 @@ impl CodeMemory {
     }
 
     /// Adds code where [`CodeMemory::next`] says; the caller has seen to it that there is room.
-    pub fn add(&mut self, region: &mut Region, code: &[u8]) {
+    pub fn add(&self, region: &mut Region, code: &[u8]) {
         assert!(region.has_room(code.len(), 0));
-        self.mapping.write(region.next, code);
+        // SAFETY: the region's owner gives each part of it once, until no vCPU is in it any more.
+        unsafe { self.mapping.write_shared(region.next, code) };
         region.next = (region.next + code.len()).next_multiple_of(ALIGN).min(region.end);
     }
 
     /// Adds a slot.
-    pub fn add_slot(&mut self, region: &mut Region, to: usize) {
+    pub fn add_slot(&self, region: &mut Region, to: usize) {
         assert!(region.has_room(0, 1));
+        self.mapping.store(region.start + region.slots_used * SLOT, to as u64);
         region.slots_used += 1;
-        self.set_slot(region, region.slots_used - 1, to);
     }
 
-    /// Changes a slot, by which other vCPUs may be jumping now.
-    pub fn set_slot(&mut self, region: &Region, slot: usize, to: usize) {
-        self.mapping.store(region.start + slot * SLOT, to as u64);
+    /// Changes a slot, by which vCPUs may be jumping now.
+    pub fn set_slot(&self, number: u32, to: usize) {
+        let (segment, slot) = (number as usize / self.slots, number as usize % self.slots);
+        self.mapping.store(SHARED + segment * self.segment_size() + slot * SLOT, to as u64);
     }
 
-    /// Moves code that starts at an address, and that nobody runs: changes its fields.
-    pub fn relocate<'a>(&mut self, start: usize, fields: impl IntoIterator<Item = &'a Relocation>, m: Move) {
+    /// Moves code that starts at an address: changes its fields.
+    ///
+    /// # Safety
+    /// Nobody runs it, or moves it too.
+    pub unsafe fn relocate<'a>(
+        &self,
+        start: usize,
+        fields: impl IntoIterator<Item = &'a Relocation>,
+        m: Move,
+    ) {
         let start = start - self.base();
         for field in fields {
             let at = start + usize::from(field.at);
-            match field.kind.size() {
-                8 => self.mapping.change(at, |old| field.kind.moved(old, m)),
-                _ => self.mapping.change(at, |old: [u8; 4]| {
-                    let mut wide = [0; 8];
-                    wide[..4].copy_from_slice(&old);
-                    let new = field.kind.moved(wide, m);
-                    std::array::from_fn(|n| new[n])
-                }),
+            let narrow = |old: [u8; 4]| {
+                let mut wide = [0; 8];
+                wide[..4].copy_from_slice(&old);
+                let new = field.kind.moved(wide, m);
+                std::array::from_fn(|n| new[n])
+            };
+            // SAFETY: it is the field of code that the caller says nobody else uses.
+            unsafe {
+                match field.kind.size() {
+                    8 => self.mapping.change(at, |old| field.kind.moved(old, m)),
+                    _ => self.mapping.change(at, narrow),
+                }
             }
         }
     }

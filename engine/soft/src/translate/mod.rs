@@ -49,6 +49,7 @@ mod check;
 mod context;
 mod data;
 mod emit;
+mod filter;
 mod flags;
 mod flow;
 mod group;
@@ -57,6 +58,7 @@ mod lower;
 mod memory;
 mod placement;
 mod relocation;
+mod segments;
 mod single;
 mod site;
 mod store;
@@ -66,7 +68,6 @@ mod tools;
 
 use std::hash::{Hash, Hasher};
 use std::mem::offset_of;
-use std::ops::Range;
 
 use iced_x86::{Decoder, Instruction};
 
@@ -78,9 +79,9 @@ use lower::{Lowering, Source};
 use placement::{Home, User};
 use relocation::Relocation;
 pub use single::{Facts, Single, Until};
-use site::{Origin, Site};
+use site::{Exit, Origin, Site};
+use store::Shard;
 pub use store::SharedCode;
-use store::Store;
 use tools::Tools;
 
 use crate::code::{Map, StableBlock};
@@ -133,13 +134,14 @@ pub(crate) struct Translation {
     /// Page and granules that it was made from; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
     /// Exits that lead here, and some that have.
-    linked: Vec<u32>,
-    /// Its own exits.
-    exits: Range<u32>,
+    linked: Vec<*const Exit>,
+    /// Id of the second page.
+    second_id: Option<u32>,
     /// Fields of the code that depend on its address. `None`: it cannot be moved.
     relocations: Option<Box<[Relocation]>>,
-    /// Named by the code, as are the sites.
+    /// Named by the code, as are sites and exits.
     origin: Box<Origin>,
+    exits: Box<[Exit]>,
     sites: Box<[Site]>,
 }
 
@@ -149,7 +151,7 @@ impl Translation {
         self.origin.key()
     }
 
-    /// The entry that looks whether the vCPU wants this page, with flags in memory and the number of an exit in T0.
+    /// The entry that looks whether the vCPU wants this page, with flags in memory and an exit in T0.
     fn checked_entry(&self) -> usize {
         self.origin.start
     }
@@ -170,7 +172,7 @@ impl Translation {
     }
 
     /// An exit leads here now.
-    fn note_link(&mut self, exit: u32) {
+    fn note_link(&mut self, exit: *const Exit) {
         // Not for the first time, perhaps: a page that comes and goes has its exits linked again.
         if self.linked.len() == self.linked.capacity() {
             self.linked.sort_unstable();
@@ -186,10 +188,15 @@ impl Translation {
         /// Boxes' headers and padding, places in maps.
         const ALLOCATOR: usize = 160;
         let relocations = self.relocations.as_deref().map_or(0, size_of_val);
-        let own = size_of::<Self>() + size_of::<Origin>() + self.exits.len() * size_of::<site::Exit>();
+        let own = size_of::<Self>()
+            + size_of::<Origin>()
+            + self.exits.len() * (size_of::<Exit>() + size_of::<*const Exit>());
         own + size_of_val(&*self.origin.uops) + size_of_val(&*self.sites) + relocations + ALLOCATOR
     }
 }
+
+// SAFETY: the pointers are to exits of translations of the same store, which has none in its lists that was freed.
+unsafe impl Send for Translation {}
 
 /// What a vCPU has of its own to translate with.
 #[derive(Default)]
@@ -201,7 +208,7 @@ pub struct Translator {
     most: usize,
     /// What [`single`] knows of translations, by their entries.
     facts: Map<usize, Facts>,
-    /// [`Store::moves`] and [`Store::era`] when code was looked up last.
+    /// [`SharedCode::moves`] and [`SharedCode::era`] when code was looked up last.
     moves: u64,
     era: u64,
     /// Spoils code, to see that it is found out.
@@ -224,17 +231,18 @@ impl Translator {
     }
 
     /// The id of a page that code is looked up in, which the vCPU knows from now on.
-    fn know(&mut self, store: &mut Store, pages: &mut CodePages, at: Seen, user: User) -> u32 {
-        if self.era != store.era {
-            self.era = store.era;
+    fn know(&mut self, shard: &mut Shard<'_>, pages: &mut CodePages, at: Seen, user: User) -> u32 {
+        let (era, moves) = shard.era_and_moves();
+        if self.era != era {
+            self.era = era;
             pages.forget_all();
         }
-        if self.moves != store.moves {
-            self.moves = store.moves;
+        if self.moves != moves {
+            self.moves = moves;
             crate::host::serialize();
         }
         let user = User { times: pages.times_user_forgotten(), ..user };
-        let id = store.id(at.home, user);
+        let id = shard.id(at.home, user);
         let view = if at.home.user { View::User } else { View::Kernel };
         pages.know(view, at.home.linear, id, at.global);
         id
@@ -311,33 +319,46 @@ impl Cpu {
             return Some(entry);
         }
         let (key, global) = self.translation_key()?;
-        let user = self.as_user();
-        let mut store = self.shared.code.lock();
-        // What lock step knows of translations has addresses in it.
-        if store.get(&key).is_none() && self.lockstep.is_none() {
-            store.move_here(&key, user);
+        if !self.shared.code.may_have(&key) {
+            return None;
         }
-        let t = store.get(&key)?;
-        let (entry, second) = (t.entry(), t.pages[1]);
+        let user = self.as_user();
+        let mut shard = self.shared.code.shard(key.page());
+        // What lock step knows of translations has addresses in it.
+        if shard.get(&key).is_none() && self.lockstep.is_none() {
+            shard.move_here(&key, user);
+        }
+        let t = shard.get(&key)?;
+        let (entry, second, second_id) = (t.entry(), t.pages[1], t.second_id);
         if !self.may_lead_to(entry) {
             return None;
         }
         let seen = Seen { home: key.home(), global };
-        self.code.translator.know(&mut store, &mut self.mmu.code_pages, seen, user);
-        drop(store);
-        if let Some((page, _)) = second {
-            self.second_page_id(&key, page)?;
+        self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, user);
+        drop(shard);
+        if let Some((page, _)) = second
+            && Some(self.second_page_id(&key, page)?) != second_id
+        {
+            // The page was forgotten meanwhile.
+            self.shared.code.shard(key.page()).drop_translation(&key);
+            return None;
         }
         self.gate.know(key.view, key.rip, entry as *const u8);
         Some(entry)
     }
 
+    fn is_translated_elsewhere(&mut self) -> bool {
+        let Some((key, _)) = self.translation_key() else { return false };
+        let code = &self.shared.code;
+        code.may_have(&key) && code.shard(key.page()).has_elsewhere(&key)
+    }
+
     /// The id of a page that code is looked up in, which is known from now on.
     fn page_id(&mut self, home: Home, global: bool) -> u32 {
         let user = self.as_user();
-        let mut store = self.shared.code.lock();
+        let mut shard = self.shared.code.shard(home.page);
         let seen = Seen { home, global };
-        self.code.translator.know(&mut store, &mut self.mmu.code_pages, seen, user)
+        self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, user)
     }
 
     /// The id of the page after that of a key, if that is the physical page given.
@@ -384,9 +405,9 @@ impl Cpu {
     }
 
     /// Links an exit to the translation of the code at RIP, which is there.
-    fn link_exit(&mut self, exit: usize) {
+    fn link_exit(&mut self, exit: &Exit) {
         let Some((key, _)) = self.translation_key() else { return };
-        self.shared.code.lock().link(exit, &key);
+        self.shared.code.shard(key.page()).link(exit, &key);
     }
 
     /// Translates the code at RIP. `None`: it cannot be, or not now. No translated code runs, or is on the stack.
@@ -409,22 +430,26 @@ impl Cpu {
         };
         let user = self.as_user();
         let shared = &self.shared.code;
-        let mut store = shared.lock();
-        match store.get(&key) {
-            // Another vCPU was faster.
-            Some(t) if t.pages == pages => return Some(()),
-            // Its second page has moved.
-            Some(_) => store.drop_translation(&key),
-            None => {}
-        }
-        let room = shared.room(&mut store)?;
-        // The bytes may be old by now, and nobody would tell; or the second page's id is.
-        if shared.invalidations() != before || store.era != self.code.translator.era {
-            return None;
-        }
+        // Another vCPU that translates now is not waited for.
+        let _building = shared.try_build()?;
         let translator = &mut self.code.translator;
-        let seen = Seen { home: key.home(), global };
-        let page_id = translator.know(&mut store, &mut self.mmu.code_pages, seen, user);
+        let (room, page_id) = {
+            let room = shared.room()?;
+            let mut shard = shared.shard(key.page());
+            match shard.get(&key) {
+                // Another vCPU was faster.
+                Some(t) if t.pages == pages => return Some(()),
+                // Its second page has moved.
+                Some(_) => shard.drop_translation(&key),
+                None => {}
+            }
+            if shared.era() != translator.era {
+                // The second page's id may be of another era.
+                return None;
+            }
+            let seen = Seen { home: key.home(), global };
+            (room, translator.know(&mut shard, &mut self.mmu.code_pages, seen, user))
+        };
         let callee = instructions.last().and_then(flow::callee);
         let origin = Box::new(Origin::new(key, uops, callee, room.code));
         let source = Source {
@@ -438,9 +463,13 @@ impl Cpu {
         let lowered = Lowering::lower(source, &shared.thunks, room, &mut translator.tools);
         #[cfg(test)]
         let lowered = Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
+        let mut shard = shared.shard(key.page());
+        // Everything may have been dropped meanwhile.
+        if shared.room_left() != Some(room) || shard.id_of(key.home()) != Some(page_id) {
+            return None;
+        }
         translator.built += 1;
-        store.add(pages, origin, lowered);
-        Some(())
+        shard.add(before, pages, second, origin, lowered)
     }
 
     /// Executes the instruction at RIP as translated code, if that can be done.
@@ -452,12 +481,13 @@ impl Cpu {
         self.run_hot()
     }
 
-    /// The translation of the code at RIP: where to go with flags in memory. With `translate` it is made if there is none.
-    pub(crate) fn hot_entry(&mut self, translate: bool) -> Option<usize> {
+    /// The translation of the code at RIP: where to go with flags in memory. It is made if there is none, but the code is
+    /// hot: so the caller says, or it has been translated for another address.
+    pub(crate) fn hot_entry(&mut self, hot: bool) -> Option<usize> {
         if let Some(entry) = self.find_translated() {
             return Some(entry);
         }
-        if !translate {
+        if !hot && !self.is_translated_elsewhere() {
             return None;
         }
         self.translate_here()?;

@@ -1,8 +1,10 @@
-//! All translations of a partition: by physical page, and by the linear addresses that the page is used at.
+//! Translations by physical page, and by the linear addresses that the page is used at.
 //!
 //! A *placement* is a physical page of user or kernel code at a linear address, with all its translations. When the page
 //! turns up at another address, as that of a library does in each new process, a placement that no vCPU uses now is moved
 //! there, with all translations, and the jumps between them, in it.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
 use super::relocation::movable;
 use super::{Key, Map, Translation};
@@ -50,21 +52,56 @@ impl Placement {
 /// Translations of a placement, by what [`Key::in_page`] gives.
 pub type Code = Map<u64, Box<Translation>>;
 
-/// All translations of a partition.
+/// The translations of some of a partition's pages.
 #[derive(Default)]
 pub struct Placements {
     pages: Map<u32, Vec<Placement>>,
-    /// Translations of an instruction that reaches into this page, from another.
-    crossing: Map<u32, Vec<Key>>,
-    next_id: u32,
+}
+
+/// What all [`Placements`] of a partition need.
+pub struct Users {
     /// [`User::times`] of each vCPU when it looked up user code last.
-    now: Box<[u64]>,
+    now: Box<[AtomicU64]>,
+    /// The last id that was given.
+    last_id: AtomicU32,
+}
+
+impl Users {
+    /// For so many vCPUs.
+    pub fn new(vcpus: u32) -> Self {
+        Self { now: (0..vcpus).map(|_| AtomicU64::new(0)).collect(), last_id: AtomicU32::new(0) }
+    }
+
+    /// A vCPU knows no ids from before this any more.
+    fn note(&self, user: User) {
+        self.now[user.vcpu as usize].store(user.times, SeqCst);
+    }
+
+    /// Whether a vCPU may know the id of a placement.
+    fn know(&self, p: &Placement) -> bool {
+        p.users.iter().any(|u| self.now[u.vcpu as usize].load(SeqCst) == u.times)
+    }
+
+    /// Whether ids run out, and everything has to begin anew.
+    pub fn is_full(&self) -> bool {
+        self.last_id.load(Relaxed) > u32::MAX / 2
+    }
+
+    /// Has ids begin anew. There are no placements, and each vCPU forgets the ids it knows before it asks for one.
+    pub fn start_over(&self) {
+        self.last_id.store(0, Relaxed);
+    }
 }
 
 impl Key {
+    /// The physical page that it begins in.
+    pub fn page(&self) -> u32 {
+        (self.gpa >> 12) as u32
+    }
+
     /// Where its page is.
     pub fn home(&self) -> Home {
-        Home { page: (self.gpa >> 12) as u32, linear: self.rip & !0xfff, user: self.world.user() }
+        Home { page: self.page(), linear: self.rip & !0xfff, user: self.world.user() }
     }
 
     /// Where the next page is, if it is this one.
@@ -73,22 +110,12 @@ impl Key {
     }
 
     /// All but the page and its address.
-    fn in_page(&self) -> u64 {
+    pub fn in_page(&self) -> u64 {
         self.gpa & 0xfff | (self.view as u64) << 12 | self.world.bits() << 16
     }
 }
 
 impl Placements {
-    /// None, for so many vCPUs.
-    pub fn new(vcpus: u32) -> Self {
-        Self { now: (0..vcpus).map(|_| 0).collect(), ..Self::default() }
-    }
-
-    /// Whether a vCPU other than `but` may know the id of a placement.
-    fn is_used(&self, p: &Placement, but: Option<u32>) -> bool {
-        p.users.iter().any(|u| Some(u.vcpu) != but && self.now[u.vcpu as usize] == u.times)
-    }
-
     fn placement(&self, home: Home) -> Option<&Placement> {
         self.pages.get(&home.page)?.iter().find(|p| p.home == home)
     }
@@ -109,9 +136,9 @@ impl Placements {
     }
 
     /// The id of a page that a vCPU is about to know.
-    pub fn id(&mut self, home: Home, user: User) -> u32 {
+    pub fn id(&mut self, home: Home, user: User, users: &Users) -> u32 {
         if home.user {
-            self.now[user.vcpu as usize] = user.times;
+            users.note(user);
         }
         if let Some(p) = self.placement_mut(home) {
             if home.user {
@@ -119,24 +146,16 @@ impl Placements {
             }
             return p.id;
         }
-        self.next_id += 1;
-        let users = if home.user { vec![user] } else { Vec::new() };
-        let new = Placement { home, id: self.next_id, users, code: Code::default() };
+        let id = users.last_id.fetch_add(1, Relaxed) + 1;
+        let by = if home.user { vec![user] } else { Vec::new() };
+        let new = Placement { home, id, users: by, code: Code::default() };
         self.pages.entry(home.page).or_default().push(new);
-        self.next_id
+        id
     }
 
-    /// Whether ids run out, and everything has to begin anew.
-    pub fn is_full(&self) -> bool {
-        self.next_id > u32::MAX / 2
-    }
-
-    /// Adds a translation; there is none of this key.
+    /// Adds a translation; there is none of this key, but a placement for it.
     pub fn insert(&mut self, translation: Box<Translation>) {
         let key = translation.key();
-        if let Some((second, _)) = translation.pages[1] {
-            self.crossing.entry(second).or_default().push(key);
-        }
         if let Some(p) = self.placement_mut(key.home()) {
             p.code.insert(key.in_page(), translation);
         }
@@ -144,96 +163,87 @@ impl Placements {
 
     /// Takes a translation out.
     pub fn remove(&mut self, key: &Key) -> Option<Box<Translation>> {
-        let translation = self.placement_mut(key.home())?.code.remove(&key.in_page())?;
-        self.forget_crossing(&translation);
-        self.drop_empty(key.home());
+        let p = self.placement_mut(key.home())?;
+        let translation = p.code.remove(&key.in_page())?;
+        if p.code.is_empty() {
+            self.forget(key.home());
+        }
         Some(translation)
     }
 
-    /// A translation was taken out.
-    fn forget_crossing(&mut self, t: &Translation) {
-        let Some((second, _)) = t.pages[1] else { return };
-        let Some(keys) = self.crossing.get_mut(&second) else { return };
-        keys.retain(|k| *k != t.key());
-        if keys.is_empty() {
-            self.crossing.remove(&second);
-        }
-    }
-
-    /// Drops a placement if nobody needs its id: it has no translations, and none reaches into its page.
-    fn drop_empty(&mut self, home: Home) {
-        if self.crossing.contains_key(&home.page) {
-            return;
-        }
+    /// Drops a placement, which has no translations.
+    pub fn forget(&mut self, home: Home) {
         let Some(all) = self.pages.get_mut(&home.page) else { return };
-        all.retain(|p| p.home != home || !p.code.is_empty());
+        all.retain(|p| p.home != home);
         if all.is_empty() {
             self.pages.remove(&home.page);
         }
     }
 
-    /// Has ids begin anew. There are no translations, and each vCPU forgets the ids it knows before it asks for one.
-    pub fn start_over(&mut self) {
-        *self = Self::new(self.now.len() as u32);
+    /// Drops all placements. There are no translations.
+    pub fn clear(&mut self) {
+        self.pages.clear();
     }
 
-    /// Keys of the translations made from any of these granules of a page.
+    /// Drops placements without translations. What was translated with their ids is found to be out of date.
+    pub fn drop_empty(&mut self) {
+        self.pages.retain(|_, all| {
+            all.retain(|p| !p.code.is_empty());
+            !all.is_empty()
+        });
+    }
+
+    /// All translations.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Translation> {
+        self.pages.values_mut().flatten().flat_map(|p| p.code.values_mut().map(|t| &mut **t))
+    }
+
+    /// The id of a page, if it has one.
+    pub fn id_of(&self, home: Home) -> Option<u32> {
+        self.placement(home).map(|p| p.id)
+    }
+
+    /// Keys of the translations that begin in a page and were made from any of these granules of it.
     pub fn made_from(&self, page: u32, granules: u64) -> Vec<Key> {
-        let of_page =
-            self.pages.get(&page).into_iter().flatten().flat_map(|p| p.code.values().map(|t| t.key()));
-        let reaching = self.crossing.get(&page).into_iter().flatten().copied();
-        let hit = |k: &Key| self.get(k).is_some_and(|t| t.is_of(page, granules));
-        of_page.chain(reaching).filter(hit).collect()
+        let all = self.pages.get(&page).into_iter().flatten().flat_map(|p| p.code.values());
+        all.filter(|t| t.is_of(page, granules)).map(|t| t.key()).collect()
     }
 
-    /// A placement of the key's page elsewhere that has a translation of what the key is of, and that no vCPU uses. `user`
-    /// is about to use it where the key is; if others do already, they might enter it half moved: then there is none.
-    pub fn movable_to(&mut self, key: &Key, user: User) -> Option<Home> {
+    /// Whether what a key is of has been translated for another address.
+    pub fn has_elsewhere(&self, key: &Key) -> bool {
+        let all = self.pages.get(&key.page()).into_iter().flatten();
+        let (user, in_page) = (key.world.user(), key.in_page());
+        all.into_iter().any(|p| p.home.user == user && p.code.contains_key(&in_page))
+    }
+
+    /// The placement to be moved to where a key is: one with a translation of what the key is of that no vCPU uses, `user`
+    /// included. There is none if any of the page's code has been translated for there: each process that runs at the
+    /// same time needs a placement of its own, so two are not made one.
+    pub fn movable_to(&self, key: &Key, user: User, users: &Users) -> Option<Home> {
         let to = key.home();
-        if !to.user || !movable(to.linear) {
+        if !to.user || !movable(to.linear) || self.placement(to).is_some_and(|p| !p.code.is_empty()) {
             return None;
         }
-        self.now[user.vcpu as usize] = user.times;
+        users.note(user);
         let fits = |p: &&Placement| {
-            p.home.user
-                && p.home.linear != to.linear
-                && movable(p.home.linear)
-                && p.code.contains_key(&key.in_page())
-                && !self.is_used(p, None)
+            p.home.user && movable(p.home.linear) && p.code.contains_key(&key.in_page()) && !users.know(p)
         };
         let all = self.pages.get(&to.page)?;
-        if all.iter().any(|p| p.home == to && self.is_used(p, Some(user.vcpu))) {
-            return None;
-        }
-        all.iter().find(fits).map(|p| p.home)
+        all.iter().filter(fits).max_by_key(|p| p.code.len()).map(|p| p.home)
     }
 
-    /// Takes a placement's translations: first those that cannot be at another address, or are there already.
-    pub fn take(&mut self, from: Home, to: Home) -> Option<(Code, Code)> {
-        let all = self.pages.get_mut(&from.page)?;
-        let at = all.iter().position(|p| p.home == from)?;
-        let mut code = all.swap_remove(at).code;
-        let there = all.iter().find(|p| p.home == to).map(|p| &p.code);
-        let stays = |in_page: &u64, t: &mut Box<Translation>| {
-            t.relocations.is_none() || there.is_some_and(|c| c.contains_key(in_page))
-        };
-        let staying: Code = code.extract_if(stays).collect();
-        staying.values().for_each(|t| self.forget_crossing(t));
+    /// Takes a placement's translations: those that cannot be at another address, and the others.
+    pub fn take(&mut self, from: Home) -> Option<(Code, Code)> {
+        let mut code = std::mem::take(&mut self.placement_mut(from)?.code);
+        self.forget(from);
+        let staying: Code = code.extract_if(|_, t| t.relocations.is_none()).collect();
         Some((staying, code))
     }
 
-    /// Adds translations that were taken to a placement, which is there.
+    /// Adds translations that were taken to a placement, which is there and has none.
     pub fn put(&mut self, home: Home, code: Code) {
-        match self.placement_mut(home) {
-            Some(p) if p.code.is_empty() => p.code = code,
-            Some(p) => p.code.extend(code),
-            None => {}
+        if let Some(p) = self.placement_mut(home) {
+            p.code = code;
         }
-    }
-
-    /// Keys of translations that reach from elsewhere into a placement's page.
-    pub fn reaching_into(&self, home: Home) -> Vec<Key> {
-        let keys = self.crossing.get(&home.page).into_iter().flatten();
-        keys.filter(|k| k.next_home(home.page) == home).copied().collect()
     }
 }

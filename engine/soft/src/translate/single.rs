@@ -121,7 +121,7 @@ fn facts_of(instructions: &[Instruction]) -> Facts {
 impl SharedCode {
     /// Adds code that leaves with a RIP.
     fn arrival(&self, rip: u64) -> Option<usize> {
-        self.lock().add_bare(|base| {
+        self.add_bare(|base| {
             let mut e = Emitter::new();
             e.constant(T0, rip);
             e.jmp_address(self.thunks.arrived);
@@ -143,7 +143,7 @@ impl Cpu {
     /// instruction that must not be executed twice.
     pub(crate) fn single(&mut self, most: usize) -> Option<Single> {
         let (key, global) = self.translation_key()?;
-        if self.shared.code.lock().get(&key).is_none() {
+        if self.shared.code.shard(key.page()).get(&key).is_none() {
             let mut instructions = self.instructions_at(&key, most)?;
             if let Some(once @ 1..) = instructions.iter().position(is_once) {
                 instructions.truncate(once);
@@ -155,7 +155,7 @@ impl Cpu {
             done?;
             let arrival = self.shared.code.arrival(key.rip)?;
             let (in_host, entry) = {
-                let store = self.shared.code.lock();
+                let store = self.shared.code.shard(key.page());
                 let t = store.get(&key)?;
                 (t.host_entry(), t.entry())
             };
@@ -163,7 +163,7 @@ impl Cpu {
             self.code.translator.facts.insert(entry, facts);
         }
         let (entry, uops, second) = {
-            let store = self.shared.code.lock();
+            let store = self.shared.code.shard(key.page());
             let t = store.get(&key)?;
             (t.entry(), &raw const *t.origin.uops, t.pages[1])
         };
@@ -200,7 +200,7 @@ impl Cpu {
 
     /// Has the translation at RIP be made anew.
     pub(crate) fn drop_single(&mut self, key: &Key) {
-        self.shared.code.lock().drop_translation(key);
+        self.shared.code.shard(key.page()).drop_translation(key);
     }
 
     /// What changes when a translation may no longer be run as it was given: code was overwritten or moved.

@@ -124,10 +124,11 @@ impl Site {
 
 /// A direct way out of a translation: a jump through a slot that leads to the next translation, or to
 /// [`helpers::link`](super::helpers::link).
-#[derive(Clone, Copy)]
 pub struct Exit {
     /// Whose it is.
     pub origin: *const Origin,
+    /// Number of its slot.
+    pub number: u32,
     /// How far from the start of the block it leads.
     pub distance: u64,
     /// Where the slot leads while the next translation is not known.

@@ -1,103 +1,93 @@
-//! The translations of a partition, which its vCPUs share, and the memory that they are in.
+//! The translations of a partition, which its vCPUs share.
 //!
 //! # Who may change what
-//! Everything is changed under one lock. Translated code runs without it, so what code uses changes only in ways that a
-//! vCPU in the middle of it may or may not see:
+//! The translations of a page are changed under the lock of the page's [`Shard`]. Translated code runs without it, so what
+//! code uses changes only in ways that a vCPU in the middle of it may or may not see:
 //! - **Slots** are changed at once. Those of jumps within a page lead to the code that is meant, or to
 //!   [`helpers::link`](super::helpers::link). Those of jumps to other pages may lead anywhere: the translation looks, at
-//!   its *checked entry*, whether its page is where this vCPU wants to go, and goes to `link` with the exit's number if not.
+//!   its *checked entry*, whether its page is where this vCPU wants to go, and goes to `link` with the exit if not.
 //! - **A placement is moved** ([`super::relocation`]) while no vCPU has its page among the ids it knows, so none can pass that
-//!   check. A vCPU that has read a slot just before and comes too late has the number of its own exit to go on with.
+//!   check. A vCPU that has read a slot just before and comes too late has its own exit to go on with.
 //! - **Memory is used again** a segment at a time. The translations of the next one are dropped when one begins to fill, and
 //!   it is reused once each vCPU has been outside translated code ([`SharedCode::enter`]) with the epoch that this began.
 //!   Remembered entries are good for one epoch.
 //!
-//! A translation that was dropped stays in memory until then, as do its sites: its code may still run.
+//! A translation that was dropped stays in memory until then, as do its sites and exits: its code may still run.
+//!
+//! Locks are taken in this order, and two shards never at once but to empty all: `building`, a shard, `crossing`, `segments`.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::*};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use vireo_core::EngineError;
 
 use super::emit::Emitter;
+use super::filter::Filter;
 use super::lower::Lowered;
-use super::memory::{CodeMemory, Region, SEGMENTS};
-use super::placement::{Home, Placements, User};
+use super::memory::{CodeMemory, SEGMENTS};
+use super::placement::{Home, Placements, User, Users};
 use super::relocation::Move;
+use super::segments::{Emptied, Room, Segments, Wanted};
 use super::site::{Exit, Origin, Site};
 use super::thunks::{self, Thunks};
-use super::{Key, MOST_CODE, MOST_EXITS, Translation};
+use super::{Key, MOST_CODE, Map, Translation};
+
+/// Parts that are locked on their own: pages by their numbers.
+const SHARDS: usize = 64;
+
+/// Times that a lock is tried before its holder is waited for.
+const SPINS: usize = 100;
 
 /// The translations of a partition.
 pub struct SharedCode {
     /// Entries of the code that all share.
     pub thunks: Thunks,
+    memory: CodeMemory,
     /// Grows when a translation was dropped.
-    epoch: Arc<AtomicU64>,
+    epoch: AtomicU64,
     /// Grows when granules of code lose their announcement.
     invalidations: AtomicU64,
+    /// Grows when a placement was moved.
+    moves: AtomicU64,
+    /// Grows when ids of pages begin anew.
+    era: AtomicU64,
     /// For each vCPU: the epoch when it began to run code, zero while it does not.
     entered: Box<[AtomicU64]>,
-    store: Mutex<Store>,
+    users: Users,
+    /// What certainly has no translation.
+    filter: Filter,
+    /// Held by the vCPU that translates: nobody else uses up room.
+    building: Mutex<()>,
+    shards: Box<[Mutex<Placements>]>,
+    /// Translations of an instruction that reaches into this page, from another.
+    crossing: Mutex<Map<u32, Vec<Key>>>,
+    emptied: Emptied,
+    segments: Mutex<Segments>,
 }
 
-/// What is locked.
-pub struct Store {
-    memory: CodeMemory,
-    segments: Vec<Segment>,
-    current: usize,
-    /// Bound of [`Segment::described`].
-    most_described: usize,
-    placements: Placements,
-    epoch: Arc<AtomicU64>,
-    /// Grows when a placement was moved.
-    pub moves: u64,
-    /// Grows when ids of pages begin anew.
-    pub era: u64,
+/// The translations that begin in some pages, locked. No guest memory is written while there is one.
+pub struct Shard<'a> {
+    code: &'a SharedCode,
+    placements: MutexGuard<'a, Placements>,
 }
 
-/// A part of the memory, with what describes the code in it.
-struct Segment {
-    region: Region,
-    exits: Vec<Exit>,
-    returns: Vec<*const Site>,
-    /// By address.
-    placed: Vec<Placed>,
-    /// Dropped translations whose code may still run.
-    #[expect(clippy::vec_box, reason = "as they were in the map")]
-    retired: Vec<Box<Translation>>,
-    /// About what the descriptions take, in bytes.
-    described: usize,
-    /// The epoch with which all its translations had been dropped, if they were.
-    emptied: Option<u64>,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // It is held for about a microsecond, and to sleep and be woken takes many.
+    for _ in 0..SPINS {
+        if let Ok(guard) = mutex.try_lock() {
+            return guard;
+        }
+        std::hint::spin_loop();
+    }
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// Code of one translation, for exceptions in it.
-struct Placed {
-    origin: *const Origin,
-    faults: Box<[[u16; 3]]>,
-}
-
-/// Where the next translation goes.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// Address of its code.
-    pub code: usize,
-    /// Number of its first exit, and the address of that one's slot; others follow.
-    pub first_exit: u32,
-    /// See above.
-    pub first_slot: usize,
-    /// Number of its first return site.
-    pub first_return: u32,
-}
-
-// SAFETY: the pointers are to boxes that the store itself owns, or keeps as long as what has the pointers.
-unsafe impl Send for Store {}
 
 impl SharedCode {
     /// For so many vCPUs, in `code` bytes of code and as many to describe it. `avx`: the model has YMM registers.
     pub fn new(vcpus: u32, code: usize, avx: bool) -> Result<Self, EngineError> {
-        let (mut memory, regions) = CodeMemory::new(code.max(SEGMENTS * 4 * MOST_CODE))?;
+        let code = code.max(SEGMENTS * 4 * MOST_CODE);
+        let (mut memory, regions) = CodeMemory::new(code)?;
         let mut thunks = Thunks::default();
         memory.add_shared(|base| {
             let mut e = Emitter::new();
@@ -106,29 +96,45 @@ impl SharedCode {
             thunks = labels.resolve(base, &places);
             code
         });
-        let epoch = Arc::new(AtomicU64::new(1));
-        let store = Store {
-            memory,
-            segments: regions.into_iter().map(Segment::new).collect(),
-            current: 0,
-            most_described: code / SEGMENTS,
-            placements: Placements::new(vcpus),
-            epoch: Arc::clone(&epoch),
-            moves: 0,
-            era: 0,
-        };
         Ok(Self {
             thunks,
-            epoch,
+            memory,
+            epoch: AtomicU64::new(1),
             invalidations: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
+            era: AtomicU64::new(0),
             entered: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
-            store: Mutex::new(store),
+            users: Users::new(vcpus),
+            filter: Filter::new(),
+            building: Mutex::new(()),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            crossing: Mutex::default(),
+            emptied: Emptied::new(),
+            segments: Mutex::new(Segments::new(regions, code)),
         })
     }
 
-    /// The store, for a moment in which no guest memory is written.
-    pub fn lock(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the translations that begin in a page.
+    pub fn shard(&self, page: u32) -> Shard<'_> {
+        Shard { code: self, placements: lock(&self.shards[page as usize % SHARDS]) }
+    }
+
+    fn segments(&self) -> MutexGuard<'_, Segments> {
+        lock(&self.segments)
+    }
+
+    /// Leave to translate, unless somebody else does.
+    pub fn try_build(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.building.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// False: there is certainly no translation of a key, whatever its address.
+    pub fn may_have(&self, key: &Key) -> bool {
+        self.filter.may_have(key)
     }
 
     /// What remembered entries are good for.
@@ -137,9 +143,14 @@ impl SharedCode {
         self.epoch.load(SeqCst)
     }
 
-    /// What a translation's bytes are good for: to be compared under the lock before it is added.
+    /// What a translation's bytes are good for: compared before it is added.
     pub fn invalidations(&self) -> u64 {
         self.invalidations.load(SeqCst)
+    }
+
+    /// Grows when ids of pages begin anew. To be looked at under a shard's lock.
+    pub fn era(&self) -> u64 {
+        self.era.load(SeqCst)
     }
 
     /// A vCPU, which is not in translated code now, may run it from now on. What it remembers it compares with the epoch
@@ -155,105 +166,129 @@ impl SharedCode {
         self.entered[vcpu as usize].store(0, Release);
     }
 
-    /// Room for one more translation. `None`: not yet, a vCPU is still in what is to be reused.
-    pub fn room(&self, store: &mut Store) -> Option<Room> {
+    /// Room for one more translation, for who has leave to make one. `None`: not yet, a vCPU is still in what is to be reused.
+    pub fn room(&self) -> Option<Room> {
+        // Ids are in the code, so only new code needs new ones.
+        if self.users.is_full() {
+            self.start_over();
+        }
         let since = |epoch: u64| self.entered.iter().all(|e| !(1..epoch).contains(&e.load(SeqCst)));
-        store.room(since)
+        loop {
+            let wanted = self.segments().room(&self.memory, &self.emptied, since)?;
+            match wanted {
+                Wanted::Room(room) => return Some(room),
+                Wanted::Empty(n) => self.empty(n..n + 1),
+            }
+        }
     }
 
-    /// Granules lost their announcement: drops translations of them.
-    pub fn invalidate(&self, page: u32, granules: u64) {
-        let mut store = self.lock();
-        self.invalidations.fetch_add(1, SeqCst);
-        let stale = store.placements.made_from(page, granules);
-        stale.iter().for_each(|k| store.drop_translation(k));
+    /// Room for one more translation, if it is there already.
+    pub fn room_left(&self) -> Option<Room> {
+        self.segments().room_left(&self.memory, &self.emptied)
+    }
+
+    /// Drops all translations of some segments, for who has leave to translate.
+    fn empty(&self, segments: Range<usize>) {
+        let is_here = |o: &Origin| segments.contains(&self.memory.segment_at(o.start));
+        // From now on nobody notes that an exit of theirs leads somewhere.
+        segments.clone().for_each(|n| self.emptied.set(n, u64::MAX));
+        self.filter.clear();
+        for page in 0..SHARDS {
+            let mut shard = self.shard(page as u32);
+            shard.placements.drop_empty();
+            let here: Vec<Key> =
+                shard.placements.all().filter(|t| is_here(&t.origin)).map(|t| t.key()).collect();
+            here.iter().for_each(|k| shard.drop_translation(k));
+            for t in shard.placements.all() {
+                // SAFETY: lists of exits have none that was freed.
+                t.linked.retain(|e| !is_here(unsafe { &**e }.origin()));
+                self.filter.add(&t.key());
+            }
+        }
+        let epoch = self.epoch.fetch_add(1, SeqCst) + 1;
+        segments.for_each(|n| self.emptied.set(n, epoch));
+    }
+
+    /// Drops everything, and has ids begin anew.
+    fn start_over(&self) {
+        self.empty(0..SEGMENTS);
+        let mut all: Vec<_> = self.shards.iter().map(lock).collect();
+        all.iter_mut().for_each(|s| s.clear());
+        self.users.start_over();
+        self.era.fetch_add(1, SeqCst);
     }
 
     /// Drops everything.
     pub fn clear(&self) {
-        let mut store = self.lock();
-        (0..SEGMENTS).for_each(|n| store.empty(n));
+        let _building = lock(&self.building);
+        if self.segments().is_empty() {
+            return;
+        }
+        self.empty(0..SEGMENTS);
     }
 
-    /// A way out of a translation that runs.
-    pub fn exit(&self, number: usize) -> Exit {
-        *self.lock().exit(number).expect("a number in code that runs is of an exit")
+    /// Granules lost their announcement: drops translations of them.
+    pub fn invalidate(&self, page: u32, granules: u64) {
+        self.invalidations.fetch_add(1, SeqCst);
+        let mut shard = self.shard(page);
+        let stale = shard.placements.made_from(page, granules);
+        stale.iter().for_each(|k| shard.drop_translation(k));
+        drop(shard);
+        let crossing = lock(&self.crossing).get(&page).cloned().unwrap_or_default();
+        for key in crossing {
+            let mut shard = self.shard(key.page());
+            if shard.get(&key).is_some_and(|t| t.is_of(page, granules)) {
+                shard.drop_translation(&key);
+            }
+        }
+    }
+
+    /// Adds code that is no translation's, whose address `emit` is given. `None`: no room now.
+    pub fn add_bare(&self, emit: impl FnOnce(usize) -> Vec<u8>) -> Option<usize> {
+        self.segments().add_bare(&self.memory, &self.emptied, emit)
     }
 
     /// A return site of a translation that runs.
     pub fn return_site(&self, number: u32) -> *const Site {
-        let store = self.lock();
-        let slots = store.memory.slots();
-        store.segments[number as usize / slots].returns[number as usize % slots]
+        self.segments().return_site(&self.memory, number)
     }
 
     /// Where code goes on after a host exception at an address. Called by the signal handler, on a thread that is in
-    /// translated code, so it does not have the lock.
+    /// translated code, so it has no lock.
     pub fn after_exception(&self, at: usize) -> Option<usize> {
-        let store = self.lock();
-        let segment = store.segments.get(store.memory.segment_at(at))?;
-        let n = segment.placed.partition_point(|p| p.origin().start <= at).checked_sub(1)?;
-        let p = segment.placed.get(n)?;
-        let start = p.origin().start;
-        let fault =
-            p.faults.iter().find(|f| (usize::from(f[0])..usize::from(f[1])).contains(&(at - start)))?;
-        Some(start + usize::from(fault[2]))
+        self.segments().after_exception(&self.memory, at)
     }
 
-    /// Bytes of host code.
-    pub fn bytes(&self) -> usize {
-        self.lock().segments.iter().map(|s| s.region.used()).sum()
+    /// Bytes of host code, and about what is needed to describe it.
+    pub fn bytes(&self) -> (usize, usize) {
+        self.segments().bytes()
     }
 }
 
-impl Placed {
-    fn origin(&self) -> &Origin {
-        // SAFETY: translations are freed together with this.
-        unsafe { &*self.origin }
-    }
-}
-
-impl Segment {
-    fn new(region: Region) -> Self {
-        Self {
-            region,
-            exits: Vec::new(),
-            returns: Vec::new(),
-            placed: Vec::new(),
-            retired: Vec::new(),
-            described: 0,
-            emptied: None,
-        }
-    }
-
-    fn has_room(&self, most_described: usize) -> bool {
-        self.emptied.is_none()
-            && self.described < most_described
-            && self.region.has_room(MOST_CODE, MOST_EXITS)
-            && self.returns.len() + MOST_EXITS < self.region.slots()
-    }
-
-    /// Frees what was dropped. No vCPU is in it.
-    fn reuse(&mut self) {
-        self.region.clear();
-        self.exits.clear();
-        self.returns.clear();
-        self.placed.clear();
-        self.retired.clear();
-        self.described = 0;
-        self.emptied = None;
-    }
-}
-
-impl Store {
+impl Shard<'_> {
     /// The translation of a key.
     pub fn get(&self, key: &Key) -> Option<&Translation> {
         self.placements.get(key)
     }
 
+    /// [`SharedCode::era`] and [`SharedCode::moves`].
+    pub fn era_and_moves(&self) -> (u64, u64) {
+        (self.code.era(), self.code.moves.load(SeqCst))
+    }
+
+    /// The id of a page, if it has one.
+    pub fn id_of(&self, home: Home) -> Option<u32> {
+        self.placements.id_of(home)
+    }
+
     /// The id of a page that a vCPU is about to know.
     pub fn id(&mut self, home: Home, user: User) -> u32 {
-        self.placements.id(home, user)
+        self.placements.id(home, user, &self.code.users)
+    }
+
+    /// Whether what a key is of has been translated for another address.
+    pub fn has_elsewhere(&self, key: &Key) -> bool {
+        self.placements.has_elsewhere(key)
     }
 
     /// Drops a translation, if it is there: nothing leads to it any more. What its code names stays, since it may run.
@@ -264,175 +299,116 @@ impl Store {
     }
 
     /// Keeps a translation that was taken out.
-    fn retire(&mut self, t: Box<Translation>) {
-        t.linked.iter().for_each(|exit| self.unlink(*exit));
-        let segment = self.memory.segment_at(t.origin.start);
-        self.segments[segment].retired.push(t);
-        self.epoch.fetch_add(1, SeqCst);
+    fn retire(&mut self, mut t: Box<Translation>) {
+        std::mem::take(&mut t.linked).into_iter().for_each(|e| self.unlink(e));
+        self.forget_crossing(&t.key(), &t.pages);
+        self.code.segments().retire(&self.code.memory, t);
+        self.code.epoch.fetch_add(1, SeqCst);
     }
 
-    /// Drops all translations of a segment.
-    fn empty(&mut self, n: usize) {
-        let placed = std::mem::take(&mut self.segments[n].placed);
-        for p in &placed {
-            let key = p.origin().key();
-            if self.get(&key).is_some_and(|t| std::ptr::eq(&*t.origin, p.origin)) {
-                self.drop_translation(&key);
-            }
+    /// A translation is no longer there, if it was.
+    fn forget_crossing(&self, key: &Key, pages: &[Option<(u32, u64)>; 2]) {
+        let Some((second, _)) = pages[1] else { return };
+        let mut crossing = lock(&self.code.crossing);
+        let keys = crossing.entry(second).or_default();
+        // One: meanwhile another of the key may have been made.
+        if let Some(n) = keys.iter().position(|k| k == key) {
+            keys.swap_remove(n);
         }
-        let segment = &mut self.segments[n];
-        // Exceptions in it find their place until it is reused.
-        segment.placed = placed;
-        if segment.emptied.is_none() {
-            segment.emptied = Some(self.epoch.fetch_add(1, SeqCst) + 1);
+        if keys.is_empty() {
+            crossing.remove(&second);
         }
     }
 
-    /// See [`SharedCode::room`]. `since`: whether no vCPU has been in code since before an epoch.
-    fn room(&mut self, since: impl Fn(u64) -> bool) -> Option<Room> {
-        // Ids are in the code, so only new code needs new ones.
-        if self.placements.is_full() {
-            (0..SEGMENTS).for_each(|n| self.empty(n));
-            self.placements.start_over();
-            self.era += 1;
+    /// Keeps a new translation, in the room that was given to who has leave to make it; there is none of this key. `None`:
+    /// granules lost their announcement since there had been so many `invalidations`.
+    pub fn add(
+        &mut self,
+        invalidations: u64,
+        pages: [Option<(u32, u64)>; 2],
+        second_id: Option<u32>,
+        origin: Box<Origin>,
+        lowered: Lowered,
+    ) -> Option<()> {
+        let key = origin.key();
+        if let Some((second, _)) = pages[1] {
+            lock(&self.code.crossing).entry(second).or_default().push(key);
         }
-        if !self.segments[self.current].has_room(self.most_described) {
-            let next = match self.segments[self.current].emptied {
-                Some(_) => self.current,
-                None => (self.current + 1) % SEGMENTS,
-            };
-            let segment = &mut self.segments[next];
-            if let Some(epoch) = segment.emptied {
-                if !since(epoch) {
-                    return None;
-                }
-                segment.reuse();
-                crate::host::serialize();
-            }
-            self.current = next;
-            let after = (next + 1) % SEGMENTS;
-            if !self.segments[after].placed.is_empty() {
-                self.empty(after);
-            }
+        // Whoever counts one later finds it in the list, or here.
+        if self.code.invalidations() != invalidations {
+            self.forget_crossing(&key, &pages);
+            return None;
         }
-        let segment = &self.segments[self.current];
-        let first = (self.current * self.memory.slots()) as u32;
-        Some(Room {
-            code: self.memory.next(&segment.region),
-            first_exit: first + segment.exits.len() as u32,
-            first_slot: self.memory.next_slot(&segment.region),
-            first_return: first + segment.returns.len() as u32,
-        })
-    }
-
-    /// Keeps a new translation, in the room that was just given; there is none of this key.
-    pub fn add(&mut self, pages: [Option<(u32, u64)>; 2], origin: Box<Origin>, lowered: Lowered) {
-        let segment = &mut self.segments[self.current];
-        debug_assert!(lowered.code.len() <= MOST_CODE && lowered.exits.len() <= MOST_EXITS);
-        let first = (self.current * self.memory.slots() + segment.exits.len()) as u32;
-        let exits = first..first + lowered.exits.len() as u32;
-        self.memory.add(&mut segment.region, &lowered.code);
-        for exit in lowered.exits {
-            self.memory.add_slot(&mut segment.region, exit.unlinked);
-            segment.exits.push(exit);
-        }
-        segment.returns.extend(lowered.returns);
-        let faults = lowered.faults.iter().map(|f| f.map(|at| at as u16)).collect();
-        segment.placed.push(Placed { origin: &raw const *origin, faults });
-        let translation = Translation {
-            host_entry: lowered.host_entry as u16,
-            memory_entry: lowered.memory_entry as u16,
-            pages,
-            linked: Vec::new(),
-            exits,
-            relocations: lowered.relocations,
-            origin,
-            sites: lowered.sites,
-        };
-        segment.described += translation.footprint();
-        self.placements.insert(Box::new(translation));
-    }
-
-    /// Adds code that is no translation's, whose address `emit` is given. `None`: no room now.
-    pub fn add_bare(&mut self, emit: impl FnOnce(usize) -> Vec<u8>) -> Option<usize> {
-        let segment = &mut self.segments[self.current];
-        segment.has_room(self.most_described).then(|| {
-            let at = self.memory.next(&segment.region);
-            self.memory.add(&mut segment.region, &emit(at));
-            at
-        })
-    }
-
-    fn exit(&self, number: usize) -> Option<&Exit> {
-        let slots = self.memory.slots();
-        self.segments.get(number / slots)?.exits.get(number % slots)
-    }
-
-    fn set_slot(&mut self, number: usize, to: usize) {
-        let slots = self.memory.slots();
-        self.memory.set_slot(&self.segments[number / slots].region, number % slots, to);
+        let t = self.code.segments().add(&self.code.memory, pages, second_id, origin, lowered);
+        self.placements.insert(t);
+        self.code.filter.add(&key);
+        Some(())
     }
 
     /// Has an exit lead to [`super::helpers::link`] again.
-    fn unlink(&mut self, number: u32) {
-        // One that is in a list and no more may be gone, or another by now: then it is only linked again.
-        if let Some(to) = self.exit(number as usize).map(|e| e.unlinked) {
-            self.set_slot(number as usize, to);
-        }
+    fn unlink(&self, exit: *const Exit) {
+        // SAFETY: lists of exits have none that was freed.
+        let exit = unsafe { &*exit };
+        self.code.memory.set_slot(exit.number, exit.unlinked);
     }
 
-    /// Links an exit to the translation of a key.
-    pub fn link(&mut self, number: usize, key: &Key) {
-        let (Some(e), Some(t)) = (self.exit(number).copied(), self.placements.get_mut(key)) else { return };
+    /// Links an exit of code that runs to the translation of a key.
+    pub fn link(&mut self, e: &Exit, key: &Key) {
+        let gone = self.code.emptied.is(self.code.memory.segment_at(e.origin().start));
+        let Some(t) = self.placements.get_mut(key) else { return };
         let near = e.stays_in_page();
         // Within a page jumps are not checked: it must still be the same one.
-        if e.target() != key.rip || near && e.origin().key().home() != key.home() {
+        if gone || e.target() != key.rip || near && e.origin().key().home() != key.home() {
             return;
         }
-        t.note_link(number as u32);
+        t.note_link(e);
         let to = match (near, e.flags_in_memory) {
             (false, _) => t.checked_entry(),
             (true, false) => t.host_entry(),
             (true, true) => t.entry(),
         };
-        self.set_slot(number, to);
+        self.code.memory.set_slot(e.number, to);
     }
 
     /// Has a placement of the key's page elsewhere moved to where the key is, if there is one with what is wanted that
     /// nobody uses.
     pub fn move_here(&mut self, key: &Key, user: User) -> Option<()> {
         let to = key.home();
-        let from = self.placements.movable_to(key, user)?;
-        let reaching = self.placements.reaching_into(from);
-        reaching.iter().for_each(|k| self.drop_translation(k));
-        let id = self.placements.id(to, user);
-        let (staying, code) = self.placements.take(from, to)?;
+        let from = self.placements.movable_to(key, user, &self.code.users)?;
+        // A new id in any case: nobody may know it already who is about to enter what is moved.
+        self.placements.forget(to);
+        let id = self.id(to, user);
+        let (staying, mut code) = self.placements.take(from)?;
         staying.into_values().for_each(|t| self.retire(t));
         let m = Move { by: to.linear.wrapping_sub(from.linear), id };
-        let mut code = code;
         // All that leads here from other pages first, and only then the code: see above.
         for t in code.values_mut() {
             self.unlink_from_elsewhere(t);
         }
         for t in code.values() {
             t.origin.move_to(t.origin.rip().wrapping_add(m.by));
-            self.memory.relocate(t.origin.start, t.relocations.iter().flatten(), m);
+            // SAFETY: nobody knows the page where it was, so nobody is in its code, and this shard is locked.
+            unsafe { self.code.memory.relocate(t.origin.start, t.relocations.iter().flatten(), m) };
         }
         self.placements.put(to, code);
-        self.moves += 1;
+        self.code.moves.fetch_add(1, SeqCst);
         Some(())
     }
 
     /// Unlinks what leads from other pages to a translation, and its own ways to other pages. Jumps within the page go on
     /// being right.
-    fn unlink_from_elsewhere(&mut self, t: &mut Translation) {
-        let own: Vec<u32> = t.exits.clone().filter(|n| self.leaves_page(*n)).collect();
-        let (away, near): (Vec<u32>, Vec<u32>) = t.linked.iter().partition(|n| self.leaves_page(**n));
-        t.linked = near;
-        own.into_iter().chain(away).for_each(|n| self.unlink(n));
-    }
-
-    fn leaves_page(&self, exit: u32) -> bool {
-        self.exit(exit as usize).is_some_and(|e| !e.stays_in_page())
+    fn unlink_from_elsewhere(&self, t: &mut Translation) {
+        t.exits.iter().filter(|e| !e.stays_in_page()).for_each(|e| self.unlink(e));
+        t.linked.retain(|e| {
+            // SAFETY: lists of exits have none that was freed.
+            let near = unsafe { &**e }.stays_in_page();
+            if !near {
+                self.unlink(*e);
+            }
+            near
+        });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,9 +35,9 @@ pub struct Thunks {
     pub enter: usize,
     /// Run the instruction of a site (R14); flags in the host's register, or in memory.
     pub instruction: [usize; 2],
-    /// Go on behind an exit (R14: its number); flags as above.
+    /// Go on behind an exit (R14); flags as above.
     pub link: [usize; 2],
-    /// Leave at an exit (R14: its number), flags in memory.
+    /// Leave at an exit (R14), flags in memory.
     pub leave: usize,
     /// A store (site in R14, host address and attention byte in the spare places) met attention; flags in memory.
     pub wrote: usize,

@@ -135,7 +135,9 @@ impl Guest {
         let memory = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout()) }).expect("memory for a test");
         let memory = Arc::new(Memory(memory));
         let cpu_model = CpuModel::for_vendor("vireo-v2-pcid", vendor).expect("the model exists");
-        let spec = PartitionSpec::new(1, cpu_model, RAM as u64);
+        // Little, so that tests see it used again.
+        let spec =
+            PartitionSpec { translation_memory: 16 << 20, ..PartitionSpec::new(1, cpu_model, RAM as u64) };
         let partition = SoftPartition::new(&spec).expect("a partition");
         let host: Arc<dyn HostRam> = Arc::clone(&memory) as _;
         let range = RamRange { gpa: 0, len: RAM as u64, host, offset: 0, writable: true };
