@@ -50,6 +50,10 @@ pub unsafe fn run(plan: Plan<'_>, records: &mut [Record], next: &AtomicU32) -> !
     }
 }
 
+/// Maps memory at an address, or anywhere if that is zero; null if it cannot.
+///
+/// # Safety
+/// The caller owns the address space: what is mapped there is nobody else's.
 unsafe fn map(at: u64, len: usize, prot: libc::c_int, flags: libc::c_int, fd: i32, off: i64) -> *mut u8 {
     let fixed = if at == 0 { 0 } else { libc::MAP_FIXED_NOREPLACE };
     // SAFETY: the caller owns the address space; nothing is replaced.
@@ -61,6 +65,9 @@ unsafe fn map(at: u64, len: usize, prot: libc::c_int, flags: libc::c_int, fd: i3
 }
 
 /// Maps windows, stubs and their data, and takes the signals. Returns a writable view of all windows.
+///
+/// # Safety
+/// As [`map`]; signals and segments of the process are the caller's too, and nobody else has the view.
 unsafe fn set_up<'a>(plan: &Plan<'_>) -> Option<&'a mut [u8; BYTES]> {
     const READ: libc::c_int = libc::PROT_READ;
     const WRITE: libc::c_int = libc::PROT_WRITE;
@@ -102,6 +109,9 @@ const LDT_CODE: u64 = 0x07;
 const LDT_DATA: u64 = 0x0f;
 
 /// Makes a 16-bit segment of 64 KiB (`struct user_desc` of modify_ldt(2)).
+///
+/// # Safety
+/// Nobody uses the entry of the descriptor table for anything else.
 unsafe fn set_ldt(entry: u32, base: u64, code: bool) {
     let contents = if code { 2 } else { 0 };
     let descriptor: [u32; 4] = [entry, base as u32, 0xffff, contents << 1];

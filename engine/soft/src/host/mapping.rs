@@ -70,11 +70,11 @@ impl CodeMapping {
 
     /// As [`CodeMapping::write`], while others may write elsewhere.
     ///
-    /// # Safety
-    /// Nobody else writes these bytes now, or runs them.
-    ///
     /// # Panics
     /// If they do not fit.
+    ///
+    /// # Safety
+    /// Nobody else writes these bytes now, or runs them.
     pub unsafe fn write_shared(&self, at: usize, bytes: &[u8]) {
         assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.size));
         // SAFETY: within the mapping, as just checked, and no reference covers it.
@@ -93,11 +93,11 @@ impl CodeMapping {
 
     /// Changes bytes at an offset.
     ///
-    /// # Safety
-    /// Nobody else writes these bytes now, or runs them.
-    ///
     /// # Panics
     /// If they are not all in the mapping.
+    ///
+    /// # Safety
+    /// Nobody else writes these bytes now, or runs them.
     pub unsafe fn change<const N: usize>(&self, at: usize, change: impl FnOnce([u8; N]) -> [u8; N]) {
         assert!(at.checked_add(N).is_some_and(|end| end <= self.size));
         // SAFETY: within the mapping, as just checked, and no reference covers it.

@@ -231,7 +231,7 @@ impl Translator {
     }
 
     /// The id of a page that code is looked up in, which the vCPU knows from now on.
-    fn know(&mut self, shard: &mut Shard<'_>, pages: &mut CodePages, at: Seen, user: User) -> u32 {
+    fn know(&mut self, shard: &mut Shard<'_>, pages: &mut CodePages, at: Seen, vcpu: u32) -> u32 {
         let (era, moves) = shard.era_and_moves();
         if self.era != era {
             self.era = era;
@@ -241,8 +241,7 @@ impl Translator {
             self.moves = moves;
             crate::host::serialize();
         }
-        let user = User { times: pages.times_user_forgotten(), ..user };
-        let id = shard.id(at.home, user);
+        let id = shard.id(at.home, User { vcpu, times: pages.times_user_forgotten() });
         let view = if at.home.user { View::User } else { View::Kernel };
         pages.know(view, at.home.linear, id, at.global);
         id
@@ -284,11 +283,6 @@ impl Cpu {
         (self.mmu.code_pages.generation(self.code_view()), epoch | world)
     }
 
-    /// This vCPU, as one that looks up code.
-    fn as_user(&self) -> User {
-        User { vcpu: self.index, times: self.mmu.code_pages.times_user_forgotten() }
-    }
-
     /// The key of the code at RIP, if it can be fetched, and whether its page is global. What a fetch would raise is left
     /// to the interpreter.
     fn translation_key(&mut self) -> Option<(Key, bool)> {
@@ -322,11 +316,11 @@ impl Cpu {
         if !self.shared.code.may_have(&key) {
             return None;
         }
-        let user = self.as_user();
         let mut shard = self.shared.code.shard(key.page());
         // What lock step knows of translations has addresses in it.
         if shard.get(&key).is_none() && self.lockstep.is_none() {
-            shard.move_here(&key, user);
+            let times = self.mmu.code_pages.times_user_forgotten();
+            shard.move_here(&key, User { vcpu: self.index, times });
         }
         let t = shard.get(&key)?;
         let (entry, second, second_id) = (t.entry(), t.pages[1], t.second_id);
@@ -334,7 +328,7 @@ impl Cpu {
             return None;
         }
         let seen = Seen { home: key.home(), global };
-        self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, user);
+        self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index);
         drop(shard);
         if let Some((page, _)) = second
             && Some(self.second_page_id(&key, page)?) != second_id
@@ -355,10 +349,9 @@ impl Cpu {
 
     /// The id of a page that code is looked up in, which is known from now on.
     fn page_id(&mut self, home: Home, global: bool) -> u32 {
-        let user = self.as_user();
         let mut shard = self.shared.code.shard(home.page);
         let seen = Seen { home, global };
-        self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, user)
+        self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index)
     }
 
     /// The id of the page after that of a key, if that is the physical page given.
@@ -410,6 +403,13 @@ impl Cpu {
         self.shared.code.shard(key.page()).link(exit, &key);
     }
 
+    /// The instructions of the block at a key.
+    fn instructions_of(&self, key: &Key, block: &StableBlock) -> Vec<Instruction> {
+        let options = self.shared.decoder_options;
+        let mut decoder = Decoder::with_ip(key.world.mode.bits(), &block.bytes, 0, options);
+        block.uops.iter().map(|_| decoder.decode()).collect()
+    }
+
     /// Translates the code at RIP. `None`: it cannot be, or not now. No translated code runs, or is on the stack.
     pub(crate) fn translate_here(&mut self) -> Option<()> {
         self.shared.code.enter(self.index);
@@ -417,9 +417,9 @@ impl Cpu {
         let most = self.code.translator.most;
         self.mmu.ram.page(key.gpa)?;
         let before = self.shared.code.invalidations();
-        let StableBlock { uops, bytes, pages } = self.stable_block(key.gpa, key.world.mode, most).ok()??;
-        let mut decoder = Decoder::with_ip(key.world.mode.bits(), &bytes, 0, self.shared.decoder_options);
-        let instructions: Vec<Instruction> = uops.iter().map(|_| decoder.decode()).collect();
+        let block = self.stable_block(key.gpa, key.world.mode, most).ok()??;
+        let instructions = self.instructions_of(&key, &block);
+        let StableBlock { uops, pages, .. } = block;
         let allowed: Vec<bool> = instructions
             .iter()
             .map(|i| !i.is_invalid() && self.model.has(vireo_isa::describe(i.code()).feature))
@@ -428,7 +428,6 @@ impl Cpu {
             Some((page, _)) => Some(self.second_page_id(&key, page)?),
             None => None,
         };
-        let user = self.as_user();
         let shared = &self.shared.code;
         // Another vCPU that translates now is not waited for.
         let _building = shared.try_build()?;
@@ -448,7 +447,7 @@ impl Cpu {
                 return None;
             }
             let seen = Seen { home: key.home(), global };
-            (room, translator.know(&mut shard, &mut self.mmu.code_pages, seen, user))
+            (room, translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index))
         };
         let callee = instructions.last().and_then(flow::callee);
         let origin = Box::new(Origin::new(key, uops, callee, room.code));

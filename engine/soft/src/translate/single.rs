@@ -1,13 +1,12 @@
 //! Translations run one at a time, for [`crate::lockstep`]: none leads to another, and what the interpreter would do
 //! in their place is known.
 
-use iced_x86::{Decoder, Instruction, Mnemonic as M};
+use iced_x86::{Instruction, Mnemonic as M};
 use vireo_isa::{Class, Fp};
 
 use super::emit::Emitter;
 use super::thunks::T0;
-use super::{Key, SharedCode, StableBlock};
-use crate::cpu::mode::Mode;
+use super::{Key, SharedCode};
 use crate::cpu::{Cpu, Exec, Stop, regs};
 use crate::exec::Uop;
 use crate::mmu::View;
@@ -133,16 +132,15 @@ impl SharedCode {
 impl Cpu {
     /// The instructions at the start of the block at `key`, of no more than `most`.
     pub(crate) fn instructions_at(&mut self, key: &Key, most: usize) -> Option<Vec<Instruction>> {
-        let StableBlock { uops, bytes, .. } = self.stable_block(key.gpa, key.world.mode, most).ok()??;
-        let mut decoder =
-            Decoder::with_ip(Mode::bits(key.world.mode), &bytes, 0, self.shared.decoder_options);
-        Some(uops.iter().map(|_| decoder.decode()).collect())
+        let block = self.stable_block(key.gpa, key.world.mode, most).ok()??;
+        Some(self.instructions_of(key, &block))
     }
 
     /// The translation of the code at RIP, of no more than `most` instructions if it is made now. It ends before an
     /// instruction that must not be executed twice.
     pub(crate) fn single(&mut self, most: usize) -> Option<Single> {
         let (key, global) = self.translation_key()?;
+        let mut made = None;
         if self.shared.code.shard(key.page()).get(&key).is_none() {
             let mut instructions = self.instructions_at(&key, most)?;
             if let Some(once @ 1..) = instructions.iter().position(is_once) {
@@ -153,20 +151,16 @@ impl Cpu {
             let done = self.translate_here();
             self.code.translator.most = usize::MAX;
             done?;
-            let arrival = self.shared.code.arrival(key.rip)?;
-            let (in_host, entry) = {
-                let store = self.shared.code.shard(key.page());
-                let t = store.get(&key)?;
-                (t.host_entry(), t.entry())
-            };
-            let facts = Facts { dead_flags: in_host == entry, arrival, ..facts_of(&instructions) };
-            self.code.translator.facts.insert(entry, facts);
+            made = Some(Facts { arrival: self.shared.code.arrival(key.rip)?, ..facts_of(&instructions) });
         }
-        let (entry, uops, second) = {
-            let store = self.shared.code.shard(key.page());
-            let t = store.get(&key)?;
-            (t.entry(), &raw const *t.origin.uops, t.pages[1])
+        let (in_host, entry, uops, second) = {
+            let shard = self.shared.code.shard(key.page());
+            let t = shard.get(&key)?;
+            (t.host_entry(), t.entry(), &raw const *t.origin.uops, t.pages[1])
         };
+        if let Some(facts) = made {
+            self.code.translator.facts.insert(entry, Facts { dead_flags: in_host == entry, ..facts });
+        }
         let facts = *self.code.translator.facts.get(&entry)?;
         if let Some((page, _)) = second {
             self.second_page_id(&key, page)?;
