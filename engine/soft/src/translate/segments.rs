@@ -8,6 +8,9 @@ use super::memory::{CodeMemory, Region, SEGMENTS};
 use super::site::{Origin, Site};
 use super::{MOST_CODE, MOST_EXITS, Translation};
 
+/// Room for code that is no translation's, which there is after each translation.
+const MOST_BARE: usize = 64;
+
 /// See above.
 pub struct Segments {
     all: Vec<Segment>,
@@ -94,7 +97,7 @@ impl Segment {
 
     fn has_room(&self, most_described: usize) -> bool {
         self.described < most_described
-            && self.region.has_room(MOST_CODE, MOST_EXITS)
+            && self.region.has_room(MOST_CODE + MOST_BARE, MOST_EXITS)
             && self.returns.len() + MOST_EXITS < self.region.slots()
     }
 
@@ -201,16 +204,20 @@ impl Segments {
         Box::new(translation)
     }
 
-    /// Adds code that is no translation's, whose address `emit` is given. `None`: no room now.
+    /// Adds code that is no translation's, whose address `emit` is given. `None`: no room now; there is after a translation.
     pub fn add_bare(
         &mut self,
         memory: &CodeMemory,
         emptied: &Emptied,
         emit: impl FnOnce(usize) -> Vec<u8>,
     ) -> Option<usize> {
-        let room = self.room_left(memory, emptied)?;
-        memory.add(&mut self.all[self.current].region, &emit(room.code));
-        Some(room.code)
+        let region = &mut self.all[self.current].region;
+        if emptied.is(self.current) || !region.has_room(MOST_BARE, 0) {
+            return None;
+        }
+        let at = memory.next(region);
+        memory.add(region, &emit(at));
+        Some(at)
     }
 
     /// Keeps a translation that was dropped.

@@ -61,3 +61,14 @@ fn code_that_changes_again_and_again_is_always_the_last_and_stays_within_its_mem
     // What describes it fills two fifths of the 16 MiB of test guests; the code is short.
     assert!((6 << 20..10 << 20).contains(&most), "{most} bytes");
 }
+
+#[test]
+fn there_is_room_for_bare_code_after_the_last_translation_of_a_segment() {
+    let code = code();
+    let add = |bytes: usize| code.add_bare(|_| vec![0xcc; bytes]);
+    while code.room_left().is_some() {
+        add(MOST_CODE).expect("there is room for the largest translation");
+    }
+    // What filled the segment began where there was room for any translation.
+    add(4).expect("room after what filled the segment");
+}
