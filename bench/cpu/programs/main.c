@@ -61,6 +61,12 @@ static const struct program programs[] = {
     {"pipe", "system", NULL, run_pipe},
     {"yield", "system", NULL, run_yield},
     {"futex", "system", NULL, run_futex},
+    {"once", "rewrite", prepare_rewrite, run_once},
+    {"soon", "rewrite", prepare_rewrite, run_soon},
+    {"while", "rewrite", prepare_rewrite, run_while},
+    {"patch", "rewrite", prepare_rewrite, run_patch},
+    {"selfmod", "rewrite", prepare_rewrite, run_selfmod},
+    {"beside", "rewrite", prepare_rewrite, run_beside},
 };
 enum { PROGRAMS = sizeof programs / sizeof *programs };
 

@@ -98,6 +98,15 @@ uint64_t run_pipe(void);
 uint64_t run_yield(void);
 uint64_t run_futex(void);
 
+// rewrite.c
+void prepare_rewrite(void);
+uint64_t run_once(void);
+uint64_t run_soon(void);
+uint64_t run_while(void);
+uint64_t run_patch(void);
+uint64_t run_selfmod(void);
+uint64_t run_beside(void);
+
 // Ends the program, naming the call that failed and why.
 _Noreturn void fail(const char *call);
 

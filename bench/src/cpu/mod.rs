@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cpu::reply::{Catalogue, Reply};
+use crate::cpu::reply::{Catalogue, Program, Reply};
 use crate::cpu::results::{Outcome, Results};
 use crate::cpu::side::{Runner, Side};
 use crate::cpu::systemd::Systemd;
@@ -88,15 +88,20 @@ pub fn measure(set: Set, options: &Options) -> AnyResult<()> {
     let mut runners = Side::of(set).map(|side| Runner::new(side, set, options)).collect::<Vec<_>>();
     for round in 1..=options.rounds {
         for runner in &mut runners {
+            if runner.side() == Side::Interpreter {
+                // It is needed late, or not at all.
+                runner.stop();
+                continue;
+            }
             progress(&format!("start, {}, {round} of {}", runner.side().name(), options.rounds));
             if let Some(time) = runner.restart()? {
                 results.booted(runner.side(), time.as_secs_f64());
             }
         }
         for program in 0..catalogue.programs.len() {
-            let name = &catalogue.programs[program].name;
+            let Program { name, group } = &catalogue.programs[program];
             progress(&format!("{name}, {round} of {}", options.rounds));
-            for runner in &mut runners {
+            for runner in runners.iter_mut().filter(|r| r.side().measures(group)) {
                 let outcome = results.outcome(program, runner.side());
                 measure_once(outcome, || match &systemd {
                     Some(systemd) if name == systemd::NAME => systemd.boot(runner.side(), options),

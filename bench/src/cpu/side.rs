@@ -26,15 +26,26 @@ pub enum Side {
     Vireo,
     /// QEMU's software emulation.
     Tcg,
+    /// Ours without its translator.
+    Interpreter,
 }
+
+/// The group of programs whose code changes: these are measured in our interpreter too, which is to be no faster.
+pub const REWRITE: &str = "rewrite";
 
 impl Side {
     /// All, in the order of the table.
-    pub const ALL: [Self; 3] = [Self::Native, Self::Vireo, Self::Tcg];
+    pub const ALL: [Self; 4] = [Self::Native, Self::Vireo, Self::Tcg, Self::Interpreter];
 
     /// The sides on which a set is measured. What Debian packages is not what the host has installed.
     pub fn of(set: Set) -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(move |side| set == Set::Cpu || *side != Self::Native)
+        let of_any = |side: &Self| matches!(side, Self::Vireo | Self::Tcg);
+        Self::ALL.into_iter().filter(move |side| set == Set::Cpu || of_any(side))
+    }
+
+    /// Whether programs of a group are measured on it.
+    pub fn measures(self, group: &str) -> bool {
+        self != Self::Interpreter || group == REWRITE
     }
 
     /// Its name, for people.
@@ -43,6 +54,7 @@ impl Side {
             Self::Native => "native",
             Self::Vireo => "ours",
             Self::Tcg => "TCG",
+            Self::Interpreter => "our interpreter",
         }
     }
 }
@@ -59,7 +71,7 @@ pub struct Runner {
 /// How a side is started.
 pub enum Start {
     Process(PathBuf),
-    Vireo { run: GuestRun, binary: PathBuf, engine: String },
+    Vireo { run: GuestRun, binary: PathBuf, engine: String, translate: bool },
     Qemu(GuestRun),
 }
 
@@ -67,9 +79,11 @@ impl Start {
     /// A guest on one side; none natively.
     pub fn guest(side: Side, run: GuestRun, options: &Options) -> Option<Self> {
         let (binary, engine) = (options.vireo.clone(), options.engine.clone());
+        let vireo = |translate| Some(Self::Vireo { run: run.clone(), binary, engine, translate });
         match side {
             Side::Native => None,
-            Side::Vireo => Some(Self::Vireo { run, binary, engine }),
+            Side::Vireo => vireo(true),
+            Side::Interpreter => vireo(false),
             Side::Tcg => Some(Self::Qemu(run)),
         }
     }
@@ -82,9 +96,12 @@ impl Start {
                 command.arg("serve");
                 command
             }
-            Self::Vireo { run, binary, engine } => {
+            Self::Vireo { run, binary, engine, translate } => {
                 let mut command = run.vireo(binary);
                 command.args(["--engine", engine]);
+                if !translate {
+                    command.env("VIREO_TRANSLATOR", "off");
+                }
                 command
             }
             Self::Qemu(run) => run.qemu(),
@@ -109,6 +126,11 @@ impl Runner {
     /// Which side it is.
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// Ends the process. The next measurement starts one.
+    pub fn stop(&mut self) {
+        self.process = None;
     }
 
     /// Starts afresh; for a guest, the time from the start of the process to its first program.
@@ -160,9 +182,15 @@ mod tests {
 
     #[test]
     fn real_programs_are_not_run_natively() {
-        assert_eq!(Side::of(Set::Cpu).count(), 3);
+        assert_eq!(Side::of(Set::Cpu).count(), 4);
         for set in [Set::Programs, Set::Parallel] {
-            assert!(Side::of(set).all(|s| s != Side::Native));
+            assert!(Side::of(set).eq([Side::Vireo, Side::Tcg]));
         }
+    }
+
+    #[test]
+    fn the_interpreter_runs_only_what_rewrites_code() {
+        assert!(Side::ALL.iter().all(|s| s.measures(REWRITE)));
+        assert!(!Side::Interpreter.measures("integer") && Side::Tcg.measures("integer"));
     }
 }

@@ -15,7 +15,16 @@ impl fmt::Display for Table<'_> {
         if let Some(compiler) = &results.compiler {
             writeln!(f, "programs  compiled by {compiler}")?;
         }
-        let heads = ["native ms", "ours ms", "TCG ms", "ours/native", "TCG/native", "TCG/ours"];
+        let heads = [
+            "native ms",
+            "ours ms",
+            "TCG ms",
+            "int. ms",
+            "ours/native",
+            "TCG/native",
+            "TCG/ours",
+            "int./ours",
+        ];
         write!(f, "\n{:<18}", "")?;
         heads.iter().try_for_each(|head| write!(f, " {head:>11}"))?;
         writeln!(f)?;
@@ -23,12 +32,12 @@ impl fmt::Display for Table<'_> {
         for group in results.groups() {
             writeln!(f)?;
             results.rows.iter().filter(|r| r.group == group).try_for_each(|r| row(f, r))?;
-            write!(f, "{:<18}{:36}", format!("geomean {group}"), "")?;
+            write!(f, "{:<18}{:48}", format!("geomean {group}"), "")?;
             ratios(f, |side, by| results.geomean(group, side, by))?;
         }
         writeln!(
             f,
-            "\nBest times, by the guest's clock in guests. TCG/ours: how many times faster than TCG ours is.\n"
+            "\nBest times, by the guest's clock in guests. TCG/ours: how many times faster than TCG ours is; int.: our interpreter.\n"
         )?;
         // A program that fails, or computes something else, may be fast.
         if !results.complaints().is_empty() {
@@ -36,7 +45,8 @@ impl fmt::Display for Table<'_> {
         }
         for v in results.verdicts() {
             let verdict = if v.passes() { "PASS" } else { "FAIL" };
-            write!(f, "{verdict}  {:<32} {:>7.2} x TCG, must {}", v.what, v.measured, v.must)?;
+            let than = v.than.name();
+            write!(f, "{verdict}  {:<32} {:>7.2} x {than}, must {}", v.what, v.measured, v.must)?;
             v.aim.map_or(Ok(()), |aim| write!(f, ", aim {aim}"))?;
             writeln!(f)?;
         }
@@ -57,9 +67,10 @@ fn row(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
     ratios(f, |side, by| row.ratio(side, by))
 }
 
-/// The last three columns and the end of the line.
+/// The last columns and the end of the line.
 fn ratios(f: &mut fmt::Formatter<'_>, ratio: impl Fn(Side, Side) -> Option<f64>) -> fmt::Result {
-    for (side, by) in [(Side::Vireo, Side::Native), (Side::Tcg, Side::Native), (Side::Tcg, Side::Vireo)] {
+    use Side::{Interpreter, Native, Tcg, Vireo};
+    for (side, by) in [(Vireo, Native), (Tcg, Native), (Tcg, Vireo), (Interpreter, Vireo)] {
         match ratio(side, by) {
             Some(ratio) => write!(f, " {ratio:>11.2}")?,
             None => write!(f, " {:>11}", "-")?,
@@ -82,9 +93,9 @@ mod tests {
                 text.lines().find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
             line.split_whitespace().map(str::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(words("fib"), ["fib", "10.000", "20.000", "160.000", "2.00", "16.00", "8.00"]);
-        assert_eq!(words("geomean integer"), ["geomean", "integer", "2.83", "11.31", "4.00"]);
-        assert_eq!(words("boot"), ["boot", "-", "-", "-", "-", "-", "-"]);
+        assert_eq!(words("fib"), ["fib", "10.000", "20.000", "160.000", "-", "2.00", "16.00", "8.00", "-"]);
+        assert_eq!(words("geomean integer"), ["geomean", "integer", "2.83", "11.31", "4.00", "-"]);
+        assert_eq!(words("boot"), ["boot", "-", "-", "-", "-", "-", "-", "-", "-"]);
         assert!(text.contains("PASS  integer geomean") && text.contains("FAIL  system geomean"));
 
         results.outcome(2, Side::Vireo).errors.push("hung".into());

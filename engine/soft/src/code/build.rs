@@ -36,7 +36,8 @@ impl Cpu {
     pub(super) fn build(&mut self, key: Key) -> Exec<*const Block> {
         loop {
             if let Some(b) = self.stable_block(key.gpa, key.mode, usize::MAX)? {
-                return Ok(self.code.insert(Box::new(Block::new(b.uops, key, b.pages))));
+                let hot = self.shared.code.hot((key.gpa >> 12) as u32);
+                return Ok(self.code.insert(Box::new(Block::new(b.uops, key, b.pages, hot))));
             }
         }
     }

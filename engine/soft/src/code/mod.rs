@@ -17,7 +17,7 @@ use crate::cpu::{Cpu, Exec, Stop};
 use crate::exec::Uop;
 use crate::mmu::Access;
 use crate::mmu::{Entry, View};
-use crate::translate::{HOT, Translator};
+use crate::translate::Translator;
 
 /// Where a block is from and what its bytes meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,13 +33,14 @@ pub struct Block {
     key: Key,
     /// Page and granules of the bytes; a second page when the (only) instruction crosses a page border.
     pages: [Option<(u32, u64)>; 2],
-    /// Times it was interpreted.
+    /// Times it was interpreted, and how many make it worth a translation.
     runs: Cell<u32>,
+    hot: u32,
 }
 
 impl Block {
-    fn new(uops: Box<[Uop]>, key: Key, pages: [Option<(u32, u64)>; 2]) -> Self {
-        Self { uops, key, pages, runs: Cell::new(0) }
+    fn new(uops: Box<[Uop]>, key: Key, pages: [Option<(u32, u64)>; 2], hot: u32) -> Self {
+        Self { uops, key, pages, runs: Cell::new(0), hot }
     }
 }
 
@@ -365,11 +366,11 @@ impl Cpu {
     fn run_if_hot(&mut self, block: &Block) -> Option<Exec> {
         let runs = block.runs.get();
         block.runs.set(runs.saturating_add(1));
-        if runs < HOT {
+        if runs < block.hot {
             return None;
         }
         // One that cannot be translated now is tried again after as many runs.
-        let translate = runs.is_multiple_of(HOT);
+        let translate = runs.is_multiple_of(block.hot);
         if !translate && !runs.is_multiple_of(LOOK) {
             return None;
         }

@@ -46,6 +46,7 @@
 //! what was translated from it before anybody hears of it.
 
 mod check;
+mod churn;
 mod context;
 mod data;
 mod emit;
@@ -71,6 +72,7 @@ use std::mem::offset_of;
 
 use iced_x86::{Decoder, Instruction};
 
+use churn::Made;
 pub use context::Context;
 use context::World;
 #[cfg(test)]
@@ -87,9 +89,6 @@ use tools::Tools;
 use crate::code::{Map, StableBlock};
 use crate::cpu::{Cpu, Exec};
 use crate::mmu::{CodePages, View};
-
-/// Times that a block is interpreted before it is translated.
-pub const HOT: u32 = 24;
 
 /// Loop heads, calls and indirect jumps between two looks at the time and at events: some ten microseconds.
 const BUDGET: i32 = 3000;
@@ -137,6 +136,7 @@ pub(crate) struct Translation {
     linked: Vec<*const Exit>,
     /// Id of the second page.
     second_id: Option<u32>,
+    made: Made,
     /// Fields of the code that depend on its address. `None`: it cannot be moved.
     relocations: Option<Box<[Relocation]>>,
     /// Named by the code, as are sites and exits.

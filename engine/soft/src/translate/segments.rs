@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::*};
 
+use super::churn::Made;
 use super::lower::Lowered;
 use super::memory::{CodeMemory, Region, SEGMENTS};
 use super::site::{Origin, Site};
@@ -194,6 +195,7 @@ impl Segments {
             memory_entry: lowered.memory_entry as u16,
             pages,
             second_id,
+            made: Made::now(),
             linked: Vec::new(),
             exits: lowered.exits,
             relocations: lowered.relocations,

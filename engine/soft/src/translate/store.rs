@@ -22,6 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use vireo_core::EngineError;
 
+use super::churn::{Churn, Made};
 use super::emit::Emitter;
 use super::filter::Filter;
 use super::lower::Lowered;
@@ -57,6 +58,7 @@ pub struct SharedCode {
     users: Users,
     /// What certainly has no translation.
     filter: Filter,
+    churn: Churn,
     /// Held by the vCPU that translates: nobody else uses up room.
     building: Mutex<()>,
     shards: Box<[Mutex<Placements>]>,
@@ -106,6 +108,7 @@ impl SharedCode {
             entered: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
             users: Users::new(vcpus),
             filter: Filter::new(),
+            churn: Churn::new(),
             building: Mutex::new(()),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             crossing: Mutex::default(),
@@ -135,6 +138,11 @@ impl SharedCode {
     /// False: there is certainly no translation of a key, whatever its address.
     pub fn may_have(&self, key: &Key) -> bool {
         self.filter.may_have(key)
+    }
+
+    /// Times that a block of a page is to be interpreted before it is translated.
+    pub fn hot(&self, page: u32) -> u32 {
+        self.churn.hot(page)
     }
 
     /// What remembered entries are good for.
@@ -232,14 +240,12 @@ impl SharedCode {
         self.invalidations.fetch_add(1, SeqCst);
         let mut shard = self.shard(page);
         let stale = shard.placements.made_from(page, granules);
-        stale.iter().for_each(|k| shard.drop_translation(k));
+        let last = stale.iter().map(|k| shard.drop_overwritten(page, granules, k)).max();
         drop(shard);
         let crossing = lock(&self.crossing).get(&page).cloned().unwrap_or_default();
-        for key in crossing {
-            let mut shard = self.shard(key.page());
-            if shard.get(&key).is_some_and(|t| t.is_of(page, granules)) {
-                shard.drop_translation(&key);
-            }
+        let drop_there = |k: &Key| self.shard(k.page()).drop_overwritten(page, granules, k);
+        if let Some(made) = crossing.iter().map(drop_there).max().max(last).flatten() {
+            self.churn.overwritten(page, made);
         }
     }
 
@@ -296,6 +302,13 @@ impl Shard<'_> {
         if let Some(t) = self.placements.remove(key) {
             self.retire(t);
         }
+    }
+
+    /// Drops a translation, if it is there and was made from any of these granules; when it was made.
+    fn drop_overwritten(&mut self, page: u32, granules: u64, key: &Key) -> Option<Made> {
+        let made = self.get(key).filter(|t| t.is_of(page, granules))?.made;
+        self.drop_translation(key);
+        Some(made)
     }
 
     /// Keeps a translation that was taken out.

@@ -72,3 +72,26 @@ fn there_is_room_for_bare_code_after_the_last_translation_of_a_segment() {
     // What filled the segment began where there was room for any translation.
     add(4).expect("room after what filled the segment");
 }
+
+#[test]
+fn code_that_is_overwritten_soon_after_its_translation_is_left_to_the_interpreter() {
+    let mut g = Guest::long(Vendor::Intel);
+    g.cpu.enter();
+    for n in 0..200 {
+        g.code(CODE, 64, |a| {
+            a.mov(eax, n)?;
+            a.jmp(CODE)
+        });
+        g.cpu.shared.code_changed(None, (CODE >> 12) as u32, u64::MAX);
+        g.cpu.drop_stale_code();
+        // Hot by then, where code stays.
+        for _ in 0..40 {
+            g.cpu.rip = CODE;
+            g.cpu.gate.budget = 1;
+            g.cpu.run_block(false).expect("it runs");
+        }
+        assert_eq!(g.cpu.regs.get(0), n as u64);
+    }
+    let built = g.cpu.code.translator.built;
+    assert!((1..100).contains(&built), "{built} translations");
+}
