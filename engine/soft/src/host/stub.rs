@@ -84,8 +84,7 @@ type Key = ([u8; 16], u64);
 
 struct Inner {
     arena: Arena,
-    // Boxed: handlers hold pointers to them.
-    #[allow(clippy::vec_box)]
+    #[expect(clippy::vec_box, reason = "handlers hold pointers to them")]
     stubs: Vec<Box<Stub>>,
     by_code: HashMap<Key, *const Stub>,
 }

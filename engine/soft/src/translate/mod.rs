@@ -69,6 +69,7 @@ mod tools;
 
 use std::hash::{Hash, Hasher};
 use std::mem::offset_of;
+use std::sync::Arc;
 
 use iced_x86::{Decoder, Instruction};
 
@@ -313,16 +314,21 @@ impl Cpu {
             return Some(entry);
         }
         let (key, global) = self.translation_key()?;
-        if !self.shared.code.may_have(&key) {
+        self.find_translation(&key, global)
+    }
+
+    /// The translation of a key, which is that of the code at RIP: the address to go to with flags in memory.
+    fn find_translation(&mut self, key: &Key, global: bool) -> Option<usize> {
+        if !self.shared.code.may_have(key) {
             return None;
         }
         let mut shard = self.shared.code.shard(key.page());
         // What lock step knows of translations has addresses in it.
-        if shard.get(&key).is_none() && self.lockstep.is_none() {
+        if shard.get(key).is_none() && self.lockstep.is_none() {
             let times = self.mmu.code_pages.times_user_forgotten();
-            shard.move_here(&key, User { vcpu: self.index, times });
+            shard.move_here(key, User { vcpu: self.index, times });
         }
-        let t = shard.get(&key)?;
+        let t = shard.get(key)?;
         let (entry, second, second_id) = (t.entry(), t.pages[1], t.second_id);
         if !self.may_lead_to(entry) {
             return None;
@@ -331,20 +337,14 @@ impl Cpu {
         self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index);
         drop(shard);
         if let Some((page, _)) = second
-            && Some(self.second_page_id(&key, page)?) != second_id
+            && Some(self.second_page_id(key, page)?) != second_id
         {
             // The page was forgotten meanwhile.
-            self.shared.code.shard(key.page()).drop_translation(&key);
+            self.shared.code.shard(key.page()).drop_translation(key);
             return None;
         }
         self.gate.know(key.view, key.rip, entry as *const u8);
         Some(entry)
-    }
-
-    fn is_translated_elsewhere(&mut self) -> bool {
-        let Some((key, _)) = self.translation_key() else { return false };
-        let code = &self.shared.code;
-        code.may_have(&key) && code.shard(key.page()).has_elsewhere(&key)
     }
 
     /// The id of a page that code is looked up in, which is known from now on.
@@ -410,55 +410,35 @@ impl Cpu {
         block.uops.iter().map(|_| decoder.decode()).collect()
     }
 
-    /// Translates the code at RIP. `None`: it cannot be, or not now. No translated code runs, or is on the stack.
-    pub(crate) fn translate_here(&mut self) -> Option<()> {
+    /// Translates the code at RIP, of which this is the key. `None`: it cannot be, or not now. No translated code runs, or is on
+    /// the stack.
+    fn translate_here(&mut self, key: &Key, global: bool) -> Option<()> {
         self.shared.code.enter(self.index);
-        let (key, global) = self.translation_key()?;
         let most = self.code.translator.most;
         self.mmu.ram.page(key.gpa)?;
         let before = self.shared.code.invalidations();
         let block = self.stable_block(key.gpa, key.world.mode, most).ok()??;
-        let instructions = self.instructions_of(&key, &block);
+        let instructions = self.instructions_of(key, &block);
         let StableBlock { uops, pages, .. } = block;
         let allowed: Vec<bool> = instructions
             .iter()
             .map(|i| !i.is_invalid() && self.model.has(vireo_isa::describe(i.code()).feature))
             .collect();
         let second = match pages[1] {
-            Some((page, _)) => Some(self.second_page_id(&key, page)?),
+            Some((page, _)) => Some(self.second_page_id(key, page)?),
             None => None,
         };
-        let shared = &self.shared.code;
         // Another vCPU that translates now is not waited for.
+        let shared = Arc::clone(&self.shared);
+        let shared = &shared.code;
         let _building = shared.try_build()?;
+        let room = shared.room()?;
+        let Some(page_id) = self.id_to_translate_for(key, global, &pages)? else { return Some(()) };
         let translator = &mut self.code.translator;
-        let (room, page_id) = {
-            let room = shared.room()?;
-            let mut shard = shared.shard(key.page());
-            match shard.get(&key) {
-                // Another vCPU was faster.
-                Some(t) if t.pages == pages => return Some(()),
-                // Its second page has moved.
-                Some(_) => shard.drop_translation(&key),
-                None => {}
-            }
-            if shared.era() != translator.era {
-                // The second page's id may be of another era.
-                return None;
-            }
-            let seen = Seen { home: key.home(), global };
-            (room, translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index))
-        };
         let callee = instructions.last().and_then(flow::callee);
-        let origin = Box::new(Origin::new(key, uops, callee, room.code));
-        let source = Source {
-            key: &key,
-            page_id,
-            second,
-            instructions: &instructions,
-            allowed: &allowed,
-            origin: &origin,
-        };
+        let origin = Box::new(Origin::new(*key, uops, callee, room.code));
+        let source =
+            Source { key, page_id, second, instructions: &instructions, allowed: &allowed, origin: &origin };
         let lowered = Lowering::lower(source, &shared.thunks, room, &mut translator.tools);
         #[cfg(test)]
         let lowered = Lowered { code: single::spoiled(lowered.code, translator.spoil), ..lowered };
@@ -469,6 +449,30 @@ impl Cpu {
         }
         translator.built += 1;
         shard.add(before, pages, second, origin, lowered)
+    }
+
+    /// The id of a key's page, known from now on, for a translation of the key. `Some(None)`: another vCPU was faster; `None`: not
+    /// now.
+    fn id_to_translate_for(
+        &mut self,
+        key: &Key,
+        global: bool,
+        pages: &[Option<(u32, u64)>; 2],
+    ) -> Option<Option<u32>> {
+        let mut shard = self.shared.code.shard(key.page());
+        match shard.get(key) {
+            Some(t) if t.pages == *pages => return Some(None),
+            // Its second page has moved.
+            Some(_) => shard.drop_translation(key),
+            None => {}
+        }
+        let translator = &mut self.code.translator;
+        if self.shared.code.era() != translator.era {
+            // The second page's id may be of another era.
+            return None;
+        }
+        let seen = Seen { home: key.home(), global };
+        Some(Some(translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index)))
     }
 
     /// Executes the instruction at RIP as translated code, if that can be done.
@@ -483,14 +487,20 @@ impl Cpu {
     /// The translation of the code at RIP: where to go with flags in memory. It is made if there is none, but the code is
     /// hot: so the caller says, or it has been translated for another address.
     pub(crate) fn hot_entry(&mut self, hot: bool) -> Option<usize> {
-        if let Some(entry) = self.find_translated() {
+        if let Some(entry) = self.known_translation() {
             return Some(entry);
         }
-        if !hot && !self.is_translated_elsewhere() {
+        let (key, global) = self.translation_key()?;
+        if let Some(entry) = self.find_translation(&key, global) {
+            return Some(entry);
+        }
+        let code = &self.shared.code;
+        let wanted = hot || code.may_have(&key) && code.shard(key.page()).has_elsewhere(&key);
+        if !wanted {
             return None;
         }
-        self.translate_here()?;
-        self.find_translated()
+        self.translate_here(&key, global)?;
+        self.find_translation(&key, global)
     }
 
     /// Runs the code at RIP as translated code, if it can be.

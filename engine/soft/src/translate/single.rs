@@ -148,7 +148,7 @@ impl Cpu {
             }
             instructions.truncate(if is_once(instructions.first()?) { 1 } else { usize::MAX });
             self.code.translator.most = instructions.len();
-            let done = self.translate_here();
+            let done = self.translate_here(&key, global);
             self.code.translator.most = usize::MAX;
             done?;
             made = Some(Facts { arrival: self.shared.code.arrival(key.rip)?, ..facts_of(&instructions) });
