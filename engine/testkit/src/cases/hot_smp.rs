@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     case("hot-locked-increments", locked_increments),
     case("hot-cmpxchg16b", cmpxchg16b),
     case("hot-code-overwritten-by-another-processor", cross_modified),
+    case("hot-user-code-at-changing-addresses", moving),
     case("hot-stores-are-in-the-dirty-log", dirty),
 ];
 
@@ -45,8 +46,15 @@ pub fn start(g: &mut Guest, at: &[u64]) -> Result<(), Failure> {
 /// What a processor executes.
 type Piece<'a> = &'a dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
-/// Processors that execute these pieces of code, from their own places, and say when they are done.
+/// As [`ready`], and they have run.
 fn run(bench: &Bench<'_>, pieces: &[Piece<'_>]) -> Result<Guest, Failure> {
+    let mut g = ready(bench, pieces)?;
+    g.machine.run()?;
+    Ok(g)
+}
+
+/// Processors that are about to execute these pieces of code, from their own places, and say when they are done.
+fn ready(bench: &Bench<'_>, pieces: &[Piece<'_>]) -> Result<Guest, Failure> {
     let mut g = Guest::with_vcpus(bench, pieces.len() as u32, Mode::Long, |a| a.done())?;
     for (n, piece) in (0..).zip(pieces) {
         g.code(64, code_of(n), |a| {
@@ -62,7 +70,6 @@ fn run(bench: &Bench<'_>, pieces: &[Piece<'_>]) -> Result<Guest, Failure> {
     }
     let places: Vec<u64> = (0..pieces.len() as u64).map(code_of).collect();
     start(&mut g, &places)?;
-    g.machine.run()?;
     Ok(g)
 }
 
@@ -254,6 +261,135 @@ fn cross_modified(bench: &Bench<'_>) -> Result<Record, Failure> {
     let mut r = Record::default();
     r.expect("traps", g.vectors(), vec![])?;
     r.expect("old answers", g.machine.ram.u64(DATA + 0x200), 0)?;
+    Ok(r)
+}
+
+/// Page tables that map two pages of user code at many addresses, and these pages.
+const USER_TABLES: u64 = 0x2_0000;
+const USER_CODE: u64 = 0x3_0000;
+/// The first of the addresses. Others are multiples of it.
+const USER_AT: u64 = 1 << 39;
+
+/// Maps the user's code, and writes it: rounds, as many as ECX says, that go from one page to the other and back, and add
+/// up in R8 where they are, less RBX.
+fn write_user_code(g: &Guest) -> Result<(), Failure> {
+    let set = |at: u64, to: u64| g.machine.ram.write(at, &(to | 7).to_le_bytes());
+    (1..=8).for_each(|n| set(PML4 + 8 * n, USER_TABLES));
+    set(USER_TABLES, USER_TABLES + 0x1000);
+    set(USER_TABLES + 0x1000, USER_TABLES + 0x2000);
+    (0..2).for_each(|n| set(USER_TABLES + 0x2000 + 8 * n, USER_CODE + 0x1000 * n));
+    let (callee, way) = (USER_CODE + 0x1000, USER_CODE + 0x1100);
+    let back = USER_CODE + 0x80;
+    g.code(64, USER_CODE, |a| {
+        let mut here = a.create_label();
+        a.nop()?;
+        a.set_label(&mut here)?;
+        a.lea(rax, qword_ptr(here))?;
+        a.sub(rax, rbx)?;
+        a.add(r8, rax)?;
+        a.call(callee)?;
+        a.jmp(way)
+    })?;
+    g.code(64, back, |a| {
+        let mut out = a.create_label();
+        a.dec(ecx)?;
+        a.jz(out)?;
+        a.jmp(USER_CODE)?;
+        a.set_label(&mut out)?;
+        a.syscall()
+    })?;
+    g.code(64, callee, |a| {
+        a.mov(rax, qword_ptr(rsp))?;
+        a.sub(rax, rbx)?;
+        a.add(r8, rax)?;
+        a.ret()
+    })?;
+    g.code(64, way, |a| {
+        a.inc(r8)?;
+        a.jmp(back)
+    })
+}
+
+/// Has SYSCALL go to a label, in 64-bit code of level 0.
+fn syscalls_go_to(a: &mut CodeAssembler, label: CodeLabel) -> Result<(), IcedError> {
+    a.mov(ecx, 0xc000_0081_u32)?;
+    a.xor(eax, eax)?;
+    a.mov(edx, i32::from(sel::CODE64))?;
+    a.wrmsr()?;
+    a.mov(ecx, 0xc000_0082_u32)?;
+    a.lea(rax, qword_ptr(label))?;
+    a.xor(edx, edx)?;
+    a.wrmsr()
+}
+
+/// Four processors run the same two pages of user code, each time at another of eight addresses, after a CR3 write. One
+/// overwrites it now and then with what it is.
+fn moving(bench: &Bench<'_>) -> Result<Record, Failure> {
+    const ROUNDS: i32 = 4000;
+    let piece = |n: u64| {
+        move |a: &mut CodeAssembler| {
+            let (mut again, mut cont, mut known) = (a.create_label(), a.create_label(), a.create_label());
+            let mut quiet = a.create_label();
+            syscalls_go_to(a, cont)?;
+            a.xor(r13d, r13d)?;
+            a.xor(r15d, r15d)?;
+            a.mov(ebp, ROUNDS)?;
+            a.mov(r12d, 7 + n as i32)?;
+            // At first where it is in physical memory, to know what is right.
+            a.mov(ebx, USER_CODE as i32)?;
+            a.set_label(&mut again)?;
+            a.mov(rax, cr3)?;
+            a.mov(cr3, rax)?;
+            a.xor(r8d, r8d)?;
+            a.mov(ecx, 40)?;
+            a.mov(rdx, rsp)?;
+            a.push(i32::from(sel::USER_DATA))?;
+            a.push(rdx)?;
+            a.push(2)?;
+            a.push(i32::from(sel::USER_CODE64))?;
+            a.push(rbx)?;
+            a.iretq()?;
+            a.set_label(&mut cont)?;
+            a.test(r15, r15)?;
+            a.jnz(known)?;
+            a.mov(r15, r8)?;
+            a.set_label(&mut known)?;
+            a.cmp(r8, r15)?;
+            a.setne(al)?;
+            a.movzx(eax, al)?;
+            a.add(r13d, eax)?;
+            a.test(ebp, 0x7f)?;
+            a.jnz(quiet)?;
+            if n == 0 {
+                a.mov(al, byte_ptr(USER_CODE + 0x1000))?;
+                a.mov(byte_ptr(USER_CODE + 0x1000), al)?;
+            }
+            a.set_label(&mut quiet)?;
+            a.imul_3(r12d, r12d, 0x2545_f491)?;
+            a.add(r12d, 0x3619)?;
+            a.mov(ebx, r12d)?;
+            a.shr(ebx, 29)?;
+            a.inc(ebx)?;
+            a.shl(rbx, USER_AT.trailing_zeros())?;
+            a.dec(ebp)?;
+            a.jnz(again)?;
+            a.mov(qword_ptr(DATA + 0x100 * n), r13)?;
+            a.mov(qword_ptr(DATA + 0x100 * n + 8), r15)
+        }
+    };
+    let (p0, p1, p2, p3) = (piece(0), piece(1), piece(2), piece(3));
+    let mut g = ready(bench, &[&p0, &p1, &p2, &p3])?;
+    write_user_code(&g)?;
+    g.machine.run()?;
+    let mut r = Record::default();
+    r.expect("traps", g.vectors(), vec![])?;
+    let ram = &g.machine.ram;
+    for n in 0..4 {
+        r.expect("rounds that were elsewhere", ram.u64(DATA + 0x100 * n), 0)?;
+        r.expect("sum", ram.u64(DATA + 0x100 * n + 8), ram.u64(DATA + 8))?;
+    }
+    // 40 times the places of two instructions, the second of which is some 20 bytes further, and one.
+    r.expect("that makes sense", (40 * 16..40 * 32).contains(&ram.u64(DATA + 8)), true)?;
     Ok(r)
 }
 
