@@ -57,6 +57,14 @@ CASES := 10000000
 fuzz-cpu:
 	cargo run --release --quiet -p vireo-soft --example fuzz-cpu -- $(CASES)
 
+# Interpreter and translator in lock step over whole boots: one of N translations, and chains of them.
+.PHONY: lockstep
+N := 1
+LOCKSTEP := $(GUEST) debian-6.1-686-pae
+lockstep: build
+	scripts/install-deps.sh demo
+	scripts/lockstep.sh $(VIREO) $(N) $(or $(GUESTS),$(LOCKSTEP))
+
 # N boots in a row of each kernel, or of those in GUESTS.
 BOOTS := 100
 boots: build

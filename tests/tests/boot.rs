@@ -47,9 +47,11 @@ boot_tests! {
     debian_5_10_amd64: "debian-5.10-cloud-amd64", 1;
     debian_5_10_amd64_with_4_cpus: "debian-5.10-cloud-amd64", 4;
     debian_6_1_amd64: "debian-6.1-cloud-amd64", 1;
+    debian_6_1_amd64_with_2_cpus: "debian-6.1-cloud-amd64", 2;
     debian_6_1_amd64_with_4_cpus: "debian-6.1-cloud-amd64", 4;
     debian_6_12_amd64: "debian-6.12-cloud-amd64", 1;
     debian_6_12_amd64_with_4_cpus: "debian-6.12-cloud-amd64", 4;
     debian_6_1_i386: "debian-6.1-686", 1;
     debian_6_1_i386_pae: "debian-6.1-686-pae", 1;
+    debian_6_1_i386_pae_with_4_cpus: "debian-6.1-686-pae", 4;
 }

@@ -10,6 +10,7 @@ mod hot_faults;
 mod hot_loops;
 mod hot_random;
 mod hot_smp;
+mod hot_strings;
 mod hot_traps;
 mod interrupts;
 mod io;
@@ -41,7 +42,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 17] = [
+    let rooms: [&[Case]; 18] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -56,6 +57,7 @@ pub fn cases() -> Vec<Case> {
         hot_calls::CASES,
         hot_random::CASES,
         hot_smp::CASES,
+        hot_strings::CASES,
         hot_traps::CASES,
         hot_faults::CASES,
         hot_code::CASES,
