@@ -91,6 +91,16 @@ impl CodeMapping {
         unsafe { AtomicU64::from_ptr(self.write.add(at).cast().as_ptr()) }.store(value, Release);
     }
 
+    /// The 8 bytes at an offset that is a multiple of 8, at once.
+    ///
+    /// # Panics
+    /// If they are not all in the mapping, or not so aligned.
+    pub fn load(&self, at: usize) -> u64 {
+        assert!(at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.size));
+        // SAFETY: within the mapping and aligned, as just checked; others store to it at once.
+        unsafe { AtomicU64::from_ptr(self.write.add(at).cast().as_ptr()) }.load(Acquire)
+    }
+
     /// Changes bytes at an offset.
     ///
     /// # Panics

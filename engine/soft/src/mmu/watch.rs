@@ -21,6 +21,8 @@ pub const CODE: u8 = 1;
 pub const CLEAN: u8 = 2;
 /// Attention bit: [`crate::lockstep`] wants to know of writes to the page.
 pub const TELL: u8 = 4;
+/// Attention bit: every processor sees [`CODE`].
+const SEEN: u8 = 8;
 
 /// Bytes one granule bit stands for: 64 granules make a page.
 const GRANULE: u32 = 64;
@@ -89,9 +91,11 @@ impl Watch {
             return;
         };
         g.fetch_or(granules, SeqCst);
-        if a.load(SeqCst) & CODE == 0 {
+        // Whoever finds another's barrier under way needs one too.
+        if a.load(SeqCst) & SEEN == 0 {
             a.fetch_or(CODE, SeqCst);
             barrier();
+            a.fetch_or(SEEN, SeqCst);
         }
     }
 
@@ -220,7 +224,7 @@ mod tests {
     fn a_write_to_decoded_bytes_is_reported_once() {
         let w = Watch::new(1 << 20).unwrap();
         w.before_decode(3, granule_mask(100, 10));
-        assert_eq!(w.attention(3), CODE);
+        assert_eq!(w.attention(3), CODE | SEEN);
         let mut told = Vec::new();
         assert_eq!(w.after_write(3, 0, 8, |g| told.push(g)), Written::BesideCode);
         assert_eq!(w.after_write(3, 96, 8, |g| told.push(g)), Written::Code(0b10));

@@ -130,6 +130,11 @@ impl Context {
         }
     }
 
+    /// Whether what the tables of a view know is good for this.
+    pub fn is_good_for(&self, view: View, stamp: (u64, u64)) -> bool {
+        self.stamps[usize::from(view.is_user())] == stamp
+    }
+
     /// The translation of the code at `rip`, if the table knows; `stamp` is what it has to be good for.
     pub fn jump(&mut self, view: View, rip: u64, stamp: (u64, u64)) -> Option<*const u8> {
         let known = &mut self.stamps[usize::from(view.is_user())];

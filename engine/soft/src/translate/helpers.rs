@@ -52,8 +52,8 @@ impl Cpu {
     }
 
     /// Whether a translation may go on after a helper that may have changed anything, or called somebody who did.
-    fn still_good(&self, site: &Site, before: (u64, u64)) -> bool {
-        self.translation_stamp() == before
+    fn still_good(&self, site: &Site) -> bool {
+        self.translations_hold()
             && self.world() == site.origin().world()
             && self.mmu.view() == site.view
             && self.shadow == Shadow::None
@@ -73,10 +73,9 @@ pub extern "sysv64" fn instruction(cpu: &mut Cpu, site: *const Site) -> Go {
 fn run_instruction(cpu: &mut Cpu, site: &Site) -> Go {
     let u = site.uop();
     cpu.regs.set(regs::BLOCK_RIP, site.origin().rip());
-    let before = cpu.translation_stamp();
     cpu.instructions += 1;
     match (u.run.get())(cpu, u) {
-        Ok(()) if cpu.still_good(site, before) => cpu.go_on(site.resume()),
+        Ok(()) if cpu.still_good(site) => cpu.go_on(site.resume()),
         Ok(()) => {
             cpu.rip = cpu.next_rip(u);
             cpu.go_to_rip()
@@ -124,9 +123,8 @@ pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     let site = unsafe { &*site };
     let [at, attention, _, callee] = cpu.gate.spare;
     let page = cpu.mmu.watch.page_of_attention(attention as *const u8);
-    let before = cpu.translation_stamp();
     cpu.wrote(page, at as u32 & 0xfff, site.size());
-    if cpu.translation_stamp() == before {
+    if cpu.translations_hold() {
         return cpu.go_on(site.resume());
     }
     cpu.regs.set(regs::BLOCK_RIP, site.origin().rip());

@@ -135,8 +135,17 @@ impl CodeMemory {
 
     /// Changes a slot, by which vCPUs may be jumping now.
     pub fn set_slot(&self, number: u32, to: usize) {
+        self.mapping.store(self.offset_of(number), to as u64);
+    }
+
+    /// Where a slot leads.
+    pub fn slot(&self, number: u32) -> usize {
+        self.mapping.load(self.offset_of(number)) as usize
+    }
+
+    fn offset_of(&self, number: u32) -> usize {
         let (segment, slot) = (number as usize / self.slots, number as usize % self.slots);
-        self.mapping.store(SHARED + segment * self.segment_size() + slot * SLOT, to as u64);
+        SHARED + segment * self.segment_size() + slot * SLOT
     }
 
     /// Moves code that starts at an address: changes its fields.

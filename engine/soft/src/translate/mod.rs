@@ -178,10 +178,21 @@ impl Translation {
         if self.linked.len() == self.linked.capacity() {
             self.linked.sort_unstable();
             self.linked.dedup();
+            self.linked.reserve(self.linked.len());
         }
         if self.linked.last() != Some(&exit) {
             self.linked.push(exit);
         }
+    }
+
+    /// Forgets exits whose slots, which `slot` reads, lead elsewhere by now.
+    fn sweep_links(&mut self, slot: impl Fn(&Exit) -> usize) {
+        let entries = [self.checked_entry(), self.host_entry(), self.entry()];
+        self.linked.sort_unstable();
+        self.linked.dedup();
+        // SAFETY: lists of exits have none that was freed.
+        self.linked.retain(|e| entries.contains(&slot(unsafe { &**e })));
+        self.linked.shrink_to_fit();
     }
 
     /// About what it takes besides its code, in bytes.
@@ -282,6 +293,12 @@ impl Cpu {
         let world = self.world().bits();
         let epoch = self.shared.code.epoch() << World::BITS;
         (self.mmu.code_pages.generation(self.code_view()), epoch | world)
+    }
+
+    /// Whether what this vCPU remembers of translations still holds, and so what it runs: no translation was dropped, whoever
+    /// did it, since it looked last.
+    fn translations_hold(&self) -> bool {
+        self.gate.is_good_for(self.code_view(), self.translation_stamp())
     }
 
     /// The key of the code at RIP, if it can be fetched, and whether its page is global. What a fetch would raise is left
@@ -401,6 +418,7 @@ impl Cpu {
     fn link_exit(&mut self, exit: &Exit) {
         let Some((key, _)) = self.translation_key() else { return };
         self.shared.code.shard(key.page()).link(exit, &key);
+        self.shared.code.sweep_links();
     }
 
     /// The instructions of the block at a key.
@@ -416,7 +434,7 @@ impl Cpu {
         self.shared.code.enter(self.index);
         let most = self.code.translator.most;
         self.mmu.ram.page(key.gpa)?;
-        let before = self.shared.code.invalidations();
+        let before = self.shared.code.invalidations(key.page());
         let block = self.stable_block(key.gpa, key.world.mode, most).ok()??;
         let instructions = self.instructions_of(key, &block);
         let StableBlock { uops, pages, .. } = block;
@@ -436,7 +454,7 @@ impl Cpu {
         let Some(page_id) = self.id_to_translate_for(key, global, &pages)? else { return Some(()) };
         let translator = &mut self.code.translator;
         let callee = instructions.last().and_then(flow::callee);
-        let origin = Box::new(Origin::new(*key, uops, callee, room.code));
+        let origin = Box::new(Origin::new(*key, page_id, uops, callee, room.code));
         let source =
             Source { key, page_id, second, instructions: &instructions, allowed: &allowed, origin: &origin };
         let lowered = Lowering::lower(source, &shared.thunks, room, &mut translator.tools);
@@ -467,8 +485,8 @@ impl Cpu {
             None => {}
         }
         let translator = &mut self.code.translator;
-        if self.shared.code.era() != translator.era {
-            // The second page's id may be of another era.
+        // The second page's id may be of another era.
+        if pages[1].is_some() && self.shared.code.era() != translator.era {
             return None;
         }
         let seen = Seen { home: key.home(), global };

@@ -33,7 +33,8 @@ pub struct User {
 /// See above.
 struct Placement {
     home: Home,
-    /// What its pages are told from others by, see [`crate::mmu::CodePages`]. Never given twice.
+    /// What it is told from others by, those that were at the same place before included: see [`crate::mmu::CodePages`]. Not
+    /// given twice in an era ([`super::SharedCode::era`]).
     id: u32,
     /// Who has looked it up; the last of each vCPU. Only of user code.
     users: Vec<User>,
@@ -56,7 +57,13 @@ pub type Code = Map<u64, Box<Translation>>;
 #[derive(Default)]
 pub struct Placements {
     pages: Map<u32, Vec<Placement>>,
+    /// Placements made since those without translations were dropped, and how many may be.
+    made: usize,
+    most_made: usize,
 }
+
+/// Placements that are made before those without translations are dropped, at least: pages are looked up in vain, too.
+const MADE: usize = 256;
 
 /// What all [`Placements`] of a partition need.
 pub struct Users {
@@ -146,6 +153,11 @@ impl Placements {
             }
             return p.id;
         }
+        if self.made >= self.most_made.max(MADE) {
+            self.drop_empty();
+            self.most_made = 2 * self.pages.values().map(Vec::len).sum::<usize>();
+        }
+        self.made += 1;
         let id = users.last_id.fetch_add(1, Relaxed) + 1;
         let by = if home.user { vec![user] } else { Vec::new() };
         let new = Placement { home, id, users: by, code: Code::default() };
@@ -191,6 +203,7 @@ impl Placements {
             all.retain(|p| !p.code.is_empty());
             !all.is_empty()
         });
+        self.made = 0;
     }
 
     /// All translations.
@@ -221,7 +234,12 @@ impl Placements {
     /// same time needs a placement of its own, so two are not made one.
     pub fn movable_to(&self, key: &Key, user: User, users: &Users) -> Option<Home> {
         let to = key.home();
-        if !to.user || !movable(to.linear) || self.placement(to).is_some_and(|p| !p.code.is_empty()) {
+        // What is moved needs an id.
+        if users.is_full()
+            || !to.user
+            || !movable(to.linear)
+            || self.placement(to).is_some_and(|p| !p.code.is_empty())
+        {
             return None;
         }
         users.note(user);

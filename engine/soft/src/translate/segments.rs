@@ -18,7 +18,12 @@ pub struct Segments {
     current: usize,
     /// Bound of [`Segment::described`].
     most_described: usize,
+    /// To be freed, but not under a lock.
+    garbage: Retired,
 }
+
+/// Translations that were dropped.
+type Retired = Vec<Box<Translation>>;
 
 /// A part of the memory.
 struct Segment {
@@ -27,8 +32,7 @@ struct Segment {
     /// By address.
     placed: Vec<Placed>,
     /// Dropped translations whose code may still run.
-    #[expect(clippy::vec_box, reason = "as they were in the map")]
-    retired: Vec<Box<Translation>>,
+    retired: Retired,
     /// About what the descriptions take, in bytes.
     described: usize,
 }
@@ -102,13 +106,13 @@ impl Segment {
             && self.returns.len() + MOST_EXITS < self.region.slots()
     }
 
-    /// Frees what was dropped. No vCPU is in it.
-    fn reuse(&mut self) {
+    /// Empties it; what was dropped, and is to be freed. No vCPU is in it.
+    fn reuse(&mut self) -> Retired {
         self.region.clear();
         self.returns.clear();
         self.placed.clear();
-        self.retired.clear();
         self.described = 0;
+        std::mem::take(&mut self.retired)
     }
 }
 
@@ -116,7 +120,7 @@ impl Segments {
     /// Of these regions, with so many bytes for descriptions.
     pub fn new(regions: Vec<Region>, most_described: usize) -> Self {
         let all = regions.into_iter().map(Segment::new).collect();
-        Self { all, current: 0, most_described: most_described / SEGMENTS }
+        Self { all, current: 0, most_described: most_described / SEGMENTS, garbage: Vec::new() }
     }
 
     /// Whether there is no code at all.
@@ -148,7 +152,7 @@ impl Segments {
             if !since(epoch) {
                 return None;
             }
-            segment.reuse();
+            self.garbage = segment.reuse();
             crate::host::serialize();
             emptied.set(next, 0);
         }
@@ -158,6 +162,11 @@ impl Segments {
             return Some(Wanted::Empty(after));
         }
         self.room_left(memory, emptied).map(Wanted::Room)
+    }
+
+    /// What is to be freed once there is no lock.
+    pub fn take_garbage(&mut self) -> Retired {
+        std::mem::take(&mut self.garbage)
     }
 
     /// Room for one more translation, if there is.

@@ -166,11 +166,11 @@ impl Cpu {
             self.second_page_id(&key, page)?;
         }
         self.page_id(key.home(), global);
+        let stamp = self.translation_stamp();
+        self.gate.jump(key.view, key.rip, stamp);
         if self.lockstep.as_ref().is_some_and(|l| l.chains()) {
             return Some(Single { key, facts, entry, uops });
         }
-        let stamp = self.translation_stamp();
-        self.gate.jump(key.view, key.rip, stamp);
         self.gate.know(key.view, key.rip, facts.arrival as *const u8);
         Some(Single { key, facts, entry, uops })
     }

@@ -1,6 +1,6 @@
 //! What helpers know about the place that calls them.
 
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
 use super::Key;
 use super::context::World;
@@ -22,6 +22,8 @@ pub struct Origin {
     key: Key,
     /// See above. Changes only while no vCPU is in the translation.
     rip: AtomicU64,
+    /// Id of the placement that it was made for, or moved to.
+    page_id: AtomicU32,
     /// The instructions, for the interpreter.
     pub uops: Box<[Uop]>,
     /// What its last instruction calls, if that is a call.
@@ -31,9 +33,10 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of a translation of `uops` whose code is at `start`.
-    pub fn new(key: Key, uops: Box<[Uop]>, callee: Option<Callee>, start: usize) -> Self {
-        Self { key, rip: AtomicU64::new(key.rip), uops, callee, start }
+    /// Of a translation of `uops` whose code is at `start`, in a placement with this id.
+    pub fn new(key: Key, page_id: u32, uops: Box<[Uop]>, callee: Option<Callee>, start: usize) -> Self {
+        let (rip, page_id) = (AtomicU64::new(key.rip), AtomicU32::new(page_id));
+        Self { key, rip, page_id, uops, callee, start }
     }
 
     /// What the translation is of.
@@ -41,9 +44,15 @@ impl Origin {
         Key { rip: self.rip(), ..self.key }
     }
 
-    /// The translation has been moved.
-    pub fn move_to(&self, rip: u64) {
+    /// The translation has been moved, to a placement with this id.
+    pub fn move_to(&self, rip: u64, page_id: u32) {
         self.rip.store(rip, Relaxed);
+        self.page_id.store(page_id, Relaxed);
+    }
+
+    /// Id of the placement that it is in, or was in.
+    pub fn page_id(&self) -> u32 {
+        self.page_id.load(Relaxed)
     }
 
     /// The address so far from the start of the block.

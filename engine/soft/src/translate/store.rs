@@ -3,7 +3,7 @@
 //! # Who may change what
 //! The translations of a page are changed under the lock of the page's [`Shard`]. Translated code runs without it, so what
 //! code uses changes only in ways that a vCPU in the middle of it may or may not see:
-//! - **Slots** are changed at once. Those of jumps within a page lead to the code that is meant, or to
+//! - **Slots** are changed at once. Those of jumps within a page lead to code of the same placement, or to
 //!   [`helpers::link`](super::helpers::link). Those of jumps to other pages may lead anywhere: the translation looks, at
 //!   its *checked entry*, whether its page is where this vCPU wants to go, and goes to `link` with the exit if not.
 //! - **A placement is moved** ([`super::relocation`]) while no vCPU has its page among the ids it knows, so none can pass that
@@ -12,12 +12,15 @@
 //!   it is reused once each vCPU has been outside translated code ([`SharedCode::enter`]) with the epoch that this began.
 //!   Remembered entries are good for one epoch.
 //!
-//! A translation that was dropped stays in memory until then, as do its sites and exits: its code may still run.
+//! A translation that was dropped stays in memory until then, as do its sites and exits: its code may still run. An exit that
+//! leads to a translation is in that one's list, so that it leads there no longer once that one is dropped; only the return
+//! addresses on a vCPU's own stack may. So after each helper that may have let the vCPU see a change of code, it goes on only if no
+//! translation was dropped since it looked last ([`Cpu::translations_hold`](crate::cpu::Cpu)).
 //!
 //! Locks are taken in this order, and two shards never at once but to empty all: `building`, a shard, `crossing`, `segments`.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use vireo_core::EngineError;
@@ -37,6 +40,9 @@ use super::{Key, MOST_CODE, Map, Translation};
 /// Parts that are locked on their own: pages by their numbers.
 const SHARDS: usize = 64;
 
+/// Entries in lists of exits before they are swept, besides twice those that were left the last time.
+const LINKS: usize = 1 << 16;
+
 /// Times that a lock is tried before its holder is waited for.
 const SPINS: usize = 100;
 
@@ -47,8 +53,12 @@ pub struct SharedCode {
     memory: CodeMemory,
     /// Grows when a translation was dropped.
     epoch: AtomicU64,
-    /// Grows when granules of code lose their announcement.
+    /// Grows when granules of code lose their announcement: in any page, and in a shard's pages.
     invalidations: AtomicU64,
+    shard_invalidations: [AtomicU64; SHARDS],
+    /// Entries in lists of exits, at most, and how many call for a sweep.
+    links: AtomicUsize,
+    most_links: AtomicUsize,
     /// Grows when a placement was moved.
     moves: AtomicU64,
     /// Grows when ids of pages begin anew.
@@ -66,6 +76,14 @@ pub struct SharedCode {
     crossing: Mutex<Map<u32, Vec<Key>>>,
     emptied: Emptied,
     segments: Mutex<Segments>,
+}
+
+/// How often granules of code lost their announcement.
+#[derive(Clone, Copy, Debug)]
+pub struct Invalidations {
+    /// In pages of the same shard.
+    here: u64,
+    anywhere: u64,
 }
 
 /// The translations that begin in some pages, locked. No guest memory is written while there is one.
@@ -103,6 +121,9 @@ impl SharedCode {
             memory,
             epoch: AtomicU64::new(1),
             invalidations: AtomicU64::new(0),
+            shard_invalidations: [const { AtomicU64::new(0) }; SHARDS],
+            links: AtomicUsize::new(0),
+            most_links: AtomicUsize::new(LINKS),
             moves: AtomicU64::new(0),
             era: AtomicU64::new(0),
             entered: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
@@ -151,9 +172,10 @@ impl SharedCode {
         self.epoch.load(SeqCst)
     }
 
-    /// What a translation's bytes are good for: compared before it is added.
-    pub fn invalidations(&self) -> u64 {
-        self.invalidations.load(SeqCst)
+    /// What the bytes of a translation that begins in a page are good for: compared before it is added.
+    pub fn invalidations(&self, page: u32) -> Invalidations {
+        let here = self.shard_invalidations[page as usize % SHARDS].load(SeqCst);
+        Invalidations { here, anywhere: self.invalidations.load(SeqCst) }
     }
 
     /// Grows when ids of pages begin anew. To be looked at under a shard's lock.
@@ -182,8 +204,12 @@ impl SharedCode {
         }
         let since = |epoch: u64| self.entered.iter().all(|e| !(1..epoch).contains(&e.load(SeqCst)));
         loop {
-            let wanted = self.segments().room(&self.memory, &self.emptied, since)?;
-            match wanted {
+            let (wanted, garbage) = {
+                let mut segments = self.segments();
+                (segments.room(&self.memory, &self.emptied, since), segments.take_garbage())
+            };
+            drop(garbage);
+            match wanted? {
                 Wanted::Room(room) => return Some(room),
                 Wanted::Empty(n) => self.empty(n..n + 1),
             }
@@ -208,8 +234,15 @@ impl SharedCode {
                 shard.placements.all().filter(|t| is_here(&t.origin)).map(|t| t.key()).collect();
             here.iter().for_each(|k| shard.drop_translation(k));
             for t in shard.placements.all() {
-                // SAFETY: lists of exits have none that was freed.
-                t.linked.retain(|e| !is_here(unsafe { &**e }.origin()));
+                t.linked.retain(|e| {
+                    // SAFETY: lists of exits have none that was freed.
+                    let gone = is_here(unsafe { &**e }.origin());
+                    if gone {
+                        // Its code may still run, and would not hear that this is dropped.
+                        self.unlink(*e);
+                    }
+                    !gone
+                });
                 self.filter.add(&t.key());
             }
         }
@@ -238,6 +271,7 @@ impl SharedCode {
     /// Granules lost their announcement: drops translations of them.
     pub fn invalidate(&self, page: u32, granules: u64) {
         self.invalidations.fetch_add(1, SeqCst);
+        self.shard_invalidations[page as usize % SHARDS].fetch_add(1, SeqCst);
         let mut shard = self.shard(page);
         let stale = shard.placements.made_from(page, granules);
         let last = stale.iter().map(|k| shard.drop_overwritten(page, granules, k)).max();
@@ -247,6 +281,31 @@ impl SharedCode {
         if let Some(made) = crossing.iter().map(drop_there).max().max(last).flatten() {
             self.churn.overwritten(page, made);
         }
+    }
+
+    /// Has an exit, which is in a list of exits, lead to [`super::helpers::link`] again.
+    fn unlink(&self, exit: *const Exit) {
+        // SAFETY: lists of exits have none that was freed.
+        let exit = unsafe { &*exit };
+        self.memory.set_slot(exit.number, exit.unlinked);
+    }
+
+    /// Shortens the lists of exits if they have grown much: one that leads to several translations in turn is in the lists of
+    /// all. No shard is locked.
+    pub fn sweep_links(&self) {
+        if self.links.load(Relaxed) < self.most_links.load(Relaxed) {
+            return;
+        }
+        let mut left = 0;
+        for page in 0..SHARDS {
+            let mut shard = self.shard(page as u32);
+            for t in shard.placements.all() {
+                t.sweep_links(|e| self.memory.slot(e.number));
+                left += t.linked.len();
+            }
+        }
+        self.links.store(left, Relaxed);
+        self.most_links.store(2 * left + LINKS, Relaxed);
     }
 
     /// Adds code that is no translation's, whose address `emit` is given. `None`: no room now.
@@ -313,7 +372,7 @@ impl Shard<'_> {
 
     /// Keeps a translation that was taken out.
     fn retire(&mut self, mut t: Box<Translation>) {
-        std::mem::take(&mut t.linked).into_iter().for_each(|e| self.unlink(e));
+        std::mem::take(&mut t.linked).into_iter().for_each(|e| self.code.unlink(e));
         self.forget_crossing(&t.key(), &t.pages);
         self.code.segments().retire(&self.code.memory, t);
         self.code.epoch.fetch_add(1, SeqCst);
@@ -337,7 +396,7 @@ impl Shard<'_> {
     /// granules lost their announcement since there had been so many `invalidations`.
     pub fn add(
         &mut self,
-        invalidations: u64,
+        invalidations: Invalidations,
         pages: [Option<(u32, u64)>; 2],
         second_id: Option<u32>,
         origin: Box<Origin>,
@@ -347,8 +406,9 @@ impl Shard<'_> {
         if let Some((second, _)) = pages[1] {
             lock(&self.code.crossing).entry(second).or_default().push(key);
         }
+        let now = self.code.invalidations(key.page());
         // Whoever counts one later finds it in the list, or here.
-        if self.code.invalidations() != invalidations {
+        if now.here != invalidations.here || pages[1].is_some() && now.anywhere != invalidations.anywhere {
             self.forget_crossing(&key, &pages);
             return None;
         }
@@ -358,23 +418,19 @@ impl Shard<'_> {
         Some(())
     }
 
-    /// Has an exit lead to [`super::helpers::link`] again.
-    fn unlink(&self, exit: *const Exit) {
-        // SAFETY: lists of exits have none that was freed.
-        let exit = unsafe { &*exit };
-        self.code.memory.set_slot(exit.number, exit.unlinked);
-    }
-
     /// Links an exit of code that runs to the translation of a key.
     pub fn link(&mut self, e: &Exit, key: &Key) {
         let gone = self.code.emptied.is(self.code.memory.segment_at(e.origin().start));
+        let id = self.placements.id_of(key.home());
         let Some(t) = self.placements.get_mut(key) else { return };
         let near = e.stays_in_page();
-        // Within a page jumps are not checked: it must still be the same one.
-        if gone || e.target() != key.rip || near && e.origin().key().home() != key.home() {
+        // Within a page jumps are not checked, so it must be the same placement: who is in one that was dropped does not count as
+        // a user of another that has come in its place.
+        if gone || e.target() != key.rip || near && Some(e.origin().page_id()) != id {
             return;
         }
         t.note_link(e);
+        self.code.links.fetch_add(1, Relaxed);
         let to = match (near, e.flags_in_memory) {
             (false, _) => t.checked_entry(),
             (true, false) => t.host_entry(),
@@ -399,7 +455,7 @@ impl Shard<'_> {
             self.unlink_from_elsewhere(t);
         }
         for t in code.values() {
-            t.origin.move_to(t.origin.rip().wrapping_add(m.by));
+            t.origin.move_to(t.origin.rip().wrapping_add(m.by), id);
             // SAFETY: nobody knows the page where it was, so nobody is in its code, and this shard is locked.
             unsafe { self.code.memory.relocate(t.origin.start, t.relocations.iter().flatten(), m) };
         }
@@ -411,12 +467,12 @@ impl Shard<'_> {
     /// Unlinks what leads from other pages to a translation, and its own ways to other pages. Jumps within the page go on
     /// being right.
     fn unlink_from_elsewhere(&self, t: &mut Translation) {
-        t.exits.iter().filter(|e| !e.stays_in_page()).for_each(|e| self.unlink(e));
+        t.exits.iter().filter(|e| !e.stays_in_page()).for_each(|e| self.code.unlink(e));
         t.linked.retain(|e| {
             // SAFETY: lists of exits have none that was freed.
             let near = unsafe { &**e }.stays_in_page();
             if !near {
-                self.unlink(*e);
+                self.code.unlink(*e);
             }
             near
         });
