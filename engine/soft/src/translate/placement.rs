@@ -94,6 +94,12 @@ impl Users {
         self.last_id.load(Relaxed) > u32::MAX / 2
     }
 
+    /// As if nearly all ids had been given.
+    #[cfg(test)]
+    pub fn use_up(&self) {
+        self.last_id.store(u32::MAX / 2 + 1, Relaxed);
+    }
+
     /// Has ids begin anew. There are no placements, and each vCPU forgets the ids it knows before it asks for one.
     pub fn start_over(&self) {
         self.last_id.store(0, Relaxed);

@@ -480,4 +480,6 @@ impl Shard<'_> {
 }
 
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod tests;
