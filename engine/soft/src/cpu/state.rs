@@ -157,6 +157,7 @@ impl Cpu {
         self.msr.load(&s.msrs);
         self.tsc_adjust = s.msrs.get(msr::TSC_ADJUST).unwrap_or(0);
         self.set_registers(s);
+        // The RAM that comes with it was perhaps written without notice.
         self.code.clear();
         self.shared.code.clear();
         self.apic.load(&s.apic, self.tsc());

@@ -107,7 +107,8 @@ pub struct Context {
     stamps: [(u64, u64); 2],
 }
 
-// SAFETY: the pointers are to the vCPU itself and to code that it owns, so they move with it.
+// SAFETY: the pointers are to the vCPU itself, with which they move, and to code that lives as long as the partition and is
+// not used again before this vCPU has looked.
 unsafe impl Send for Context {}
 
 impl Context {

@@ -93,7 +93,7 @@ pub struct Shard<'a> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // It is held for about a microsecond, and to sleep and be woken takes many.
+    // It is mostly held for about a microsecond, and to sleep and be woken takes many.
     for _ in 0..SPINS {
         if let Ok(guard) = mutex.try_lock() {
             return guard;
