@@ -302,7 +302,7 @@ impl Partition for SoftPartition {
                 let tell = |granules| self.0.code_changed(None, page, granules);
                 let written = self.0.watch.after_write(page, (at % PAGE) as u32, piece as u32, tell);
                 // A vCPU may be about to tell of a write of its own here; the interrupt that follows this one must come later.
-                if written == Written::BesideCode {
+                if written != Written::Data {
                     self.0.watch.wait_for_notices();
                 }
                 self.0.written_by_host(page);

@@ -353,15 +353,15 @@ impl Cpu {
         }
         let shared = std::sync::Arc::clone(&self.shared);
         let tell = |granules| shared.code_changed(Some(self.index), page, granules);
-        match shared.watch.after_write(page, offset, len, tell) {
-            Written::Data => {}
-            Written::Code(granules) => self.code.invalidate(page, granules),
-            // Somebody else may have written here just before: then this vCPU's blocks are stale, and it may be about
-            // to run what it has just written.
-            Written::BesideCode => {
-                shared.watch.wait_for_notices();
-                self.drop_stale_code();
-            }
+        let written = shared.watch.after_write(page, offset, len, tell);
+        if let Written::Code(granules) = written {
+            self.code.invalidate(page, granules);
+        }
+        // Somebody else may have written here just before: then this vCPU's blocks are stale, and it may be about to run what it has
+        // just written.
+        if written != Written::Data {
+            shared.watch.wait_for_notices();
+            self.drop_stale_code();
         }
     }
 }

@@ -429,7 +429,7 @@ impl Cpu {
     }
 
     /// Translates the code at RIP, of which this is the key. `None`: it cannot be, or not now. No translated code runs, or is on
-    /// the stack.
+    /// the stack; what the vCPU remembers must be compared with the epoch anew before any does ([`SharedCode::enter`]).
     fn translate_here(&mut self, key: &Key, global: bool) -> Option<()> {
         self.shared.code.enter(self.index);
         let most = self.code.translator.most;
@@ -519,6 +519,9 @@ impl Cpu {
             return None;
         }
         self.translate_here(&key, global)?;
+        // It said that this vCPU is outside, so what that remembers is to be compared with the epoch since.
+        let stamp = self.translation_stamp();
+        self.gate.jump(key.view, key.rip, stamp);
         self.find_translation(&key, global)
     }
 

@@ -153,17 +153,20 @@ impl Cpu {
             done?;
             made = Some(Facts { arrival: self.shared.code.arrival(key.rip)?, ..facts_of(&instructions) });
         }
-        let (in_host, entry, uops, second) = {
+        let (in_host, entry, uops, second, second_id) = {
             let shard = self.shared.code.shard(key.page());
             let t = shard.get(&key)?;
-            (t.host_entry(), t.entry(), &raw const *t.origin.uops, t.pages[1])
+            (t.host_entry(), t.entry(), &raw const *t.origin.uops, t.pages[1], t.second_id)
         };
         if let Some(facts) = made {
             self.code.translator.facts.insert(entry, Facts { dead_flags: in_host == entry, ..facts });
         }
         let facts = *self.code.translator.facts.get(&entry)?;
-        if let Some((page, _)) = second {
-            self.second_page_id(&key, page)?;
+        if let Some((page, _)) = second
+            && Some(self.second_page_id(&key, page)?) != second_id
+        {
+            self.drop_single(&key);
+            return None;
         }
         self.page_id(key.home(), global);
         let stamp = self.translation_stamp();

@@ -226,7 +226,6 @@ impl SharedCode {
         let is_here = |o: &Origin| segments.contains(&self.memory.segment_at(o.start));
         // From now on nobody notes that an exit of theirs leads somewhere.
         segments.clone().for_each(|n| self.emptied.set(n, u64::MAX));
-        self.filter.clear();
         for page in 0..SHARDS {
             let mut shard = self.shard(page as u32);
             shard.placements.drop_empty();
@@ -243,7 +242,6 @@ impl SharedCode {
                     }
                     !gone
                 });
-                self.filter.add(&t.key());
             }
         }
         let epoch = self.epoch.fetch_add(1, SeqCst) + 1;
@@ -293,7 +291,11 @@ impl SharedCode {
     /// Shortens the lists of exits if they have grown much: one that leads to several translations in turn is in the lists of
     /// all. No shard is locked.
     pub fn sweep_links(&self) {
-        if self.links.load(Relaxed) < self.most_links.load(Relaxed) {
+        let links = self.links.load(Relaxed);
+        // Who sweeps has taken the count away, so nobody else does meanwhile.
+        if links < self.most_links.load(Relaxed)
+            || self.links.compare_exchange(links, 0, Relaxed, Relaxed).is_err()
+        {
             return;
         }
         let mut left = 0;
@@ -304,7 +306,7 @@ impl SharedCode {
                 left += t.linked.len();
             }
         }
-        self.links.store(left, Relaxed);
+        self.links.fetch_add(left, Relaxed);
         self.most_links.store(2 * left + LINKS, Relaxed);
     }
 
@@ -374,6 +376,7 @@ impl Shard<'_> {
     fn retire(&mut self, mut t: Box<Translation>) {
         std::mem::take(&mut t.linked).into_iter().for_each(|e| self.code.unlink(e));
         self.forget_crossing(&t.key(), &t.pages);
+        self.code.filter.remove(&t.key());
         self.code.segments().retire(&self.code.memory, t);
         self.code.epoch.fetch_add(1, SeqCst);
     }
