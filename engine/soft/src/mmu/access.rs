@@ -351,8 +351,8 @@ impl Cpu {
         if let Some(l) = &mut self.lockstep {
             l.wrote(&self.mmu, page, offset, len);
         }
-        let shared = std::sync::Arc::clone(&self.shared);
-        let tell = |granules| shared.code_changed(Some(self.index), page, granules);
+        let (shared, index) = (&self.shared, self.index);
+        let tell = |granules| shared.code_changed(Some(index), page, granules);
         let written = shared.watch.after_write(page, offset, len, tell);
         if let Written::Code(granules) = written {
             self.code.invalidate(page, granules);
@@ -360,7 +360,7 @@ impl Cpu {
         // Somebody else may have written here just before: then this vCPU's blocks are stale, and it may be about to run what it has
         // just written.
         if written != Written::Data {
-            shared.watch.wait_for_notices();
+            self.shared.watch.wait_for_notices();
             self.drop_stale_code();
         }
     }
