@@ -12,7 +12,7 @@ use crate::apic::Mailbox;
 use crate::clock::{Clock, host_tsc_hz};
 use crate::host::StubCache;
 use crate::mmu::RamMap;
-use crate::mmu::watch::{TELL, Watch, Written};
+use crate::mmu::watch::{TELL, Watch};
 use crate::translate::SharedCode;
 use crate::vcpu::SoftVcpu;
 
@@ -300,11 +300,7 @@ impl Partition for SoftPartition {
             let piece = (end - at).min(PAGE - at % PAGE);
             if self.0.watch.attention(page) != 0 {
                 let tell = |granules| self.0.code_changed(None, page, granules);
-                let written = self.0.watch.after_write(page, (at % PAGE) as u32, piece as u32, tell);
-                // A vCPU may be about to tell of a write of its own here; the interrupt that follows this one must come later.
-                if written != Written::Data {
-                    self.0.watch.wait_for_notices();
-                }
+                self.0.watch.after_write(page, (at % PAGE) as u32, piece as u32, tell);
                 self.0.written_by_host(page);
             }
             at += piece;

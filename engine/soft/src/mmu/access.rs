@@ -360,7 +360,6 @@ impl Cpu {
         // Somebody else may have written here just before: then this vCPU's blocks are stale, and it may be about to run what it has
         // just written.
         if written != Written::Data {
-            self.shared.watch.wait_for_notices();
             self.drop_stale_code();
         }
     }

@@ -72,8 +72,8 @@ impl CodePages {
         }
     }
 
-    /// As [`CodePages::looked_up`], of a page with an id, which is not zero. It says which
-    /// physical page, and which of the sets of translations that there have been of it.
+    /// As [`CodePages::looked_up`], of a page with an id, which is not zero. It says which physical
+    /// page, and which of the sets of translations that there have been of it.
     pub fn know(&mut self, view: View, linear: u64, id: u32, global: bool) {
         self.kernel_is_local |= !view.is_user() && !global;
         self.ids[index(view)][entry_of(linear)] = id;

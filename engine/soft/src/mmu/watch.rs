@@ -100,7 +100,7 @@ impl Watch {
     }
 
     /// Looks after a write that found attention: marks the dirty log; has `tell` drop the blocks, on every vCPU, that
-    /// were decoded from the code granules hit, if any.
+    /// were decoded from the code granules hit, if any. What others tell of such granules has reached its vCPUs by the end.
     pub fn after_write(&self, page: u32, offset: u32, len: u32, tell: impl FnOnce(u64)) -> Written {
         let (Some(g), Some(a)) = (self.granules.get(page as usize), self.attention.get(page as usize)) else {
             return Written::Data;
@@ -115,20 +115,22 @@ impl Watch {
         }
         fence(SeqCst);
         let mask = granule_mask(offset, len);
-        if g.load(SeqCst) & mask == 0 {
-            return Written::BesideCode;
+        let mut hit = 0;
+        if g.load(SeqCst) & mask != 0 {
+            self.notices.fetch_add(1, SeqCst);
+            hit = g.fetch_and(!mask, SeqCst) & mask;
+            if hit != 0 {
+                tell(hit);
+            }
+            self.notices.fetch_sub(1, SeqCst);
         }
-        self.notices.fetch_add(1, SeqCst);
-        let hit = g.fetch_and(!mask, SeqCst) & mask;
-        if hit != 0 {
-            tell(hit);
-        }
-        self.notices.fetch_sub(1, SeqCst);
+        // Somebody else may have written here just before, and be about to tell of it.
+        self.wait_for_notices();
         if hit == 0 { Written::BesideCode } else { Written::Code(hit) }
     }
 
     /// Waits until every notice of a change that was seen to be under way has reached its vCPUs.
-    pub fn wait_for_notices(&self) {
+    fn wait_for_notices(&self) {
         // A notice takes well under a microsecond, unless its thread was put aside in the middle.
         while self.notices.load(SeqCst) != 0 {
             std::thread::yield_now();

@@ -233,15 +233,8 @@ impl SharedCode {
                 shard.placements.all().filter(|t| is_here(&t.origin)).map(|t| t.key()).collect();
             here.iter().for_each(|k| shard.drop_translation(k));
             for t in shard.placements.all() {
-                t.linked.retain(|e| {
-                    // SAFETY: lists of exits have none that was freed.
-                    let gone = is_here(unsafe { &**e }.origin());
-                    if gone {
-                        // Its code may still run, and would not hear that this is dropped.
-                        self.unlink(*e);
-                    }
-                    !gone
-                });
+                // Their code may still run, and would not hear that this is dropped.
+                self.keep_links(t, |e| !is_here(e.origin()));
             }
         }
         let epoch = self.epoch.fetch_add(1, SeqCst) + 1;
@@ -286,6 +279,18 @@ impl SharedCode {
         // SAFETY: lists of exits have none that was freed.
         let exit = unsafe { &*exit };
         self.memory.set_slot(exit.number, exit.unlinked);
+    }
+
+    /// Unlinks what leads to a translation, but for some exits.
+    fn keep_links(&self, t: &mut Translation, keep: impl Fn(&Exit) -> bool) {
+        t.linked.retain(|e| {
+            // SAFETY: lists of exits have none that was freed.
+            let kept = keep(unsafe { &**e });
+            if !kept {
+                self.unlink(*e);
+            }
+            kept
+        });
     }
 
     /// Shortens the lists of exits if they have grown much: one that leads to several translations in turn is in the lists of
@@ -471,14 +476,7 @@ impl Shard<'_> {
     /// being right.
     fn unlink_from_elsewhere(&self, t: &mut Translation) {
         t.exits.iter().filter(|e| !e.stays_in_page()).for_each(|e| self.code.unlink(e));
-        t.linked.retain(|e| {
-            // SAFETY: lists of exits have none that was freed.
-            let near = unsafe { &**e }.stays_in_page();
-            if !near {
-                self.code.unlink(*e);
-            }
-            near
-        });
+        self.code.keep_links(t, Exit::stays_in_page);
     }
 }
 

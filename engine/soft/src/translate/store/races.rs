@@ -71,6 +71,22 @@ fn a_vcpu_sees_its_own_change_of_code_after_anothers_in_the_same_granule() {
     assert_eq!(changes_itself(beside), 2);
 }
 
+/// Translates what is at an address.
+fn translate(g: &mut Guest, rip: u64) -> Key {
+    g.cpu.rip = rip;
+    g.cpu.hot_entry(true).expect("it can be translated");
+    g.cpu.translation_key().expect("it can be fetched").0
+}
+
+/// The exit of a translation that goes to an address. It lives as long as its segment is not used again, dropped or not.
+fn exit_to<'a>(shared: &'a Arc<Shared>, from: &Key, target: u64) -> &'a Exit {
+    let shard = shared.code.shard(from.page());
+    let t = shard.get(from).expect("it was just translated");
+    let exit: *const Exit = t.exits.iter().find(|e| e.target() == target).expect("it jumps there");
+    // SAFETY: see above; the tests that use it translate too little for that.
+    unsafe { &*exit }
+}
+
 /// An exit of a dropped translation is not linked, unchecked, to one of the placement that came in its place: who goes that
 /// way is no user of it, so it could be moved meanwhile.
 #[test]
@@ -83,21 +99,10 @@ fn exits_lead_unchecked_only_within_a_placement() {
         a.jmp(far)
     });
     g.code(far, 64, |a| a.ud2());
-    let translate = |g: &mut Guest, rip: u64| {
-        g.cpu.rip = rip;
-        g.cpu.hot_entry(true).expect("it can be translated");
-        g.cpu.translation_key().expect("it can be fetched").0
-    };
     let near = translate(&mut g, CODE);
     let key = translate(&mut g, far);
     let shared = Arc::clone(&g.cpu.shared);
-    let exit: *const Exit = {
-        let shard = shared.code.shard(near.page());
-        let t = shard.get(&near).expect("it was just translated");
-        t.exits.iter().find(|e| e.target() == far).expect("it jumps there")
-    };
-    // SAFETY: it lives as long as its segment is not used again, dropped or not.
-    let exit = unsafe { &*exit };
+    let exit = exit_to(&shared, &near, far);
     let leads = || shared.code.memory.slot(exit.number);
     shared.code.shard(key.page()).link(exit, &key);
     assert_ne!(leads(), exit.unlinked, "in the same placement");
@@ -115,28 +120,21 @@ fn exits_of_an_emptied_segment_lead_nowhere() {
     g.code(CODE, 64, |a| a.jmp(CODE + 0x1000));
     g.code(CODE + 0x1000, 64, |a| a.ud2());
     let shared = Arc::clone(&g.cpu.shared);
-    let mut keys = [CODE, CODE + 0x1000].map(|rip| {
-        g.cpu.rip = rip;
-        g.cpu.hot_entry(true).expect("it can be translated");
+    let [from, to] = [CODE, CODE + 0x1000].map(|rip| {
+        let key = translate(&mut g, rip);
         // The other one goes into the next segment.
         while shared.code.room_left().is_some() {
             shared.code.add_bare(|_| vec![0xcc; MOST_CODE]).expect("there is room");
         }
-        g.cpu.translation_key().expect("it can be fetched").0
+        key
     });
-    let [from, to] = &mut keys;
-    let exit: *const Exit = {
-        let shard = shared.code.shard(from.page());
-        &raw const shard.get(from).expect("it was just translated").exits[0]
-    };
-    // SAFETY: as above.
-    let exit = unsafe { &*exit };
-    shared.code.shard(to.page()).link(exit, to);
+    let exit = exit_to(&shared, &from, CODE + 0x1000);
+    shared.code.shard(to.page()).link(exit, &to);
     assert_ne!(shared.code.memory.slot(exit.number), exit.unlinked);
     let segment = shared.code.memory.segment_at(exit.origin().start);
     assert_ne!(
         segment,
-        shared.code.memory.segment_at(shared.code.shard(to.page()).get(to).unwrap().origin.start)
+        shared.code.memory.segment_at(shared.code.shard(to.page()).get(&to).unwrap().origin.start)
     );
     shared.code.empty(segment..segment + 1);
     assert_eq!(shared.code.memory.slot(exit.number), exit.unlinked);
@@ -166,17 +164,8 @@ fn lists_of_exits_stay_as_short_as_they_can_be() {
     g.code(CODE, 64, |a| a.jmp(CODE + 0x1000));
     g.code(CODE + 0x1000, 64, |a| a.ud2());
     let shared = Arc::clone(&g.cpu.shared);
-    let [from, to] = [CODE, CODE + 0x1000].map(|rip| {
-        g.cpu.rip = rip;
-        g.cpu.hot_entry(true).expect("it can be translated");
-        g.cpu.translation_key().expect("it can be fetched").0
-    });
-    let exit: *const Exit = {
-        let shard = shared.code.shard(from.page());
-        &raw const shard.get(&from).expect("it was just translated").exits[0]
-    };
-    // SAFETY: as above.
-    let exit = unsafe { &*exit };
+    let [from, to] = [CODE, CODE + 0x1000].map(|rip| translate(&mut g, rip));
+    let exit = exit_to(&shared, &from, CODE + 0x1000);
     shared.code.shard(to.page()).link(exit, &to);
     let listed = || shared.code.shard(to.page()).get(&to).expect("it is there").linked.len();
     shared.code.most_links.store(0, Relaxed);
