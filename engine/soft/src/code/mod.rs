@@ -344,8 +344,13 @@ impl Cpu {
         // SAFETY: the cache owns the block; dropped blocks are kept until the next call of this function, and no other
         // is running.
         let block = unsafe { &*block };
-        if !single && let Some(end) = self.run_if_hot(block) {
-            return end;
+        // Lock step makes its translations itself, and has single steps executed by the interpreter.
+        if !(single && self.lockstep.is_some())
+            && let Some(entry) = self.entry_if_hot(block)
+            && !single
+        {
+            self.code.remove(block.key);
+            return self.run_translated(entry);
         }
         let uops = if single { &block.uops[..1] } else { &block.uops[..] };
         for (n, u) in uops.iter().enumerate() {
@@ -361,9 +366,10 @@ impl Cpu {
         Ok(())
     }
 
-    /// Counts a run of a block. One that runs often is run as translated code instead.
+    /// Counts a run of a block. One that runs often is run as translated code instead, from this entry: and so is one of which
+    /// often one instruction runs, as after each STI.
     #[inline(always)]
-    fn run_if_hot(&mut self, block: &Block) -> Option<Exec> {
+    fn entry_if_hot(&mut self, block: &Block) -> Option<usize> {
         let runs = block.runs.get();
         block.runs.set(runs.saturating_add(1));
         if runs < block.hot {
@@ -374,9 +380,7 @@ impl Cpu {
         if !translate && !runs.is_multiple_of(LOOK) {
             return None;
         }
-        let entry = self.hot_entry(translate)?;
-        self.code.remove(block.key);
-        Some(self.run_translated(entry))
+        self.hot_entry(translate)
     }
 
     /// Runs the first instruction of a block that is not to be run whole; `EndBlock` when all went well.

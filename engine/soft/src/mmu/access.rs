@@ -287,8 +287,13 @@ impl Cpu {
     fn read_piece(&mut self, place: Place, data: &mut [u8]) {
         match place {
             Place::Ram(p, _) => {
-                for (i, b) in data.iter_mut().enumerate() {
+                let (words, bytes) = data.as_chunks_mut::<8>();
+                for (i, w) in words.iter_mut().enumerate() {
                     // SAFETY: `places` found the whole piece in one mapped page.
+                    *w = unsafe { u64::load(p.wrapping_add(8 * i)) }.to_le_bytes();
+                }
+                for (i, b) in (8 * words.len()..).zip(bytes) {
+                    // SAFETY: as above.
                     *b = unsafe { u8::load(p.wrapping_add(i)) };
                 }
             }
@@ -299,9 +304,14 @@ impl Cpu {
     fn write_piece(&mut self, place: Place, data: &[u8]) {
         match place {
             Place::Ram(p, page) => {
-                for (i, &b) in data.iter().enumerate() {
+                let (words, bytes) = data.as_chunks::<8>();
+                for (i, w) in words.iter().enumerate() {
                     // SAFETY: `places` found the whole piece in one mapped, writable page.
-                    unsafe { u8::store(p.wrapping_add(i), b) };
+                    unsafe { u64::store(p.wrapping_add(8 * i), u64::from_le_bytes(*w)) };
+                }
+                for (i, b) in (8 * words.len()..).zip(bytes) {
+                    // SAFETY: as above.
+                    unsafe { u8::store(p.wrapping_add(i), *b) };
                 }
                 // Host pages are aligned, so the host address has the offset.
                 self.look_after_write(page, p.addr() as u32 & 0xfff, data.len() as u32);

@@ -21,3 +21,4 @@ pub use code_pages::CodePages;
 pub use ram::RamMap;
 pub use tlb::{ENTRIES, Entry, Mmu, StackPage, Table, View, slot_of};
 pub use walk::Access;
+pub use watch::Places;

@@ -36,6 +36,28 @@ pub struct Watch {
     dirty: DirtyBitmap,
 }
 
+/// Where translated code looks after a write for itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// The attention byte of the first page.
+    pub attention: *const AtomicU8,
+    /// The granules of the first page.
+    pub granules: *const AtomicU64,
+    /// How many notices are on their way.
+    pub notices: *const AtomicU32,
+}
+
+impl Places {
+    /// The attention of a page of which nothing else is asked than whether a write hit announced granules.
+    pub const ONLY_CODE: u8 = CODE | SEEN;
+    /// As in [`granule_mask`].
+    pub const GRANULE: u32 = GRANULE;
+
+    /// No places.
+    pub const NONE: Self =
+        Self { attention: std::ptr::null(), granules: std::ptr::null(), notices: std::ptr::null() };
+}
+
 /// What a write met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -78,6 +100,15 @@ impl Watch {
     pub fn attention_of(&self, page: u32) -> *const u8 {
         static NEVER: AtomicU8 = AtomicU8::new(0);
         std::ptr::from_ref(self.attention.get(page as usize).unwrap_or(&NEVER)).cast()
+    }
+
+    /// See [`Places`]. They are good as long as this is.
+    pub fn places(&self) -> Places {
+        Places {
+            attention: self.attention.as_ptr(),
+            granules: self.granules.as_ptr(),
+            notices: std::ptr::from_ref(&self.notices),
+        }
     }
 
     /// The page whose attention byte is at `at`.

@@ -90,19 +90,24 @@ impl Lowering<'_> {
                 self.lea(T0, Mem::at(Host::R15, disp));
                 return self.check(Address::Dynamic, size, write, slow);
             }
-            Address::In(r) => {
-                thunks::tlb_offset(&mut self.e, r);
-                self.e.load(T0, place::tlb(self.view, T1, tag));
-                self.e.alu(Alu::Add, T0, r);
-            }
-            _ => {
-                thunks::tlb_offset(&mut self.e, T0);
-                self.e.alu(Alu::Add, T0, place::tlb(self.view, T1, tag));
-            }
+            address => self.offset_in_page(address, tag),
         }
         self.e.cmp_imm32(T0, 4096 - size as i32);
         self.e.jcc(cc::A, slow);
         Checked::Dynamic
+    }
+
+    /// Puts the offset in its page of an address in a register into T0, or some MiB more or less than that if its TLB entry
+    /// is that of another page; and the entry's offset into T1. Overwrites the flags.
+    pub fn offset_in_page(&mut self, address: Address, tag: Tlb) {
+        if let Address::In(r) = address {
+            thunks::tlb_offset(&mut self.e, r);
+            self.e.load(T0, place::tlb(self.view, T1, tag));
+            self.e.alu(Alu::Add, T0, r);
+        } else {
+            thunks::tlb_offset(&mut self.e, T0);
+            self.e.alu(Alu::Add, T0, place::tlb(self.view, T1, tag));
+        }
     }
 
     /// As [`Lowering::check`], of an operand within a page.
@@ -171,6 +176,7 @@ impl Lowering<'_> {
         self.e.cmp_imm32(T0, 4096 - size as i32);
         let hot = self.e.switch(Part::Cold);
         let missed = self.e.here();
+        self.e.store_imm(place::spare(0), 4096 - size as i32);
         self.lea(T0, at);
         self.e.relative_to(&[0xe8], self.thunks.stack_page[view as usize]);
         self.e.jcc(cc::B, slow);

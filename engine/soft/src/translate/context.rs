@@ -1,11 +1,12 @@
 //! What translated code reaches through the GS base: fields of [`Cpu`] at fixed offsets.
 
 use std::mem::offset_of;
+use std::sync::atomic::AtomicU32;
 
 use super::emit::{Host, Mem};
 use crate::cpu::mode::Mode;
 use crate::cpu::{Cpu, Exec};
-use crate::mmu::{CodePages, Entry, StackPage, View};
+use crate::mmu::{CodePages, Entry, Places, StackPage, View};
 
 /// Entries of a jump table; a power of two.
 pub const JUMPS: usize = 4096;
@@ -95,7 +96,10 @@ pub struct Context {
     /// The guest's time-stamp counter less the host's.
     pub tsc_offset: u64,
     /// Spare places.
-    pub spare: [u64; 4],
+    pub spare: [u64; 5],
+    /// Where a store looks that met attention; the last is the vCPU's own requests.
+    pub watched: Places,
+    pub requests: *const AtomicU32,
     /// How the last run ended.
     pub end: Exec,
     /// The world of the return addresses on the stack.
@@ -122,7 +126,9 @@ impl Context {
             stack: 0,
             returned: 0,
             tsc_offset: 0,
-            spare: [0; 4],
+            spare: [0; 5],
+            watched: Places::NONE,
+            requests: std::ptr::null(),
             end: Ok(()),
             stack_world: World::default(),
             jumps: [std::array::from_fn(Jump::empty); 3],
@@ -185,6 +191,8 @@ impl Cpu {
     pub(crate) fn take_thread(&mut self) {
         const ARCH_SET_GS: libc::c_int = 0x1001;
         self.gate.cpu = self;
+        self.gate.watched = self.mmu.watch.places();
+        self.gate.requests = &raw const self.shared.vcpus[self.index as usize].requests;
         // SAFETY: no other code of the process uses GS on x86-64 Linux; the base is only a number until then.
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, self as *mut Cpu) };
     }
@@ -283,7 +291,23 @@ pub mod place {
     pub fn stack() -> Mem {
         at(offset_of!(Cpu, gate.stack))
     }
-    /// Spare place 0 to 3.
+    /// Where a store looks that met attention.
+    pub fn watched_attention() -> Mem {
+        at(offset_of!(Cpu, gate.watched.attention))
+    }
+    /// See above.
+    pub fn watched_granules() -> Mem {
+        at(offset_of!(Cpu, gate.watched.granules))
+    }
+    /// See above.
+    pub fn watched_notices() -> Mem {
+        at(offset_of!(Cpu, gate.watched.notices))
+    }
+    /// See above.
+    pub fn requests() -> Mem {
+        at(offset_of!(Cpu, gate.requests))
+    }
+    /// Spare place 0 to 4.
     pub fn spare(n: usize) -> Mem {
         at(offset_of!(Cpu, gate.spare) + 8 * n)
     }

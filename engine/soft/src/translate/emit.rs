@@ -408,6 +408,14 @@ impl Emitter {
             Err(_) => self.own(op, alu as u8, to, &v.to_le_bytes()),
         }
     }
+    /// `test m32, imm32`.
+    pub fn test32_imm(&mut self, m: Mem, v: u32) {
+        self.own(Op::new(0xf7), 0, m, &v.to_le_bytes());
+    }
+    /// `cmp m16, imm8`, sign-extended.
+    pub fn cmp16_imm(&mut self, m: Mem, v: u8) {
+        self.own(Op { prefixes: Op::P66, ..Op::new(0x83) }, Alu::Cmp as u8, m, &[v]);
+    }
     /// `cmp m8, imm8`.
     pub fn cmp8_imm(&mut self, m: Mem, v: u8) {
         self.own(Op::new(0x80), Alu::Cmp as u8, m, &[v]);
@@ -497,6 +505,10 @@ impl Emitter {
     /// `mov m32, r32`.
     pub fn store32(&mut self, to: Mem, from: Host) {
         self.own(Op::new(0x89), from.0, to, &[]);
+    }
+    /// `mov r16, m16`.
+    pub fn load16(&mut self, to: Host, from: Mem) {
+        self.own(Op { prefixes: Op::P66, ..Op::new(0x8b) }, to.0, from, &[]);
     }
     /// `movzx r32, m16`.
     pub fn load_u16(&mut self, to: Host, from: Mem) {

@@ -117,13 +117,16 @@ pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: *const Exit) -> Go {
     cpu.go_out(Ok(()))
 }
 
-/// Looks after a store that met attention.
+/// Looks after a store that met attention. A site without a size: the third spare place has it.
 pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     // SAFETY: as in `instruction`.
     let site = unsafe { &*site };
-    let [at, attention, _, callee] = cpu.gate.spare;
+    let [at, attention, size, callee, _] = cpu.gate.spare;
     let page = cpu.mmu.watch.page_of_attention(attention as *const u8);
-    cpu.wrote(page, at as u32 & 0xfff, site.size());
+    match (site.size(), size as u32) {
+        (0, 0) => {}
+        (0, size) | (size, _) => cpu.wrote(page, at as u32 & 0xfff, size),
+    }
     if cpu.translations_hold() {
         return cpu.go_on(site.resume());
     }

@@ -12,7 +12,7 @@ use super::segments::Room;
 use super::site::{Exit, Origin, Site};
 use super::thunks::{self, IN_HOST, IN_MEMORY, T0, Thunks};
 use super::tools::Tools;
-use super::{data, flags, flow, system};
+use super::{data, flags, flow, string, system};
 use crate::mmu::View;
 
 /// Where the arithmetic flags are.
@@ -119,7 +119,10 @@ impl<'a> Lowering<'a> {
             !source.allowed[n]
                 || flow::is_branch(i)
                 || system::needs_flags(i)
-                || !(data::is_data(i, world) || data::is_stack(i, world) || system::is_system(i, world))
+                || !(data::is_data(i, world)
+                    || data::is_stack(i, world)
+                    || system::is_system(i, world)
+                    || string::is_string(i, world))
         };
         let live = flags::live_before(source.instructions, exact);
         let mut l = Self {
@@ -202,6 +205,7 @@ impl<'a> Lowering<'a> {
             false if data::is_stack(&i, self.source.key.world) => data::stack(self, n, &i),
             false if data::is_data(&i, self.source.key.world) => data::data(self, n, &i),
             false if system::is_system(&i, self.source.key.world) => system::system(self, n, &i),
+            false if string::is_string(&i, self.source.key.world) => string::string(self, n, &i),
             false => Err(Unsupported),
         };
         if done == Err(Unsupported) {

@@ -63,6 +63,7 @@ mod segments;
 mod single;
 mod site;
 mod store;
+mod string;
 mod system;
 mod thunks;
 mod tools;

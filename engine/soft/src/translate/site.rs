@@ -1,5 +1,6 @@
 //! What helpers know about the place that calls them.
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
 use super::Key;
@@ -12,7 +13,7 @@ use crate::mmu::View;
 pub enum Callee {
     /// The code so far from the start of the block.
     Away(u64),
-    /// The code whose address is in the last spare place while the call is under way.
+    /// The code whose address is in the fourth spare place while the call is under way.
     Spare,
 }
 
@@ -86,6 +87,15 @@ pub struct Site {
 }
 
 impl Site {
+    /// Where translated code finds its fields, and where the code starts of its origin.
+    pub const SIZE: i32 = offset_of!(Self, size) as i32;
+    /// See above.
+    pub const RESUME: i32 = offset_of!(Self, resume) as i32;
+    /// See above.
+    pub const ORIGIN: i32 = offset_of!(Self, origin) as i32;
+    /// See above.
+    pub const START: i32 = offset_of!(Origin, start) as i32;
+
     /// A site of instruction `n`. The origin stays where it is and lives as long.
     pub fn new(origin: &Origin, n: usize, view: View, size: u16) -> Self {
         let n = u8::try_from(n).expect("a block has at most 48 instructions");

@@ -3,13 +3,13 @@
 use std::mem::offset_of;
 
 use iced_x86::{Code as C, Instruction, Mnemonic as M, OpKind, Register};
-use vireo_core::state::rflags;
+use vireo_core::state::{cr4, rflags};
 use vireo_isa::flag;
 
 use super::check::Address;
 use super::context::{World, place};
 use super::data;
-use super::emit::{Alu, Host, Mem};
+use super::emit::{Alu, Host, Label, Mem, cc};
 use super::lower::{Lowering, Unsupported};
 use super::thunks::{self, T0, T1};
 use crate::cpu::{Cpu, seg};
@@ -20,8 +20,12 @@ pub fn is_system(i: &Instruction, world: World) -> bool {
     match i.mnemonic() {
         M::Cli | M::Sti | M::Swapgs | M::Stac | M::Clac => world.cpl == 0,
         M::Rdtsc | M::Rdtscp => world.tsc,
-        M::Pushfq | M::Pushfd => true,
-        _ => matches!(i.code(), C::Mov_r32m16_Sreg | C::Mov_r64m16_Sreg) && i.op0_kind() == OpKind::Register,
+        M::Pushfq | M::Pushfd | M::Cld | M::Std => true,
+        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => world.mode.is64(),
+        _ => {
+            matches!(i.code(), C::Mov_rm16_Sreg | C::Mov_r32m16_Sreg | C::Mov_r64m16_Sreg)
+                && i.op0_kind() == OpKind::Register
+        }
     }
 }
 
@@ -33,10 +37,9 @@ pub fn needs_flags(i: &Instruction) -> bool {
 /// Emits one.
 pub fn system(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsupported> {
     match i.mnemonic() {
-        M::Cli => {
-            l.clobber(l.live(n + 1));
-            l.e.alu32_imm(Alu::And, eflags(), !(rflags::IF as i32));
-        }
+        M::Cli => flag_bit(l, n, rflags::IF, false),
+        M::Cld => flag_bit(l, n, rflags::DF, false),
+        M::Std => flag_bit(l, n, rflags::DF, true),
         M::Sti => sti(l, n),
         M::Swapgs => {
             let kernel = Mem::vcpu(offset_of!(Cpu, msr.kernel_gs_base) as i32);
@@ -46,6 +49,8 @@ pub fn system(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppo
             l.e.store(current, T1);
             l.e.store(kernel, T0);
         }
+        M::Rdfsbase | M::Rdgsbase => read_base(l, n, i),
+        M::Wrfsbase | M::Wrgsbase => write_base(l, n, i),
         M::Stac => alignment_flag(l, n, true),
         M::Clac => alignment_flag(l, n, false),
         M::Rdtsc | M::Rdtscp => rdtsc(l, n, i),
@@ -55,7 +60,8 @@ pub fn system(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppo
     Ok(())
 }
 
-fn eflags() -> Mem {
+/// RFLAGS but for the arithmetic flags.
+pub fn eflags() -> Mem {
     Mem::vcpu(offset_of!(Cpu, eflags) as i32)
 }
 
@@ -65,15 +71,20 @@ fn sti(l: &mut Lowering, n: usize) {
     l.clobber(l.live(n));
     let slow = data::slow_path(l, n, resume);
     l.e.cmp8_imm(Mem::vcpu(offset_of!(Cpu, interrupt_waits) as i32), 0);
-    l.e.jcc(super::emit::cc::NE, slow);
+    l.e.jcc(cc::NE, slow);
     l.e.alu32_imm(Alu::Or, eflags(), rflags::IF as i32);
     l.e.bind(resume);
 }
 
-fn alignment_flag(l: &mut Lowering, n: usize, set: bool) {
+/// Sets or clears a flag that is none of the arithmetic ones.
+fn flag_bit(l: &mut Lowering, n: usize, flag: u64, set: bool) {
     l.clobber(l.live(n + 1));
-    let (op, mask) = if set { (Alu::Or, rflags::AC as i32) } else { (Alu::And, !(rflags::AC as i32)) };
+    let (op, mask) = if set { (Alu::Or, flag as i32) } else { (Alu::And, !(flag as i32)) };
     l.e.alu32_imm(op, eflags(), mask);
+}
+
+fn alignment_flag(l: &mut Lowering, n: usize, set: bool) {
+    flag_bit(l, n, rflags::AC, set);
     if l.source.key.world.smap {
         l.view = if set { View::KernelAc } else { View::Kernel };
         let view = Mem::vcpu((offset_of!(Cpu, mmu) + Mmu::VIEW_OFFSET) as i32);
@@ -113,7 +124,7 @@ fn pushf(l: &mut Lowering, n: usize) {
 }
 
 /// Pushes what is in spare place 2. The flags have been clobbered.
-pub fn push_spare(l: &mut Lowering, n: usize, slow: super::emit::Label, resume: super::emit::Label) {
+pub fn push_spare(l: &mut Lowering, n: usize, slow: Label, resume: Label) {
     let word = l.word();
     let checked = l.check(Address::Stack(-(word as i32)), word, true, slow);
     l.e.load(T1, place::spare(2));
@@ -125,7 +136,6 @@ pub fn push_spare(l: &mut Lowering, n: usize, slow: super::emit::Label, resume: 
 /// `mov r, Sreg`.
 fn read_selector(l: &mut Lowering, i: &Instruction) {
     let number = i.op0_register().full_register().number() as u8;
-    let to = thunks::host(number).unwrap_or(T0);
     let segment = match i.op1_register() {
         Register::ES => seg::ES,
         Register::CS => seg::CS,
@@ -134,8 +144,59 @@ fn read_selector(l: &mut Lowering, i: &Instruction) {
         Register::FS => seg::FS,
         _ => seg::GS,
     };
-    l.e.load_u16(to, place::selector(segment));
+    let narrow = i.op0_register().size() == 2;
+    match thunks::host(number) {
+        Some(to) if !narrow => l.e.load_u16(to, place::selector(segment)),
+        Some(to) => l.e.load16(to, place::selector(segment)),
+        None => {
+            l.e.load_u16(T0, place::selector(segment));
+            if narrow { l.e.store16(place::gpr(number), T0) } else { l.e.store(place::gpr(number), T0) }
+        }
+    }
+}
+
+/// The base of FS or GS that RDFSBASE and its kin are about. `slow`: where they go while they are not allowed.
+fn base_of(l: &mut Lowering, i: &Instruction, slow: Label) -> Mem {
+    l.e.test32_imm(Mem::vcpu(offset_of!(Cpu, ctl.cr4) as i32), cr4::FSGSBASE as u32);
+    l.e.jcc(cc::E, slow);
+    place::segment_base(if matches!(i.mnemonic(), M::Rdfsbase | M::Wrfsbase) { seg::FS } else { seg::GS })
+}
+
+fn read_base(l: &mut Lowering, n: usize, i: &Instruction) {
+    let resume = l.e.label();
+    l.clobber(l.live(n));
+    let slow = data::slow_path(l, n, resume);
+    let base = base_of(l, i, slow);
+    let number = i.op0_register().full_register().number() as u8;
+    let to = thunks::host(number).unwrap_or(T0);
+    if i.op0_register().size() == 8 {
+        l.e.load(to, base)
+    } else {
+        l.e.load32(to, base)
+    }
     if thunks::host(number).is_none() {
         l.e.store(place::gpr(number), to);
     }
+    l.e.bind(resume);
+}
+
+/// An address that is not canonical is left to the interpreter.
+fn write_base(l: &mut Lowering, n: usize, i: &Instruction) {
+    let resume = l.e.label();
+    l.clobber(l.live(n));
+    let slow = data::slow_path(l, n, resume);
+    let base = base_of(l, i, slow);
+    let number = i.op0_register().full_register().number() as u8;
+    let from = l.read_gpr(number, T0);
+    if i.op0_register().size() == 8 {
+        l.e.load(T1, from);
+        l.e.shl(T1, 16);
+        l.e.sar(T1, 16);
+        l.e.alu(Alu::Cmp, T1, from);
+        l.e.jcc(cc::NE, slow);
+    } else {
+        l.e.load32(T1, from);
+    }
+    l.e.store(base, T1);
+    l.e.bind(resume);
 }

@@ -9,7 +9,9 @@ use super::context::place::Tlb;
 use super::context::{JUMPS, place};
 use super::emit::{Alu, Emitter, Host, Label, Mem, cc};
 use super::helpers;
-use crate::mmu::{StackPage, View};
+use super::site::Site;
+use crate::mmu::{Places, View};
+use crate::partition::request;
 
 /// Address in R14, or an argument of a helper.
 pub const T0: Host = Host::R14;
@@ -39,12 +41,13 @@ pub struct Thunks {
     pub link: [usize; 2],
     /// Leave at an exit (R14), flags in memory.
     pub leave: usize,
-    /// A store (site in R14, host address and attention byte in the spare places) met attention; flags in memory.
+    /// A store (site in R14, host address and attention byte in the spare places, the latter in R11 too) met attention; flags
+    /// in memory.
     pub wrote: usize,
     /// Translate the operand of a site (R14) and try again; flags in memory.
     pub fill: usize,
-    /// Called with the address of a stack access in R14: has the view know its page, or sets the carry flag. Overwrites R14
-    /// and R11; for views Kernel, User, KernelAc.
+    /// Called with the address of a stack access in R14, and the highest offset in a page that it may have in spare place 0:
+    /// has the view know its page, or sets the carry flag. Overwrites R14 and R11; for views Kernel, User, KernelAc.
     pub stack_page: [usize; 3],
     /// A return to R14 that the stack did not foresee; for views Kernel and User. R11: the site.
     pub returned: [usize; 2],
@@ -101,7 +104,8 @@ pub fn build(e: &mut Emitter, avx: bool) -> Labels {
     let instruction = both(e, helpers::instruction as *const () as usize);
     let link = both(e, helpers::link as *const () as usize);
     let leave = helper(e, helpers::leave as *const () as usize, call, false);
-    let wrote = helper(e, helpers::wrote as *const () as usize, call, false);
+    let wrote_code = helper(e, helpers::wrote as *const () as usize, call, false);
+    let wrote = wrote_beside_code(e, wrote_code);
     let fill = helper(e, helpers::fill as *const () as usize, call, false);
     let missed = helper(e, helpers::returned as *const () as usize, call, false);
     let returned = [View::Kernel, View::User].map(|view| {
@@ -155,19 +159,71 @@ fn push_bottom(e: &mut Emitter, bottom: Label) {
     e.push(T1);
 }
 
+/// See [`Thunks::wrote`], T1 being the attention byte's address too: goes on by itself where only code is asked for, and the
+/// granules written have none, as [`crate::mmu::watch::Watch::after_write`] does; otherwise goes to `wrote`.
+fn wrote_beside_code(e: &mut Emitter, wrote: Label) -> Label {
+    /// Bits of an offset within a granule.
+    const SHIFT: u8 = Places::GRANULE.trailing_zeros() as u8;
+    let (at, site) = (place::spare(0), place::spare(4));
+    let (label, slow) = (e.here(), e.label());
+    // A site without a size has it where the site goes now.
+    e.cmp16_imm(Mem::at(T0, Site::SIZE), 0);
+    e.jcc(cc::E, wrote);
+    e.store(place::gpr(0), Host::RAX);
+    e.store(site, T0);
+    e.load_u16(T0, Mem::at(T0, Site::SIZE));
+    e.cmp8_imm(Mem::at(T1, 0), Places::ONLY_CODE);
+    e.jcc(cc::NE, slow);
+    e.bytes(&[0xf0, 0x83, 0x0c, 0x24, 0x00]); // lock or dword [rsp], 0: the store comes before all that follows
+    // The page's first granule in the bitmap, and with it the last one written, then the first.
+    e.alu(Alu::Sub, T1, place::watched_attention());
+    e.shl(T1, 12 - SHIFT);
+    e.load(Host::RAX, place::watched_granules());
+    e.alu(Alu::Add, T0, at);
+    e.alu_imm(Alu::Sub, T0, 1);
+    for first in [false, true] {
+        if first {
+            e.load(T0, at);
+        }
+        e.and32_imm(T0, 0xfff);
+        e.shift32(T0, SHIFT, false);
+        e.alu(Alu::Or, T0, T1);
+        e.bytes(&[0x4c, 0x0f, 0xa3, 0x30]); // bt [rax], r14
+        e.jcc(cc::B, slow);
+    }
+    // Somebody else may have written here just before, and be about to tell of it, or have told.
+    e.load(Host::RAX, place::watched_notices());
+    e.alu32_imm(Alu::Cmp, Mem::at(Host::RAX, 0), 0);
+    e.jcc(cc::NE, slow);
+    e.load(Host::RAX, place::requests());
+    e.test32_imm(Mem::at(Host::RAX, 0), request::CODE);
+    e.jcc(cc::NE, slow);
+    e.load(Host::RAX, place::gpr(0));
+    e.load(T0, site);
+    e.load_u16(T1, Mem::at(T0, Site::RESUME));
+    e.load(T0, Mem::at(T0, Site::ORIGIN));
+    e.alu(Alu::Add, T1, Mem::at(T0, Site::START));
+    e.jmp_to(T1);
+
+    e.bind(slow);
+    e.load(Host::RAX, place::gpr(0));
+    e.load(T0, site);
+    e.jmp(wrote);
+    label
+}
+
 /// See [`Thunks::stack_page`].
 fn stack_page(e: &mut Emitter, view: View) -> Label {
-    // The page must be good for reads and writes of so many bytes: nearer to its end nobody may be told to try again.
-    const LAST: i32 = 4096 - StackPage::MOST as i32;
+    // The page must be good for reads and writes, and for all of the access: or it would miss again, and again.
     let (label, missed) = (e.here(), e.label());
     e.store(place::spare(1), T0);
     tlb_offset(e, T0);
     e.alu(Alu::Add, T0, place::tlb(view, T1, Tlb::Read));
-    e.cmp_imm32(T0, LAST);
+    e.alu(Alu::Cmp, T0, place::spare(0));
     e.jcc(cc::A, missed);
     e.load(T0, place::spare(1));
     e.alu(Alu::Add, T0, place::tlb(view, T1, Tlb::Write));
-    e.cmp_imm32(T0, LAST);
+    e.alu(Alu::Cmp, T0, place::spare(0));
     e.jcc(cc::A, missed);
     for field in [Tlb::Write, Tlb::Host, Tlb::Attention] {
         e.load(T0, place::tlb(view, T1, field));
