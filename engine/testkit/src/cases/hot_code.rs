@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     case("hot-code-overwritten-through-an-alias", alias),
     case("hot-code-overwritten-by-the-host", by_host),
     case("hot-code-of-two-address-spaces", address_spaces),
+    case("hot-stores-into-and-out-of-code", over_granules),
     case("hot-code-is-moved-and-taken-away", moved),
     case("hot-code-in-very-many-pages", many_pages),
     case("hot-code-over-a-page-end-that-moves", |b| moving_end(b, false)),
@@ -54,6 +55,16 @@ fn stores() -> Vec<(&'static str, Write)> {
             a.mov(qword_ptr(DATA + 0x100), rax)?;
             a.mov(esi, (DATA + 0x100) as u32)?;
             a.movsq()
+        }),
+        ("REP STOS", |a| {
+            a.mov(ecx, 1)?;
+            a.rep().stosq()
+        }),
+        ("REP MOVS", |a| {
+            a.mov(qword_ptr(DATA + 0x100), rax)?;
+            a.mov(esi, (DATA + 0x100) as u32)?;
+            a.mov(ecx, 8)?;
+            a.rep().movsb()
         }),
         ("POP", |a| {
             a.mov(rsp, STACK)?;
@@ -95,6 +106,50 @@ fn next(bench: &Bench<'_>) -> Result<Record, Failure> {
         g.run()?;
         r.expect("traps", g.vectors(), vec![])?;
         r.expect(name, g.machine.ram.u64(DATA), NEW)?;
+    }
+    Ok(r)
+}
+
+/// A store beside code, in its page, which in the last round but one reaches into the code's granule: with its first bytes,
+/// and with its last.
+fn over_granules(bench: &Bench<'_>) -> Result<Record, Failure> {
+    const OLD: u32 = 0x1111_2222;
+    const NEW: u32 = 0x5566_7788;
+    const RET: u64 = 0xc3;
+    const MOV: u64 = 0xb8;
+    let mut r = Record::default();
+    // Granules have 64 bytes. Where the function is, where the store goes, and what it stores.
+    let new = u64::from(NEW);
+    for (at, to, value) in
+        [(F + 0x43a, F + 0x43b, new | RET << 32), (F + 0x480, F + 0x47d, new << 32 | MOV << 24)]
+    {
+        let mut g = Guest::new(bench, Mode::Long, |a| {
+            a.mov(ebx, ROUNDS)?;
+            a.jmp(F)
+        })?;
+        g.code(64, at, |a| {
+            a.mov(eax, OLD)?;
+            a.ret()
+        })?;
+        g.code(64, F, |a| {
+            let mut again = a.create_label();
+            a.set_label(&mut again)?;
+            a.mov(edi, (F + 0xc00) as u32)?;
+            a.mov(edx, to as u32)?;
+            a.cmp(ebx, 2)?;
+            a.cmove(rdi, rdx)?;
+            a.mov(rsi, value)?;
+            a.mov(qword_ptr(rdi), rsi)?;
+            a.call(at)?;
+            a.add(qword_ptr(DATA), rax)?;
+            a.dec(ebx)?;
+            a.jnz(again)?;
+            a.done()
+        })?;
+        g.run()?;
+        let sum = u64::from(OLD) * u64::from(ROUNDS - 2) + 2 * new;
+        r.expect("traps", g.vectors(), vec![])?;
+        r.expect("sum", g.machine.ram.u64(DATA), sum)?;
     }
     Ok(r)
 }

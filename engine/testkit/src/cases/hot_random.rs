@@ -167,6 +167,38 @@ fn on_memory(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     }
 }
 
+/// A repeated string instruction within the program's memory, its operands overlapping perhaps; its registers go to memory.
+fn on_strings(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
+    let (from, to) = (rdi + (r.next() & 0x3f) as i32, rdi + (r.next() & 0x3f) as i32);
+    let backwards = r.below(4) == 0;
+    [rdi, rsi, rcx].into_iter().try_for_each(|x| a.push(x))?;
+    a.lea(rsi, from)?;
+    a.lea(rdi, to)?;
+    a.mov(ecx, r.below(8) as u32)?;
+    if backwards {
+        a.add(rsi, 0x38)?;
+        a.add(rdi, 0x38)?;
+        a.std()?;
+    }
+    match r.below(8) {
+        0 => a.rep().stosb()?,
+        1 => a.rep().stosw()?,
+        2 => a.rep().stosd()?,
+        3 => a.rep().stosq()?,
+        4 => a.rep().movsb()?,
+        5 => a.rep().movsw()?,
+        6 => a.repne().movsd()?,
+        _ => a.rep().movsq()?,
+    }
+    a.cld()?;
+    a.xchg(qword_ptr(rsp + 16), rdi)?;
+    a.mov(qword_ptr(rdi + 0x80), rsi)?;
+    a.mov(qword_ptr(rdi + 0x88), rcx)?;
+    a.pop(rcx)?;
+    a.pop(rsi)?;
+    a.pop(qword_ptr(rdi + 0x90))
+}
+
 /// A few instructions by way of XMM registers, which nobody keeps.
 fn on_vectors(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     let (x, y, x4, y4) = (r.of(&WIDE), r.of(&WIDE), r.of(&HALF), r.of(&HALF));
@@ -221,10 +253,11 @@ fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
         a.push((random.next() & 0x8d5) as i32 | 2)?;
         a.popfq()?;
         for _ in 0..LENGTH {
-            match random.below(7) {
+            match random.below(8) {
                 0 | 1 => on_registers(a, &mut random)?,
                 2 | 3 => on_bits(a, &mut random)?,
                 4 => on_vectors(a, &mut random)?,
+                5 => on_strings(a, &mut random)?,
                 _ => on_memory(a, &mut random)?,
             }
         }

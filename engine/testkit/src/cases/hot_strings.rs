@@ -1,5 +1,5 @@
-//! Repeated string instructions in hot code that meet a page they may not use, after whole pages: how far they came is exact,
-//! and they go on from there.
+//! Repeated string instructions in hot code: where they meet a page they may not use, after whole pages, how far they came is
+//! exact, and they go on from there; a page's end is where they leave it.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     case("hot-rep-meets-absent-destination", |bench| meets(bench, Side::To, 0, 2)),
     case("hot-rep-meets-read-only-destination", |bench| meets(bench, Side::To, 5, 3)),
     case("hot-rep-meets-absent-source", |bench| meets(bench, Side::From, 0, 0)),
+    case("hot-rep-to-the-end-of-a-page-and-over-it", ends),
 ];
 
 const ROUNDS: i32 = 60;
@@ -157,6 +158,64 @@ fn meets(bench: &Bench<'_>, side: Side, rights: u64, error: u64) -> Result<Recor
             let all = it.count() * it.size;
             let wrong = (0..all).find(|&n| ram.read::<1>(TO - WINDOW + WINDOW_RAM + n) != [right(n)]);
             r.expect("first wrong byte", wrong, None)?;
+        }
+    }
+    Ok(r)
+}
+
+/// A few elements up to the end of a page of the destination or the source, and one more: which is in a page elsewhere.
+fn ends(bench: &Bench<'_>) -> Result<Record, Failure> {
+    const END: u64 = WINDOW + 0x1000;
+    const NEXT: u64 = WINDOW_RAM + 0x5000;
+    const ELEMENTS: u64 = 4;
+    let mut r = Record::default();
+    for it in &REPEATED {
+        let before = END - ELEMENTS * it.size;
+        let elsewhere = WINDOW + 0x3800;
+        for (from, to) in [(elsewhere, before), (before, elsewhere)] {
+            let one = |a: &mut CodeAssembler, n: u64| {
+                a.mov(esi, from as u32)?;
+                a.mov(edi, to as u32)?;
+                a.mov(ecx, n as u32)?;
+                (it.write)(a)
+            };
+            let mut g = Guest::new(bench, Mode::Long, |a| {
+                a.mov(ebx, ROUNDS)?;
+                a.mov(rax, 0x0807_0605_0403_0201_u64)?;
+                a.jmp(F)
+            })?;
+            g.code(64, F, |a| {
+                let mut again = a.create_label();
+                a.set_label(&mut again)?;
+                one(a, ELEMENTS)?;
+                one(a, ELEMENTS + 1)?;
+                a.dec(ebx)?;
+                a.jnz(again)?;
+                a.done()
+            })?;
+            let ram = &g.machine.ram;
+            ram.write(PT + 8, &(NEXT | 7).to_le_bytes());
+            for n in 0..(ELEMENTS + 1) * it.size {
+                if from == elsewhere || n < ELEMENTS * it.size {
+                    ram.write(from - WINDOW + WINDOW_RAM + n, &[0x40 + n as u8]);
+                }
+                ram.write(NEXT + n, &[0x80 + n as u8]);
+            }
+            g.run()?;
+            r.expect(it.name, g.vectors(), vec![])?;
+            let ram = &g.machine.ram;
+            let last = |at: u64| (0..it.size).map(|n| ram.read::<1>(at + n)[0]).collect::<Vec<_>>();
+            let stored: Vec<u8> = (0..it.size).map(|n| 1 + n as u8).collect();
+            let next_of_source: Vec<u8> = (0..it.size)
+                .map(|n| if from == before { 0x80 + n as u8 } else { 0x40 + (ELEMENTS * it.size + n) as u8 })
+                .collect();
+            let expected = if it.moves { next_of_source } else { stored };
+            let behind =
+                if to == before { NEXT } else { elsewhere - WINDOW + WINDOW_RAM + ELEMENTS * it.size };
+            r.expect(it.name, last(behind), expected)?;
+            if to == before {
+                r.expect("beyond", last(WINDOW_RAM + 0x1000), vec![0; it.size as usize])?;
+            }
         }
     }
     Ok(r)

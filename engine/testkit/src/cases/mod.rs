@@ -11,6 +11,7 @@ mod hot_loops;
 mod hot_random;
 mod hot_smp;
 mod hot_strings;
+mod hot_system;
 mod hot_traps;
 mod interrupts;
 mod io;
@@ -42,7 +43,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 18] = [
+    let rooms: [&[Case]; 19] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -58,6 +59,7 @@ pub fn cases() -> Vec<Case> {
         hot_random::CASES,
         hot_smp::CASES,
         hot_strings::CASES,
+        hot_system::CASES,
         hot_traps::CASES,
         hot_faults::CASES,
         hot_code::CASES,
