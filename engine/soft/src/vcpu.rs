@@ -147,6 +147,10 @@ impl Cpu {
     /// Runs until something has to be looked at.
     fn run_blocks(&mut self) -> Exec {
         if self.shadow != Shadow::None || self.stepwise() {
+            // Lock step makes its translations itself.
+            if self.shadow == Shadow::Sti && !self.stepwise() && self.lockstep.is_none() {
+                self.translate_if_wanted();
+            }
             return self.run_stepwise();
         }
         self.renew_budget();

@@ -42,6 +42,30 @@ impl Block {
     fn new(uops: Box<[Uop]>, key: Key, pages: [Option<(u32, u64)>; 2], hot: u32) -> Self {
         Self { uops, key, pages, runs: Cell::new(0), hot }
     }
+
+    /// Counts a run. `None`: there is nothing to look at.
+    #[inline(always)]
+    fn count_run(&self) -> Option<Look> {
+        let runs = self.runs.get();
+        self.runs.set(runs.saturating_add(1));
+        if runs < self.hot {
+            return None;
+        }
+        // One that cannot be translated now is tried again after as many runs.
+        if runs.is_multiple_of(self.hot) {
+            return Some(Look::Translate);
+        }
+        runs.is_multiple_of(LOOK).then_some(Look::Find)
+    }
+}
+
+/// What to do about a block that runs often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// See whether there is a translation.
+    Find,
+    /// Make one if there is none.
+    Translate,
 }
 
 /// A recent lookup by virtual address.
@@ -115,6 +139,8 @@ pub struct CodeCache {
     /// Sum of the blocks' footprints, and its bound.
     bytes: usize,
     most_bytes: usize,
+    /// Address of a block that is worth a translation, though only its first instruction is run, by itself.
+    wanted: Option<u64>,
     /// Where blocks are put together; empty otherwise.
     scratch: Vec<Uop>,
     /// Blocks built, for statistics.
@@ -142,6 +168,7 @@ impl CodeCache {
             current: std::ptr::null(),
             bytes: 0,
             most_bytes: bytes.max(LEAST_MEMORY),
+            wanted: None,
             scratch: Vec::new(),
             built: 0,
             translator: Translator::new(),
@@ -344,13 +371,15 @@ impl Cpu {
         // SAFETY: the cache owns the block; dropped blocks are kept until the next call of this function, and no other
         // is running.
         let block = unsafe { &*block };
-        // Lock step makes its translations itself, and has single steps executed by the interpreter.
-        if !(single && self.lockstep.is_some())
-            && let Some(entry) = self.entry_if_hot(block)
-            && !single
-        {
-            self.code.remove(block.key);
-            return self.run_translated(entry);
+        match (block.count_run(), single) {
+            (Some(Look::Translate), true) => self.code.wanted = Some(self.rip),
+            (Some(look), false) => {
+                if let Some(entry) = self.hot_entry(look == Look::Translate) {
+                    self.code.remove(block.key);
+                    return self.run_translated(entry);
+                }
+            }
+            _ => {}
         }
         let uops = if single { &block.uops[..1] } else { &block.uops[..] };
         for (n, u) in uops.iter().enumerate() {
@@ -366,21 +395,12 @@ impl Cpu {
         Ok(())
     }
 
-    /// Counts a run of a block. One that runs often is run as translated code instead, from this entry: and so is one of which
-    /// often one instruction runs, as after each STI.
-    #[inline(always)]
-    fn entry_if_hot(&mut self, block: &Block) -> Option<usize> {
-        let runs = block.runs.get();
-        block.runs.set(runs.saturating_add(1));
-        if runs < block.hot {
-            return None;
+    /// Translates the code at RIP, if it was run often: instruction by instruction, as after STI, and is about to be again.
+    pub(crate) fn translate_if_wanted(&mut self) {
+        if self.code.wanted == Some(self.rip) {
+            self.code.wanted = None;
+            self.hot_entry(true);
         }
-        // One that cannot be translated now is tried again after as many runs.
-        let translate = runs.is_multiple_of(block.hot);
-        if !translate && !runs.is_multiple_of(LOOK) {
-            return None;
-        }
-        self.hot_entry(translate)
     }
 
     /// Runs the first instruction of a block that is not to be run whole; `EndBlock` when all went well.

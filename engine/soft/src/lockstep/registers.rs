@@ -96,8 +96,9 @@ impl Registers {
         if end != Err(Stop::Trap) {
             other.trap_rip = self.trap_rip;
         }
-        // Flags that instructions behind the fault would have overwritten are not kept.
-        if end == Err(Stop::Fault) || dead_flags {
+        // Flags that instructions behind the fault, or behind a string instruction that is not done, would have overwritten are not
+        // kept.
+        if matches!(end, Err(Stop::Fault | Stop::Yield)) || dead_flags {
             other.flags = self.flags;
         }
     }

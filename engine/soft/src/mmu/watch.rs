@@ -8,6 +8,8 @@
 //!   the granules, takes their announcement away and has every vCPU drop the blocks decoded from them. A second writer
 //!   that finds no announcement waits until no such notice is on its way, then takes the ones for itself: its own
 //!   blocks must be gone before its next instruction.
+//!   Translated code looks after a write beside code by itself (`wrote_beside_code` in `translate/thunks.rs`): the same
+//!   questions in the same order.
 //! - Dirty log: the harvester takes the bitmap, sets [`CLEAN`] again, barrier, then reads page contents. A later writer
 //!   finds `CLEAN` and marks the page for the next round.
 

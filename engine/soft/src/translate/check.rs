@@ -215,15 +215,28 @@ impl Lowering<'_> {
 
     /// As [`Lowering::look_after_store`], of an operand so far from T0.
     pub fn look_after_store_at(&mut self, n: usize, checked: Checked, disp: i32, size: u32, resume: Label) {
+        self.look_after(n, checked, size, resume, |l| l.e.lea(T0, Mem::at(T0, disp)));
+    }
+
+    /// As [`Lowering::look_after_store`], of what `operand` says to T0, if there is attention: an address of so many bytes. No
+    /// size: it leaves that in spare place 2.
+    pub fn look_after(
+        &mut self,
+        n: usize,
+        checked: Checked,
+        size: u32,
+        resume: Label,
+        operand: impl FnOnce(&mut Self),
+    ) {
         self.attention(checked);
         self.e.cmp8_imm(Mem::at(T1, 0), 0);
         let site = self.site(n, size as u16, Some(resume), None);
         let hot = self.e.switch(Part::Cold);
         let stub = self.e.here();
-        self.e.lea(T0, Mem::at(T0, disp));
-        self.e.store(place::spare(0), T0);
         self.e.store(place::spare(1), T1);
-        self.go_with_site(site, self.thunks.wrote);
+        operand(self);
+        self.e.store(place::spare(0), T0);
+        self.go_with_site(site, self.thunks.wrote[usize::from(self.view.is_user())]);
         self.e.switch(hot);
         self.e.jcc(cc::NE, stub);
     }

@@ -1,7 +1,7 @@
 //! What translated code reaches through the GS base: fields of [`Cpu`] at fixed offsets.
 
 use std::mem::offset_of;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::emit::{Host, Mem};
 use crate::cpu::mode::Mode;
@@ -95,11 +95,14 @@ pub struct Context {
     pub returned: usize,
     /// The guest's time-stamp counter less the host's.
     pub tsc_offset: u64,
-    /// Spare places.
+    /// Spare places. 0 and 1: what a store wrote to and its attention byte, for [`super::thunks::Thunks::wrote`]; before that
+    /// the limit and address of an access to the stack, or 1 the attention byte until the store. 2: a value or an addend of
+    /// the instruction under way, in the end how much it wrote. 3: what a call by memory or register calls. 4: a site.
     pub spare: [u64; 5],
-    /// Where a store looks that met attention; the last is the vCPU's own requests.
+    /// Where a store looks that met attention; then this vCPU's requests, and the translations' epoch.
     pub watched: Places,
     pub requests: *const AtomicU32,
+    pub epoch: *const AtomicU64,
     /// How the last run ended.
     pub end: Exec,
     /// The world of the return addresses on the stack.
@@ -129,6 +132,7 @@ impl Context {
             spare: [0; 5],
             watched: Places::NONE,
             requests: std::ptr::null(),
+            epoch: std::ptr::null(),
             end: Ok(()),
             stack_world: World::default(),
             jumps: [std::array::from_fn(Jump::empty); 3],
@@ -193,6 +197,7 @@ impl Cpu {
         self.gate.cpu = self;
         self.gate.watched = self.mmu.watch.places();
         self.gate.requests = &raw const self.shared.vcpus[self.index as usize].requests;
+        self.gate.epoch = self.shared.code.epoch_place();
         // SAFETY: no other code of the process uses GS on x86-64 Linux; the base is only a number until then.
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, self as *mut Cpu) };
     }
@@ -306,6 +311,23 @@ pub mod place {
     /// See above.
     pub fn requests() -> Mem {
         at(offset_of!(Cpu, gate.requests))
+    }
+    /// See above.
+    pub fn epoch() -> Mem {
+        at(offset_of!(Cpu, gate.epoch))
+    }
+    /// The epoch that the tables of a view (of a user, or not) are good for, above [`World::BITS`].
+    pub fn stamped_epoch(user: bool) -> Mem {
+        let stamp = size_of::<(u64, u64)>() * usize::from(user) + offset_of!((u64, u64), 1);
+        at(offset_of!(Cpu, gate.stamps) + stamp)
+    }
+    /// RFLAGS but for the arithmetic flags.
+    pub fn eflags() -> Mem {
+        at(offset_of!(Cpu, eflags))
+    }
+    /// CR4.
+    pub fn cr4() -> Mem {
+        at(offset_of!(Cpu, ctl.cr4))
     }
     /// Spare place 0 to 4.
     pub fn spare(n: usize) -> Mem {

@@ -117,15 +117,15 @@ pub extern "sysv64" fn leave(cpu: &mut Cpu, exit: *const Exit) -> Go {
     cpu.go_out(Ok(()))
 }
 
-/// Looks after a store that met attention. A site without a size: the third spare place has it.
+/// Looks after a store that met attention: see [`Thunks::wrote`](super::thunks::Thunks::wrote).
 pub extern "sysv64" fn wrote(cpu: &mut Cpu, site: *const Site) -> Go {
     // SAFETY: as in `instruction`.
     let site = unsafe { &*site };
     let [at, attention, size, callee, _] = cpu.gate.spare;
     let page = cpu.mmu.watch.page_of_attention(attention as *const u8);
-    match (site.size(), size as u32) {
-        (0, 0) => {}
-        (0, size) | (size, _) => cpu.wrote(page, at as u32 & 0xfff, size),
+    let size = if site.size() == 0 { size as u32 } else { site.size() };
+    if size != 0 {
+        cpu.wrote(page, at as u32 & 0xfff, size);
     }
     if cpu.translations_hold() {
         return cpu.go_on(site.resume());

@@ -36,7 +36,7 @@
 //! # Exactness
 //! An instruction changes guest state only after its last possible fault, and faults are raised by the interpreter with all
 //! state in its place. One thing is not exact: arithmetic flags that the next instructions overwrite unseen are not kept
-//! for a page fault in between, nor for an interrupt at the head of a loop; a debugger could see that in the frame of the
+//! for a page fault in between, nor for an interrupt at the head of a loop or within a repeated string instruction; a debugger could see that in the frame of the
 //! fault.
 //!
 //! # Who owns what

@@ -108,7 +108,8 @@ impl Site {
         Self { resume: offset(resume), again: offset(again), ..self }
     }
 
-    /// Size of its store in bytes, or of what a return takes from the stack besides the return address.
+    /// Size of its store in bytes (0: known when it is executed), or of what a return takes from the stack besides the return
+    /// address.
     pub fn size(&self) -> u32 {
         u32::from(self.size)
     }

@@ -172,6 +172,11 @@ impl SharedCode {
         self.epoch.load(SeqCst)
     }
 
+    /// Where [`SharedCode::epoch`] is, for translated code.
+    pub fn epoch_place(&self) -> *const AtomicU64 {
+        &raw const self.epoch
+    }
+
     /// What the bytes of a translation that begins in a page are good for: compared before it is added.
     pub fn invalidations(&self, page: u32) -> Invalidations {
         let here = self.shard_invalidations[page as usize % SHARDS].load(SeqCst);

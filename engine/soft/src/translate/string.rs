@@ -8,9 +8,8 @@ use super::check::{Address, Checked};
 use super::context::World;
 use super::context::place::{self, Tlb};
 use super::data;
-use super::emit::{Alu, Host, Label, Mem, Part, cc};
+use super::emit::{Alu, Host, Label, Mem, cc};
 use super::lower::{Lowering, Unsupported};
-use super::system::eflags;
 use super::thunks::{T0, T1};
 
 /// Whether an instruction is for this part, in a world.
@@ -33,35 +32,39 @@ pub fn string(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppo
     let resume = l.e.label();
     l.clobber(l.live(n));
     let slow = data::slow_path(l, n, resume);
-    l.e.test32_imm(eflags(), rflags::DF as u32);
+    l.e.test32_imm(place::eflags(), rflags::DF as u32);
     l.e.jcc(cc::NE, slow);
     l.e.alu_imm(Alu::Cmp, Host::RCX, 4096);
     l.e.jcc(cc::A, slow);
     let from = place::spare(2);
     if moves {
-        check(l, Host::RSI, Tlb::Read, size, slow);
+        in_page(l, Host::RSI, Tlb::Read, size, slow);
         l.e.load(T0, place::tlb(l.view, T1, Tlb::Addend));
         l.e.store(from, T0);
     }
-    check(l, Host::RDI, Tlb::Write, size, slow);
+    in_page(l, Host::RDI, Tlb::Write, size, slow);
     let to = place::tlb(l.view, T1, Tlb::Addend);
     l.e.load(T0, Host::RDI);
     if moves {
         l.e.alu(Alu::Add, Host::RSI, from);
     }
     l.e.alu(Alu::Add, Host::RDI, to);
-    l.e.bytes(bytes(size, moves));
+    l.e.bytes(encoding(size, moves));
     if moves {
         l.e.alu(Alu::Sub, Host::RSI, from);
     }
     l.e.alu(Alu::Sub, Host::RDI, to);
-    look_after(l, n, resume);
+    l.look_after(n, Checked::Dynamic, 0, resume, |l| {
+        l.e.load(T1, Host::RDI);
+        l.e.alu(Alu::Sub, T1, T0);
+        l.e.store(place::spare(2), T1);
+    });
     l.e.bind(resume);
     Ok(())
 }
 
 /// Looks whether RCX elements from a register on, at most 4096, lie in one page of the TLB. Leaves its entry's offset in T1.
-fn check(l: &mut Lowering, at: Host, tag: Tlb, size: u32, slow: Label) {
+fn in_page(l: &mut Lowering, at: Host, tag: Tlb, size: u32, slow: Label) {
     l.offset_in_page(Address::In(at), tag);
     // A miss leaves an offset that is nearer to none than RCX elements lead.
     l.e.lea(T0, Mem::at(T0, 0).indexed(Host::RCX, size.trailing_zeros() as u8));
@@ -69,25 +72,8 @@ fn check(l: &mut Lowering, at: Host, tag: Tlb, size: u32, slow: Label) {
     l.e.jcc(cc::A, slow);
 }
 
-/// Looks at the attention byte of the page that was written from T0 up to RDI.
-fn look_after(l: &mut Lowering, n: usize, resume: Label) {
-    l.attention(Checked::Dynamic);
-    l.e.cmp8_imm(Mem::at(T1, 0), 0);
-    let site = l.site(n, 0, Some(resume), None);
-    let hot = l.e.switch(Part::Cold);
-    let stub = l.e.here();
-    l.e.store(place::spare(0), T0);
-    l.e.store(place::spare(1), T1);
-    l.e.load(T1, Host::RDI);
-    l.e.alu(Alu::Sub, T1, T0);
-    l.e.store(place::spare(2), T1);
-    l.go_with_site(site, l.thunks.wrote);
-    l.e.switch(hot);
-    l.e.jcc(cc::NE, stub);
-}
-
 /// The instruction.
-fn bytes(size: u32, moves: bool) -> &'static [u8] {
+fn encoding(size: u32, moves: bool) -> &'static [u8] {
     match (size, moves) {
         (1, false) => &[0xf3, 0xaa],
         (2, false) => &[0xf3, 0x66, 0xab],

@@ -60,11 +60,6 @@ pub fn system(l: &mut Lowering, n: usize, i: &Instruction) -> Result<(), Unsuppo
     Ok(())
 }
 
-/// RFLAGS but for the arithmetic flags.
-pub fn eflags() -> Mem {
-    Mem::vcpu(offset_of!(Cpu, eflags) as i32)
-}
-
 /// Where an interrupt waits, the interpreter has to see to its shadow and its delivery.
 fn sti(l: &mut Lowering, n: usize) {
     let resume = l.e.label();
@@ -72,7 +67,7 @@ fn sti(l: &mut Lowering, n: usize) {
     let slow = data::slow_path(l, n, resume);
     l.e.cmp8_imm(Mem::vcpu(offset_of!(Cpu, interrupt_waits) as i32), 0);
     l.e.jcc(cc::NE, slow);
-    l.e.alu32_imm(Alu::Or, eflags(), rflags::IF as i32);
+    l.e.alu32_imm(Alu::Or, place::eflags(), rflags::IF as i32);
     l.e.bind(resume);
 }
 
@@ -80,7 +75,7 @@ fn sti(l: &mut Lowering, n: usize) {
 fn flag_bit(l: &mut Lowering, n: usize, flag: u64, set: bool) {
     l.clobber(l.live(n + 1));
     let (op, mask) = if set { (Alu::Or, flag as i32) } else { (Alu::And, !(flag as i32)) };
-    l.e.alu32_imm(op, eflags(), mask);
+    l.e.alu32_imm(op, place::eflags(), mask);
 }
 
 fn alignment_flag(l: &mut Lowering, n: usize, set: bool) {
@@ -114,7 +109,7 @@ fn pushf(l: &mut Lowering, n: usize) {
     l.e.pop(T1);
     l.clobber(flag::STATUS);
     l.e.alu32_imm(Alu::And, T1, flag::STATUS as i32);
-    l.e.alu(Alu::Or, T1, eflags());
+    l.e.alu(Alu::Or, T1, place::eflags());
     l.e.alu32_imm(Alu::And, T1, !((rflags::RF | rflags::VM) as i32));
     l.e.alu32_imm(Alu::Or, T1, rflags::ONE as i32);
     l.e.store(place::spare(2), T1);
@@ -157,7 +152,7 @@ fn read_selector(l: &mut Lowering, i: &Instruction) {
 
 /// The base of FS or GS that RDFSBASE and its kin are about. `slow`: where they go while they are not allowed.
 fn base_of(l: &mut Lowering, i: &Instruction, slow: Label) -> Mem {
-    l.e.test32_imm(Mem::vcpu(offset_of!(Cpu, ctl.cr4) as i32), cr4::FSGSBASE as u32);
+    l.e.test32_imm(place::cr4(), cr4::FSGSBASE as u32);
     l.e.jcc(cc::E, slow);
     place::segment_base(if matches!(i.mnemonic(), M::Rdfsbase | M::Wrfsbase) { seg::FS } else { seg::GS })
 }

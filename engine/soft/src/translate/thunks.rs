@@ -6,7 +6,7 @@
 //! and the x87 unit are the guest's.
 
 use super::context::place::Tlb;
-use super::context::{JUMPS, place};
+use super::context::{JUMPS, World, place};
 use super::emit::{Alu, Emitter, Host, Label, Mem, cc};
 use super::helpers;
 use super::site::Site;
@@ -41,9 +41,9 @@ pub struct Thunks {
     pub link: [usize; 2],
     /// Leave at an exit (R14), flags in memory.
     pub leave: usize,
-    /// A store (site in R14, host address and attention byte in the spare places, the latter in R11 too) met attention; flags
-    /// in memory.
-    pub wrote: usize,
+    /// A store (site in R14; host address and attention byte in spare places 0 and 1, the latter in R11 too; a site without a
+    /// size: it is in spare place 2) met attention; flags in memory. For views of the kernel and of the user.
+    pub wrote: [usize; 2],
     /// Translate the operand of a site (R14) and try again; flags in memory.
     pub fill: usize,
     /// Called with the address of a stack access in R14, and the highest offset in a page that it may have in spare place 0:
@@ -105,7 +105,7 @@ pub fn build(e: &mut Emitter, avx: bool) -> Labels {
     let link = both(e, helpers::link as *const () as usize);
     let leave = helper(e, helpers::leave as *const () as usize, call, false);
     let wrote_code = helper(e, helpers::wrote as *const () as usize, call, false);
-    let wrote = wrote_beside_code(e, wrote_code);
+    let wrote = [false, true].map(|user| wrote_beside_code(e, user, wrote_code));
     let fill = helper(e, helpers::fill as *const () as usize, call, false);
     let missed = helper(e, helpers::returned as *const () as usize, call, false);
     let returned = [View::Kernel, View::User].map(|view| {
@@ -128,7 +128,7 @@ pub struct Labels {
     instruction: [Label; 2],
     link: [Label; 2],
     leave: Label,
-    wrote: Label,
+    wrote: [Label; 2],
     fill: Label,
     stack_page: [Label; 3],
     returned: [Label; 2],
@@ -144,7 +144,7 @@ impl Labels {
             instruction: self.instruction.map(at),
             link: self.link.map(at),
             leave: at(self.leave),
-            wrote: at(self.wrote),
+            wrote: self.wrote.map(at),
             fill: at(self.fill),
             stack_page: self.stack_page.map(at),
             returned: self.returned.map(at),
@@ -159,9 +159,9 @@ fn push_bottom(e: &mut Emitter, bottom: Label) {
     e.push(T1);
 }
 
-/// See [`Thunks::wrote`], T1 being the attention byte's address too: goes on by itself where only code is asked for, and the
-/// granules written have none, as [`crate::mmu::watch::Watch::after_write`] does; otherwise goes to `wrote`.
-fn wrote_beside_code(e: &mut Emitter, wrote: Label) -> Label {
+/// See [`Thunks::wrote`]: goes on by itself where nothing is asked for but code, the granules written have none, and
+/// [`helpers::wrote`] would find nothing to do; otherwise goes to `wrote`, which is that.
+fn wrote_beside_code(e: &mut Emitter, user: bool, wrote: Label) -> Label {
     /// Bits of an offset within a granule.
     const SHIFT: u8 = Places::GRANULE.trailing_zeros() as u8;
     let (at, site) = (place::spare(0), place::spare(4));
@@ -197,6 +197,15 @@ fn wrote_beside_code(e: &mut Emitter, wrote: Label) -> Label {
     e.jcc(cc::NE, slow);
     e.load(Host::RAX, place::requests());
     e.test32_imm(Mem::at(Host::RAX, 0), request::CODE);
+    e.jcc(cc::NE, slow);
+    // Or this vCPU has heard of it, or done it, in the middle of something else, and has not looked since.
+    e.load(Host::RAX, place::epoch());
+    e.load(Host::RAX, Mem::at(Host::RAX, 0));
+    e.shl(Host::RAX, World::BITS as u8);
+    e.alu(Alu::Sub, Host::RAX, place::stamped_epoch(user));
+    // What is left of the stamp is the world.
+    e.alu_imm(Alu::Add, Host::RAX, (1 << World::BITS) - 1);
+    e.shr(Host::RAX, World::BITS as u8);
     e.jcc(cc::NE, slow);
     e.load(Host::RAX, place::gpr(0));
     e.load(T0, site);

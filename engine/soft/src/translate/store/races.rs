@@ -7,7 +7,7 @@ use iced_x86::code_asm::{byte_ptr, dword_ptr, eax};
 use vireo_core::model::Vendor;
 
 use super::*;
-use crate::cpu::Stop;
+use crate::cpu::{Stop, seg};
 use crate::partition::Shared;
 use crate::system::tests::guest::{CODE, Guest};
 
@@ -33,6 +33,8 @@ fn changes_itself(meanwhile: impl FnOnce(&Arc<Shared>) + Send + 'static) -> u64 
     let entry = g.cpu.hot_entry(true).expect("it can be translated");
     g.cpu.shared.code.enter(0);
     g.cpu.gate.budget = i32::MAX;
+    // So that the store hits the TLB, and generated code looks after it.
+    g.cpu.host_write(seg::DS, CODE, 4).expect("it may be written");
     let flag = g.cpu.mmu.ram.page(FLAG).expect("RAM").host.addr() + (FLAG & 0xfff) as usize;
     let shared = Arc::clone(&g.cpu.shared);
     let other = std::thread::spawn(move || {
@@ -62,13 +64,25 @@ fn a_vcpu_sees_its_own_change_of_code_whose_translation_went_with_its_segment() 
     assert_eq!(changes_itself(|s| s.code.clear()), 2);
 }
 
+/// Another vCPU overwrites bytes of the granule that the waiting one changes next.
+fn overwrite_beside(s: &Arc<Shared>) {
+    let page = (CODE >> 12) as u32;
+    s.watch.after_write(page, 60, 1, |granules| s.code_changed(Some(1), page, granules));
+}
+
 #[test]
 fn a_vcpu_sees_its_own_change_of_code_after_anothers_in_the_same_granule() {
-    let beside = |s: &Arc<Shared>| {
-        let page = (CODE >> 12) as u32;
-        s.watch.after_write(page, 60, 1, |granules| s.code_changed(Some(1), page, granules));
+    assert_eq!(changes_itself(overwrite_beside), 2);
+}
+
+/// As a page walk does within a helper, which then goes on.
+#[test]
+fn a_vcpu_sees_its_own_change_of_code_after_anothers_that_it_has_heard_of() {
+    let heard = |s: &Arc<Shared>| {
+        overwrite_beside(s);
+        s.vcpus[0].requests.store(0, Relaxed);
     };
-    assert_eq!(changes_itself(beside), 2);
+    assert_eq!(changes_itself(heard), 2);
 }
 
 /// Translates what is at an address.
