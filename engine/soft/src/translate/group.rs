@@ -2,16 +2,19 @@
 //!
 //! Between the first and the last of them T0 keeps the host address, and T1 that of the attention byte if any of them
 //! writes; or, if none writes and the address is but a register and a displacement, T1 what is to be added to it. Whatever
-//! leads out of the middle to the interpreter overwrites both, so the interpreter then executes the rest of the group, one
-//! instruction after the other: that is the *chain*.
+//! leads out of the middle to the interpreter overwrites both, so the rest of the group is then executed one instruction after
+//! the other, by the interpreter or with a look for each operand: that is the *chain*.
 
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use super::check::{Address, Reach};
 use super::data;
 use super::emit::{Host, Label, Part};
-use super::lower::Lowering;
+use super::lower::{Lowering, Place};
 use super::thunks::{self, IN_MEMORY, T0};
+
+/// Size of a vector.
+const VECTOR: u32 = 16;
 
 /// Most bytes from the first to the last: the more, the more often a page's end is among them.
 const SPAN: i64 = 128;
@@ -24,8 +27,12 @@ pub struct Group {
     /// Lowest displacement: T0 has the host address of what is there, if it has.
     low: i64,
     reach: Reach,
-    /// For each instruction, where the interpreter takes over before it; and what is behind the group.
+    /// For each instruction, where the chain takes over before it; and what is behind the group.
     chain: Vec<Label>,
+    /// The chain looks for each operand by itself: vectors are moved at any alignment, and so over page ends.
+    wide: bool,
+    /// Where the flags were when it began.
+    flags: Place,
 }
 
 /// What a group would be.
@@ -35,6 +42,8 @@ struct Plan {
     high: i64,
     members: usize,
     writes: bool,
+    /// It has a vector.
+    wide: bool,
 }
 
 /// Begins a group with instruction `n`, if it is worth one.
@@ -43,6 +52,7 @@ pub fn open(l: &mut Lowering, n: usize) {
     let i = l.source.instructions[n];
     let chain: Vec<Label> = (n..=plan.end + 1).map(|_| l.e.label()).collect();
     l.clobber(l.live(n));
+    let flags = l.flags;
     let base_only = data::has_base_only(l, &i);
     let address = if base_only && plan.low == 0 {
         Address::In(Host(i.memory_base().number() as u8))
@@ -57,12 +67,22 @@ pub fn open(l: &mut Lowering, n: usize) {
     if plan.writes {
         l.attention(checked);
     }
-    l.group = Some(Group { start: n, end: plan.end, low: plan.low, reach, chain });
+    l.group = Some(Group { start: n, end: plan.end, low: plan.low, reach, chain, wide: plan.wide, flags });
 }
 
 /// Ends the group if `n` is its last instruction: emits its chain.
 pub fn close(l: &mut Lowering, n: usize) {
     let Some(group) = l.group.take_if(|g| g.end == n) else { return };
+    if group.wide {
+        go_singly(l, &group)
+    } else {
+        interpret(l, &group)
+    }
+    l.e.bind(group.chain[group.chain.len() - 1]);
+}
+
+/// A chain of the interpreter.
+fn interpret(l: &mut Lowering, group: &Group) {
     let hot = l.e.switch(Part::Cold);
     for (at, k) in (group.start..=group.end).enumerate() {
         let site = l.site(k, 0, Some(group.chain[at + 1]), None);
@@ -70,7 +90,23 @@ pub fn close(l: &mut Lowering, n: usize) {
         l.go_with_site(site, l.thunks.instruction[IN_MEMORY]);
     }
     l.e.switch(hot);
-    l.e.bind(group.chain[group.chain.len() - 1]);
+}
+
+/// A chain of the same instructions, each with a look of its own.
+fn go_singly(l: &mut Lowering, group: &Group) {
+    let (hot, flags) = (l.e.switch(Part::Aside), l.flags);
+    l.flags = group.flags;
+    for (at, k) in (group.start..=group.end).enumerate() {
+        // From the interpreter it comes here with flags in both places.
+        l.e.bind(group.chain[at]);
+        let i = l.source.instructions[k];
+        data::data(l, k, &i).expect("a group has only what can be emitted");
+    }
+    // Wherever they are where it goes on.
+    l.flags_everywhere(l.live(group.end + 1));
+    l.e.jmp(group.chain[group.chain.len() - 1]);
+    l.e.switch(hot);
+    l.flags = flags;
 }
 
 impl Group {
@@ -96,7 +132,7 @@ fn plan(l: &mut Lowering, n: usize) -> Option<Plan> {
     if l.word() != 8 || !addresses(&first) || !data::is_general(l, &first) {
         return None;
     }
-    let mut plan = Plan { end: n, low: i64::MAX, high: i64::MIN, members: 0, writes: false };
+    let mut plan = Plan { end: n, low: i64::MAX, high: i64::MIN, members: 0, writes: false, wide: false };
     for k in n..l.source.instructions.len() {
         let i = l.source.instructions[k];
         let Some(m) = member(l, k) else { break };
@@ -109,6 +145,7 @@ fn plan(l: &mut Lowering, n: usize) -> Option<Plan> {
             (plan.low, plan.high, plan.end) = (low, high, k);
             plan.members += 1;
             plan.writes |= m.writes;
+            plan.wide |= m.size >= VECTOR;
         }
         if m.changes & registers_of(&first) != 0 {
             break;

@@ -284,6 +284,15 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Puts the flags into both places, if any of them matters.
+    pub fn flags_everywhere(&mut self, live: u32) {
+        match self.flags {
+            Place::Host if live != 0 => thunks::save_flags(&mut self.e),
+            Place::Memory => thunks::restore_flags(&mut self.e),
+            _ => {}
+        }
+    }
+
     /// A field that ended so many bytes ago depends on the code's address.
     pub fn moves(&mut self, kind: Kind, back: u32) {
         if let Some(fields) = &mut self.moving {

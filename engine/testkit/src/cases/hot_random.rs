@@ -23,6 +23,8 @@ const F: u64 = CODE_AP;
 /// Registers at the start; the memory that the program uses; what it left, of the first and the last run.
 const INPUT: u64 = DATA + 0x800;
 const MEMORY: u64 = DATA + 0x400;
+/// In every second program it is here, and reaches over a page end.
+const MEMORY_AT_END: u64 = DATA + 0xfb0;
 const OUTPUT: u64 = WINDOW_RAM;
 const OUTPUT_SIZE: u64 = 0x200;
 
@@ -227,6 +229,31 @@ fn on_vectors(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
     }
 }
 
+/// Vectors are copied, not far and at any alignment, among instructions that set or read flags.
+fn on_copies(a: &mut CodeAssembler, r: &mut Random) -> Result<(), IcedError> {
+    let (x, x4) = (r.of(&WIDE), r.of(&HALF));
+    let near = r.below(0x40) as i32;
+    let [from, further, to, beyond] = std::array::from_fn(|_| rdi + near + r.below(0x30) as i32);
+    if r.below(2) == 0 {
+        a.cmp(x, r.of(&WIDE))?;
+    }
+    a.movups(xmm0, xmmword_ptr(from))?;
+    if r.below(2) == 0 {
+        a.add(x, r.next() as i32)?;
+    }
+    a.movups(xmm9, xmmword_ptr(further))?;
+    a.movups(xmmword_ptr(to), xmm0)?;
+    if r.below(2) == 0 {
+        a.setl(al)?;
+    }
+    a.movups(xmmword_ptr(beyond), xmm9)?;
+    match r.below(3) {
+        0 => a.adc(x4, r.of(&HALF)),
+        1 => a.cmovbe(x, r.of(&WIDE)),
+        _ => a.inc(x4),
+    }
+}
+
 /// The 64-bit register that a 32-bit one is part of.
 fn x4_wide(r: AsmRegister32) -> AsmRegister64 {
     HALF.iter().position(|h| *h == r).map_or(rax, |n| WIDE[n])
@@ -234,6 +261,7 @@ fn x4_wide(r: AsmRegister32) -> AsmRegister64 {
 
 fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
     let mut random = Random(seed);
+    let memory = if seed % 2 == 0 { MEMORY } else { MEMORY_AT_END };
     let g = Guest::new(bench, Mode::Long, |a| {
         a.mov(dword_ptr(DATA), RUNS as i32)?;
         a.jmp(F)
@@ -243,21 +271,22 @@ fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
         a.set_label(&mut again)?;
         // The same memory each time, later the same flags.
         a.mov(esi, INPUT as u32)?;
-        a.mov(edi, MEMORY as u32)?;
+        a.mov(edi, memory as u32)?;
         a.mov(ecx, 0x20)?;
         a.rep().movsq()?;
-        a.mov(edi, MEMORY as u32)?;
+        a.mov(edi, memory as u32)?;
         for (n, r) in (0..).zip(WIDE) {
             a.mov(r, qword_ptr(INPUT + 8 * n))?;
         }
         a.push((random.next() & 0x8d5) as i32 | 2)?;
         a.popfq()?;
         for _ in 0..LENGTH {
-            match random.below(8) {
+            match random.below(9) {
                 0 | 1 => on_registers(a, &mut random)?,
                 2 | 3 => on_bits(a, &mut random)?,
                 4 => on_vectors(a, &mut random)?,
                 5 => on_strings(a, &mut random)?,
+                6 => on_copies(a, &mut random)?,
                 _ => on_memory(a, &mut random)?,
             }
         }
@@ -268,7 +297,7 @@ fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
             a.mov(qword_ptr(rdi + 0x110 + 8 * n), r)?;
         }
         // The first run's is kept apart.
-        a.mov(esi, MEMORY as u32)?;
+        a.mov(esi, memory as u32)?;
         a.mov(edi, OUTPUT as u32)?;
         a.mov(ecx, (OUTPUT_SIZE / 8) as u32)?;
         a.cmp(dword_ptr(DATA), RUNS as i32)?;
