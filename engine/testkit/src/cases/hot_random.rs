@@ -261,7 +261,7 @@ fn x4_wide(r: AsmRegister32) -> AsmRegister64 {
 
 fn program(bench: &Bench<'_>, seed: u64) -> Result<Guest, Failure> {
     let mut random = Random(seed);
-    let memory = if seed % 2 == 0 { MEMORY } else { MEMORY_AT_END };
+    let memory = if seed.is_multiple_of(2) { MEMORY } else { MEMORY_AT_END };
     let g = Guest::new(bench, Mode::Long, |a| {
         a.mov(dword_ptr(DATA), RUNS as i32)?;
         a.jmp(F)
