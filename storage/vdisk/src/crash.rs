@@ -1,0 +1,134 @@
+//! A medium in memory that forgets, tears and reorders what was not flushed: for tests of formats.
+//!
+//! It keeps a journal. A *crash* at a point of it leaves everything up to the last flush before, and of what came later, up
+//! to the point, any part: each write in full, not at all, or torn at a sector.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::{Medium, SECTOR};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write { at: u64, data: Vec<u8> },
+    SetLen(u64),
+    Flush,
+}
+
+#[derive(Default)]
+struct State {
+    /// As it is read.
+    now: Vec<u8>,
+    /// As it was when the journal began.
+    before: Vec<u8>,
+    journal: Vec<Op>,
+}
+
+/// See the [module](self).
+#[derive(Default)]
+pub struct ForgetfulMedium(Mutex<State>);
+
+impl ForgetfulMedium {
+    /// With durable contents.
+    pub fn new(contents: Vec<u8>) -> Self {
+        Self(Mutex::new(State { now: contents.clone(), before: contents, journal: Vec::new() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Length of the journal: crashes can be at 0 up to this.
+    pub fn points(&self) -> usize {
+        self.state().journal.len()
+    }
+
+    /// What it contains.
+    pub fn contents(&self) -> Vec<u8> {
+        self.state().now.clone()
+    }
+
+    /// What a crash at a point leaves. `choose(n)` gives a number below `n`, by which it is decided what happened to what
+    /// was not flushed.
+    pub fn after_crash(&self, point: usize, mut choose: impl FnMut(u64) -> u64) -> Vec<u8> {
+        let state = self.state();
+        let journal = &state.journal[..point];
+        let durable = journal.iter().rposition(|op| matches!(op, Op::Flush)).map_or(0, |at| at + 1);
+        let mut bytes = state.before.clone();
+        for (n, op) in journal.iter().enumerate() {
+            let lost = n >= durable && choose(2) == 0;
+            match op {
+                Op::SetLen(len) if !lost => bytes.resize(*len as usize, 0),
+                Op::Write { at, data } if !lost => {
+                    let sectors = (data.len() as u64).div_ceil(SECTOR);
+                    let whole = if n < durable || choose(3) > 0 { sectors } else { choose(sectors + 1) };
+                    let len = data.len().min((whole * SECTOR) as usize);
+                    put(&mut bytes, *at, &data[..len]);
+                }
+                _ => {}
+            }
+        }
+        bytes
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
+    if data.is_empty() {
+        return;
+    }
+    let end = at as usize + data.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[at as usize..end].copy_from_slice(data);
+}
+
+impl Medium for ForgetfulMedium {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().now.len() as u64)
+    }
+    fn read(&self, at: u64, to: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        let from = usize::try_from(at).ok().and_then(|at| state.now.get(at..at.checked_add(to.len())?));
+        to.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+    fn write(&self, at: u64, from: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        put(&mut state.now, at, from);
+        state.journal.push(Op::Write { at, data: from.to_vec() });
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.now.resize(len as usize, 0);
+        state.journal.push(Op::SetLen(len));
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.state().journal.push(Op::Flush);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_flushed_stays() {
+        let m = ForgetfulMedium::new(vec![1; 2048]);
+        m.write(0, &[2; 512]).unwrap();
+        m.flush().unwrap();
+        m.write(512, &[3; 1024]).unwrap();
+        m.set_len(4096).unwrap();
+        let lost = m.after_crash(m.points(), |_| 0);
+        assert_eq!((lost.len(), lost[0], lost[512]), (2048, 2, 1));
+        let kept = m.after_crash(m.points(), |n| n - 1);
+        assert_eq!(kept, m.contents());
+        // The write happened, but for its second half; the new length did not.
+        let mut choices = [1, 0, 1, 0].into_iter();
+        let torn = m.after_crash(m.points(), |_| choices.next().expect("a choice"));
+        assert_eq!((torn.len(), torn[512], torn[1024]), (2048, 3, 1));
+    }
+}

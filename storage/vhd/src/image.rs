@@ -1,0 +1,342 @@
+//! An open image.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use vireo_vdisk::{Extent, Medium, Place, SECTOR};
+
+use crate::bitmap::Bitmap;
+use crate::create::{BLOCKS, MAX_SIZE, NOWHERE, next_block};
+use crate::footer::{self, DiskType, Footer};
+use crate::header::{Header, ParentLink};
+use crate::{Result, VhdError};
+
+/// Bitmaps that are kept though nothing in them is to be written.
+const BITMAPS: usize = 4096;
+
+/// An open image. It is not for several threads at once; whoever owns it moves the payload.
+///
+/// To write: [`Vhd::place`] says where the payload goes; when it is there, [`Vhd::written`] makes it what is read, and
+/// [`Vhd::flush`] makes it last.
+pub struct Vhd<M> {
+    medium: M,
+    footer: Footer,
+    sparse: Option<Sparse>,
+    writable: bool,
+}
+
+/// What a dynamic or differencing image has.
+pub(crate) struct Sparse {
+    pub(crate) header: Header,
+    /// For each block the sector where its bitmap begins, or [`NOWHERE`].
+    pub(crate) table: Vec<u32>,
+    bitmaps: HashMap<u32, Bitmap>,
+    /// Entries of the table that are to be written.
+    changed: BTreeSet<u32>,
+    /// Where the footer is, and blocks go next.
+    end: u64,
+}
+
+impl<M: Medium> Vhd<M> {
+    /// Opens an image.
+    ///
+    /// # Errors
+    /// It is none, or damaged, or of an unknown kind; those of the medium.
+    pub fn open(medium: M, writable: bool) -> Result<Self> {
+        let (footer, at) = find_footer(&medium)?;
+        if footer.size == 0 || !footer.size.is_multiple_of(SECTOR) || footer.size > MAX_SIZE {
+            return Err(VhdError::Damaged(format!("its footer says {} bytes", footer.size)));
+        }
+        let sparse = match footer.disk_type {
+            DiskType::Fixed if at.is_none_or(|at| at < footer.size) => {
+                return Err(VhdError::Damaged(format!(
+                    "it ends before the {} bytes of its disk",
+                    footer.size
+                )));
+            }
+            DiskType::Fixed => None,
+            _ => Some(Sparse::read(&medium, &footer, at)?),
+        };
+        let vhd = Self { medium, footer, sparse, writable };
+        if writable && at.is_none() {
+            // A crash took it.
+            vhd.write_footer()?;
+        }
+        Ok(vhd)
+    }
+
+    /// Size of the disk, in bytes.
+    pub fn size(&self) -> u64 {
+        self.footer.size
+    }
+
+    /// What its footer says.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// The parent, of a differencing image.
+    pub fn parent(&self) -> Option<&ParentLink> {
+        self.sparse.as_ref()?.header.parent.as_ref()
+    }
+
+    /// Bytes of a block, of a sparse image.
+    pub fn block(&self) -> Option<u32> {
+        Some(self.sparse.as_ref()?.header.block)
+    }
+
+    /// What it is written on.
+    pub fn medium(&self) -> &M {
+        &self.medium
+    }
+
+    pub(crate) fn sparse(&self) -> Option<&Sparse> {
+        self.sparse.as_ref()
+    }
+
+    fn check(&self, at: u64, len: u64) -> Result<()> {
+        let size = self.footer.size;
+        let inside = at.checked_add(len).is_some_and(|end| end <= size);
+        match inside && at.is_multiple_of(SECTOR) && len.is_multiple_of(SECTOR) {
+            true => Ok(()),
+            false => Err(VhdError::OutOfRange { at, len, size }),
+        }
+    }
+
+    /// Where the bytes of a range of the disk are: whole sectors.
+    ///
+    /// # Errors
+    /// The range is not on the disk; a bitmap cannot be read.
+    pub fn resolve(&mut self, at: u64, len: u64) -> Result<Vec<Extent>> {
+        self.check(at, len)?;
+        let mut extents = Vec::new();
+        let Some(sparse) = &mut self.sparse else {
+            Extent { len, place: Place::Medium(at) }.append_to(&mut extents);
+            extents.retain(|e| e.len > 0);
+            return Ok(extents);
+        };
+        let elsewhere = if sparse.header.parent.is_some() { Place::Parent } else { Place::Zero };
+        for piece in pieces(at, len, sparse.header.block) {
+            let Some(data) = sparse.data_of(piece.block) else {
+                Extent { len: piece.len(), place: elsewhere }.append_to(&mut extents);
+                continue;
+            };
+            let bitmap = sparse.bitmap(&self.medium, piece.block)?;
+            for sector in piece.sectors {
+                let place =
+                    if bitmap.has(sector) { Place::Medium(data + sector * SECTOR) } else { elsewhere };
+                Extent { len: SECTOR, place }.append_to(&mut extents);
+            }
+        }
+        Ok(extents)
+    }
+
+    /// Where the payload of a range of the disk is to be written: whole sectors. Blocks that have no place get one.
+    ///
+    /// # Errors
+    /// The range is not on the disk; the image is read-only, or cannot grow.
+    pub fn place(&mut self, at: u64, len: u64) -> Result<Vec<Extent>> {
+        self.check(at, len)?;
+        if !self.writable {
+            return Err(VhdError::ReadOnly);
+        }
+        let mut extents = Vec::new();
+        let Some(block) = self.block() else { return self.resolve(at, len) };
+        for piece in pieces(at, len, block) {
+            let data = match self.sparse.as_ref().and_then(|s| s.data_of(piece.block)) {
+                Some(data) => data,
+                None => self.allocate(piece.block)?,
+            };
+            Extent { len: piece.len(), place: Place::Medium(data + piece.sectors.start * SECTOR) }
+                .append_to(&mut extents);
+        }
+        Ok(extents)
+    }
+
+    /// The payload of a range is where [`Vhd::place`] said: from now on it is read.
+    ///
+    /// # Errors
+    /// The range is not on the disk; a bitmap cannot be read.
+    pub fn written(&mut self, at: u64, len: u64) -> Result<()> {
+        self.check(at, len)?;
+        let Some(sparse) = &mut self.sparse else { return Ok(()) };
+        for piece in pieces(at, len, sparse.header.block) {
+            sparse.bitmap(&self.medium, piece.block)?.add(piece.sectors);
+        }
+        Ok(())
+    }
+
+    /// Makes all that was written durable: the payload first, then what leads to it.
+    ///
+    /// # Errors
+    /// Those of the medium: then nothing is known of what was written since the last flush that succeeded. What was to be
+    /// written still is.
+    pub fn flush(&mut self) -> Result<()> {
+        let flush = || self.medium.flush().map_err(VhdError::io("flush the VHD"));
+        flush()?;
+        let Some(sparse) = &mut self.sparse else { return Ok(()) };
+        if !sparse.is_dirty() {
+            return Ok(());
+        }
+        sparse.write(&self.medium)?;
+        flush()?;
+        sparse.is_written();
+        Ok(())
+    }
+
+    /// Gives a block a place at the end.
+    fn allocate(&mut self, block: u32) -> Result<u64> {
+        let Some(sparse) = &mut self.sparse else { unreachable!("a fixed image has no blocks") };
+        let size = sparse.header.block;
+        let at = next_block(sparse.end, size);
+        let data = at + Bitmap::size(size);
+        let entry = u32::try_from(at / SECTOR).ok().filter(|e| *e != NOWHERE).ok_or(VhdError::Full)?;
+        // Of a dynamic image all sectors are here at once, being zero: so nothing is to be noted when they are written.
+        let mut bitmap = Bitmap::empty(size);
+        if sparse.header.parent.is_none() {
+            bitmap.bytes.fill(0xff);
+        }
+        let write =
+            |at, bytes: &[u8]| self.medium.write(at, bytes).map_err(VhdError::io("write a new block"));
+        // What lies behind the footer is zero; where that was the bitmap comes, if not behind it.
+        self.medium.set_len(data + u64::from(size)).map_err(VhdError::io("extend the VHD"))?;
+        write(data + u64::from(size), &self.footer.bytes())?;
+        write(at, &bitmap.bytes)?;
+        sparse.end = data + u64::from(size);
+        sparse.table[block as usize] = entry;
+        sparse.changed.insert(block);
+        sparse.bitmaps.insert(block, bitmap);
+        Ok(data)
+    }
+
+    fn write_footer(&self) -> Result<()> {
+        let at = self.sparse.as_ref().map_or(self.footer.size, |s| s.end);
+        self.medium.write(at, &self.footer.bytes()).map_err(VhdError::io("write the footer"))
+    }
+}
+
+/// The footer, and where it is, if it is at the end.
+fn find_footer(medium: &dyn Medium) -> Result<(Footer, Option<u64>)> {
+    let len = medium.len().map_err(VhdError::io("find the end of the VHD"))?;
+    let mut bytes = [0; footer::SIZE];
+    // Old images end with 511 bytes of it.
+    for size in [footer::SIZE as u64, footer::SIZE as u64 - 1] {
+        let Some(at) = len.checked_sub(size) else { return Err(VhdError::NotVhd) };
+        bytes.fill(0);
+        medium.read(at, &mut bytes[..size as usize]).map_err(VhdError::io("read the footer"))?;
+        if let Some(footer) = Footer::parse(&bytes)? {
+            return Ok((footer, Some(at)));
+        }
+    }
+    medium.read(0, &mut bytes).map_err(VhdError::io("read the copy of the footer"))?;
+    match Footer::parse(&bytes)? {
+        Some(footer) if footer.disk_type != DiskType::Fixed => Ok((footer, None)),
+        _ => Err(VhdError::NotVhd),
+    }
+}
+
+/// Sectors of one block.
+struct Piece {
+    block: u32,
+    sectors: Range<u64>,
+}
+
+impl Piece {
+    fn len(&self) -> u64 {
+        (self.sectors.end - self.sectors.start) * SECTOR
+    }
+}
+
+/// A range of the disk, by blocks.
+fn pieces(at: u64, len: u64, block: u32) -> impl Iterator<Item = Piece> {
+    let block = u64::from(block);
+    let end = at + len;
+    let mut next = at;
+    std::iter::from_fn(move || {
+        let start = next;
+        if start >= end {
+            return None;
+        }
+        next = end.min((start / block + 1) * block);
+        let first = start % block / SECTOR;
+        let sectors = first..first + (next - start) / SECTOR;
+        Some(Piece { block: (start / block) as u32, sectors })
+    })
+}
+
+impl Sparse {
+    fn read(medium: &dyn Medium, footer: &Footer, footer_at: Option<u64>) -> Result<Self> {
+        let damaged = |what: String| Err(VhdError::Damaged(what));
+        let differencing = footer.disk_type == DiskType::Differencing;
+        let Some(header_at) = footer.header_at else { return damaged("it has no header".into()) };
+        let header = Header::read(medium, header_at, differencing)?;
+        if !BLOCKS.contains(&header.block) || !header.block.is_power_of_two() {
+            return Err(VhdError::Unsupported(format!("blocks of {} bytes", header.block)));
+        }
+        let needed = footer.size.div_ceil(header.block.into());
+        if u64::from(header.entries) < needed {
+            return damaged(format!("its table has {} entries for {needed} blocks", header.entries));
+        }
+        let len = medium.len().map_err(VhdError::io("find the end of the VHD"))?;
+        if header.table_at.checked_add(4 * needed).is_none_or(|end| end > len) {
+            return damaged("its block table does not lie in it".into());
+        }
+        let mut bytes = vec![0; 4 * needed as usize];
+        medium.read(header.table_at, &mut bytes).map_err(VhdError::io("read the block table"))?;
+        let mut table: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_be_bytes(*b)).collect();
+        let size = Bitmap::size(header.block) + u64::from(header.block);
+        let end =
+            table.iter().filter(|e| **e != NOWHERE).map(|e| u64::from(*e) * SECTOR + size).max().unwrap_or(0);
+        if end > footer_at.unwrap_or(len) {
+            return damaged("a block reaches beyond its end".into());
+        }
+        table.shrink_to_fit();
+        let end = footer_at.unwrap_or(len.next_multiple_of(SECTOR));
+        Ok(Self { header, table, bitmaps: HashMap::new(), changed: BTreeSet::new(), end })
+    }
+
+    /// Where the data of a block begins.
+    fn data_of(&self, block: u32) -> Option<u64> {
+        let entry = self.table[block as usize];
+        (entry != NOWHERE).then(|| u64::from(entry) * SECTOR + Bitmap::size(self.header.block))
+    }
+
+    /// The bitmap of a block that has a place.
+    fn bitmap(&mut self, medium: &dyn Medium, block: u32) -> Result<&mut Bitmap> {
+        if self.bitmaps.len() >= BITMAPS && !self.bitmaps.contains_key(&block) {
+            self.bitmaps.retain(|_, b| b.dirty);
+        }
+        let at = u64::from(self.table[block as usize]) * SECTOR;
+        match self.bitmaps.entry(block) {
+            std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let mut bitmap = Bitmap::empty(self.header.block);
+                medium.read(at, &mut bitmap.bytes).map_err(VhdError::io("read a block's bitmap"))?;
+                Ok(new.insert(bitmap))
+            }
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        !self.changed.is_empty() || self.bitmaps.values().any(|b| b.dirty)
+    }
+
+    /// Writes the entries and bitmaps that have changed.
+    fn write(&self, medium: &dyn Medium) -> Result<()> {
+        for block in &self.changed {
+            let entry = self.table[*block as usize];
+            let at = self.header.table_at + 4 * u64::from(*block);
+            medium.write(at, &entry.to_be_bytes()).map_err(VhdError::io("write the block table"))?;
+        }
+        for (block, bitmap) in self.bitmaps.iter().filter(|(_, b)| b.dirty) {
+            let at = u64::from(self.table[*block as usize]) * SECTOR;
+            medium.write(at, &bitmap.bytes).map_err(VhdError::io("write a block's bitmap"))?;
+        }
+        Ok(())
+    }
+
+    fn is_written(&mut self) {
+        self.changed.clear();
+        self.bitmaps.values_mut().for_each(|b| b.dirty = false);
+    }
+}

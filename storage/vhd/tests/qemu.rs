@@ -1,0 +1,123 @@
+//! Images between this room and QEMU's tools, both ways. (Of a differencing image they see no parent, so those are not here.)
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use vireo_vdisk::{FileMedium, Medium, Place};
+use vireo_vhd::{Kind, NewVhd, Vhd};
+
+const MIB: u64 = 1 << 20;
+
+/// A folder for one test.
+fn folder(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("a folder");
+    path
+}
+
+/// Runs one of QEMU's tools, which `scripts/install-deps.sh test` installs; gives what it prints.
+fn qemu(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool).args(arguments).output();
+    let output =
+        output.unwrap_or_else(|e| panic!("{tool} is needed for this test (package qemu-utils): {e}"));
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool} {arguments:?}: {text}");
+    text
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of text")
+}
+
+fn open(path: &Path) -> Vhd<FileMedium> {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
+    Vhd::open(FileMedium::new(file), true).expect("it is a VHD")
+}
+
+fn write(vhd: &mut Vhd<FileMedium>, at: u64, byte: u8, len: u64) {
+    for e in vhd.place(at, len).expect("it has room") {
+        let Place::Medium(at) = e.place else { panic!("no place to write to") };
+        vhd.medium().write(at, &vec![byte; e.len as usize]).expect("it writes");
+    }
+    vhd.written(at, len).expect("it is on the disk");
+}
+
+/// The disk as a raw file.
+fn raw(vhd: &mut Vhd<FileMedium>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for e in vhd.resolve(0, vhd.size()).expect("it resolves") {
+        let mut part = vec![0; e.len as usize];
+        if let Place::Medium(at) = e.place {
+            vhd.medium().read(at, &mut part).expect("it reads");
+        }
+        bytes.extend(part);
+    }
+    bytes
+}
+
+#[test]
+fn qemu_reads_what_we_write() {
+    let folder = folder("we-write");
+    let kinds = [Kind::Fixed, Kind::Dynamic { block: 2 << 20 }, Kind::Dynamic { block: 512 << 10 }];
+    for (n, kind) in kinds.into_iter().enumerate() {
+        let path = folder.join(format!("{n}.vhd"));
+        // Not a multiple of a block.
+        let size = 11 * MIB + 512 * 3;
+        let new = NewVhd { size, kind, id: [n as u8 + 1; 16], created: 800_000_000 };
+        new.create(&FileMedium::new(File::create_new(&path).expect("a file"))).expect("it can be made");
+        let mut vhd = open(&path);
+        write(&mut vhd, 0, 0x11, 512);
+        write(&mut vhd, 2 * MIB - 1024, 0x22, 4096);
+        write(&mut vhd, size - 512, 0x33, 512);
+        vhd.flush().expect("it flushes");
+        let ours = folder.join(format!("{n}.ours"));
+        fs::write(&ours, raw(&mut vhd)).expect("a file");
+        // QEMU takes the geometry for the size of what it does not know the maker of.
+        let compared = qemu("qemu-img", &["compare", "-f", "raw", "-F", "vpc", text(&ours), text(&path)]);
+        assert!(compared.contains("Images are identical"), "{compared}");
+        let pattern = |at: u64, len: u64, byte: u8| format!("read -P {byte:#x} {at} {len}");
+        for (at, len, byte) in [(0, 512, 0x11), (2 * MIB - 1024, 4096, 0x22), (512, MIB, 0)] {
+            qemu("qemu-io", &["-f", "vpc", "-c", &pattern(at, len, byte), text(&path)]);
+        }
+        // And writes on, by its own rules.
+        qemu(
+            "qemu-io",
+            &["-f", "vpc", "-c", "write -P 0x44 5M 1M", "-c", "write -P 0x55 512 512", text(&path)],
+        );
+        let mut vhd = open(&path);
+        let disk = raw(&mut vhd);
+        assert!(disk[5 << 20..6 << 20].iter().all(|b| *b == 0x44));
+        assert_eq!((disk[0], disk[512], disk[1023], disk[1024]), (0x11, 0x55, 0x55, 0));
+        assert!(vhd.examine().expect("it can be read").iter().all(|f| !f.is_harmful()));
+    }
+}
+
+#[test]
+fn we_read_what_qemu_writes() {
+    let folder = folder("qemu-writes");
+    for (n, options) in
+        ["subformat=fixed,force_size=on", "subformat=dynamic,force_size=on", "subformat=dynamic"]
+            .into_iter()
+            .enumerate()
+    {
+        let path = folder.join(format!("{n}.vhd"));
+        qemu("qemu-img", &["create", "-q", "-f", "vpc", "-o", options, text(&path), "20M"]);
+        let writes = ["write -P 0x61 0 64k", "write -P 0x62 3145216 1M", "write -P 0x63 20447232 512k"];
+        for w in writes {
+            qemu("qemu-io", &["-f", "vpc", "-c", w, text(&path)]);
+        }
+        let theirs = folder.join(format!("{n}.raw"));
+        qemu("qemu-img", &["convert", "-f", "vpc", "-O", "raw", text(&path), text(&theirs)]);
+        let mut vhd = open(&path);
+        assert!(raw(&mut vhd) == fs::read(&theirs).expect("a file"), "{options}");
+        // And we write on, and they read.
+        write(&mut vhd, 8 * MIB, 0x64, 3 * MIB);
+        vhd.flush().expect("it flushes");
+        qemu("qemu-io", &["-f", "vpc", "-c", "read -P 0x64 8M 3M", "-c", "read -P 0x61 0 64k", text(&path)]);
+        qemu("qemu-img", &["convert", "-f", "vpc", "-O", "raw", text(&path), text(&theirs)]);
+        assert!(raw(&mut vhd) == fs::read(&theirs).expect("a file"), "{options}, after our write");
+    }
+}
