@@ -24,6 +24,9 @@ struct State {
     journal: Vec<Op>,
 }
 
+/// Most bytes that it takes.
+const CAPACITY: u64 = 1 << 30;
+
 /// See the [module](self).
 #[derive(Default)]
 pub struct ForgetfulMedium(Mutex<State>);
@@ -83,6 +86,11 @@ fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
     bytes[at as usize..end].copy_from_slice(data);
 }
 
+/// The medium is full.
+fn check_end(end: u64) -> io::Result<()> {
+    if end > CAPACITY { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+}
+
 impl Medium for ForgetfulMedium {
     fn len(&self) -> io::Result<u64> {
         Ok(self.state().now.len() as u64)
@@ -94,12 +102,14 @@ impl Medium for ForgetfulMedium {
         Ok(())
     }
     fn write(&self, at: u64, from: &[u8]) -> io::Result<()> {
+        check_end(at.saturating_add(from.len() as u64))?;
         let mut state = self.state();
         put(&mut state.now, at, from);
         state.journal.push(Op::Write { at, data: from.to_vec() });
         Ok(())
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
+        check_end(len)?;
         let mut state = self.state();
         state.now.resize(len as usize, 0);
         state.journal.push(Op::SetLen(len));

@@ -1,17 +1,20 @@
 //! The ground floor of disks: the bytes that an image is written on, and the language in which an image says where a
 //! range of its disk is.
 //!
-//! Owns [`Medium`] (a file or block device below a format), [`Extent`] (where a piece of a disk is), and [`crash`], a medium
-//! that forgets what was not flushed, by which each format's rules are tested. Never interprets a byte of an image, and
-//! knows no guest.
+//! Owns [`Medium`] (a file or block device below a format), [`Image`] (what every format is), [`Extent`] (where a piece of a
+//! disk is), and what formats are tested by: [`crash`], a medium that forgets what was not flushed, and [`trial`]. Never
+//! interprets a byte of an image, and knows no guest.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod crash;
 mod extent;
+mod image;
 mod medium;
+pub mod trial;
 
 pub use extent::{Extent, Place};
+pub use image::{Image, ImageError};
 pub use medium::{FileMedium, Medium};
 
 /// The smallest unit of any disk, in bytes.

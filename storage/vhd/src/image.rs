@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
-use vireo_vdisk::{Extent, Medium, Place, SECTOR};
+use vireo_vdisk::{Extent, Image, ImageError, Medium, Place, SECTOR};
 
 use crate::bitmap::Bitmap;
 use crate::create::{BLOCKS, MAX_SIZE, NOWHERE, next_block};
@@ -212,6 +212,30 @@ impl<M: Medium> Vhd<M> {
     fn write_footer(&self) -> Result<()> {
         let at = self.sparse.as_ref().map_or(self.footer.size, |s| s.end);
         self.medium.write(at, &self.footer.bytes()).map_err(VhdError::io("write the footer"))
+    }
+}
+
+impl<M: Medium> Image for Vhd<M> {
+    fn size(&self) -> u64 {
+        Self::size(self)
+    }
+    fn sector(&self) -> u32 {
+        512
+    }
+    fn medium(&self) -> &dyn Medium {
+        &self.medium
+    }
+    fn resolve(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::resolve(self, at, len).map_err(ImageError::new)
+    }
+    fn place(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::place(self, at, len).map_err(ImageError::new)
+    }
+    fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError> {
+        Self::written(self, at, len).map_err(ImageError::new)
+    }
+    fn flush(&mut self) -> Result<(), ImageError> {
+        Self::flush(self).map_err(ImageError::new)
     }
 }
 

@@ -1,37 +1,15 @@
 //! Images against a model of a disk, and after crashes. Against programs of others: `tests/tests/vhd.rs`.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use vireo_vdisk::crash::ForgetfulMedium;
-use vireo_vdisk::{Medium, Place, SECTOR};
+use vireo_vdisk::trial::{Act, PARENT, Random, SharedMedium, Trial, read, write};
+use vireo_vdisk::{Image, SECTOR};
 
 use super::*;
 
 const BLOCK: u32 = 4096;
 /// Three blocks and a half.
 const SIZE: u64 = 7 * 2048;
-
-/// So that a test and an image have the same medium.
-struct Shared(Arc<ForgetfulMedium>);
-
-impl Medium for Shared {
-    fn len(&self) -> std::io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, at: u64, to: &mut [u8]) -> std::io::Result<()> {
-        self.0.read(at, to)
-    }
-    fn write(&self, at: u64, from: &[u8]) -> std::io::Result<()> {
-        self.0.write(at, from)
-    }
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn flush(&self) -> std::io::Result<()> {
-        self.0.flush()
-    }
-}
 
 fn parent() -> ParentLink {
     ParentLink {
@@ -54,43 +32,24 @@ fn created(kind: &Kind) -> Vec<u8> {
     medium.contents()
 }
 
-fn opened(bytes: Vec<u8>) -> (Vhd<Shared>, Arc<ForgetfulMedium>) {
-    let medium = Arc::new(ForgetfulMedium::new(bytes));
-    (Vhd::open(Shared(medium.clone()), true).expect("it opens"), medium)
+fn opened(bytes: Vec<u8>) -> (Vhd<SharedMedium>, SharedMedium) {
+    let medium = SharedMedium::new(bytes);
+    (Vhd::open(medium.clone(), true).expect("it opens"), medium)
 }
 
-/// What the parent has at each byte.
-const PARENT: u8 = 0xee;
-
-fn read<M: Medium>(vhd: &mut Vhd<M>, at: u64, len: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for e in vhd.resolve(at, len).expect("it resolves") {
-        let mut part = vec![0; e.len as usize];
-        match e.place {
-            Place::Medium(at) => vhd.medium().read(at, &mut part).expect("it reads"),
-            Place::Zero => {}
-            Place::Parent => part.fill(PARENT),
-        }
-        bytes.extend(part);
-    }
-    assert_eq!(bytes.len() as u64, len);
-    bytes
+/// What each byte of a disk is before anything is written.
+fn fresh(kind: &Kind) -> u8 {
+    if matches!(kind, Kind::Differencing { .. }) { PARENT } else { 0 }
 }
 
-fn write<M: Medium>(vhd: &mut Vhd<M>, at: u64, bytes: &[u8]) {
-    let mut rest = bytes;
-    for e in vhd.place(at, bytes.len() as u64).expect("it has room") {
-        let Place::Medium(at) = e.place else { panic!("{e:?} is no place to write to") };
-        let (part, more) = rest.split_at(e.len as usize);
-        vhd.medium().write(at, part).expect("it writes");
-        rest = more;
-    }
-    vhd.written(at, bytes.len() as u64).expect("it is on the disk");
-}
-
-/// What a disk is before anything is written.
-fn fresh(kind: &Kind) -> Vec<u8> {
-    vec![if matches!(kind, Kind::Differencing { .. }) { PARENT } else { 0 }; SIZE as usize]
+/// The trial of a kind of image.
+fn trial(kind: &Kind, run: impl FnOnce(&Trial<'_>)) {
+    let open = |medium| -> Box<dyn Image> { Box::new(Vhd::open(medium, true).expect("it opens")) };
+    let sound = |medium| {
+        let findings = Vhd::open(medium, false).expect("it opens").examine().expect("it can be read");
+        assert!(findings.iter().all(|f| !f.is_harmful()), "{findings:?}");
+    };
+    run(&Trial { new: created(kind), fresh: fresh(kind), open: &open, sound: &sound });
 }
 
 #[test]
@@ -100,7 +59,7 @@ fn an_image_says_what_it_was_made_to_be() {
         assert_eq!((vhd.size(), vhd.footer().id, vhd.footer().created), (SIZE, [1; 16], 42));
         assert_eq!(vhd.parent().cloned(), matches!(kind, Kind::Differencing { .. }).then(parent));
         assert_eq!(vhd.examine().unwrap(), []);
-        assert_eq!(read(&mut vhd, 0, SIZE), fresh(&kind));
+        assert_eq!(read(&mut vhd, 0, SIZE), vec![fresh(&kind); SIZE as usize]);
     }
 }
 
@@ -143,7 +102,7 @@ fn a_lost_footer_is_found_at_the_start_and_put_back() {
         let (mut vhd, medium) = opened(bytes[..whole - cut].to_vec());
         write(&mut vhd, 0, &[9; 512]);
         vhd.flush().unwrap();
-        let (mut vhd, _) = opened(medium.contents());
+        let (mut vhd, _) = opened(medium.0.contents());
         assert_eq!(read(&mut vhd, 0, 512), [9; 512]);
     }
     let fixed = created(&Kind::Fixed);
@@ -151,19 +110,11 @@ fn a_lost_footer_is_found_at_the_start_and_put_back() {
     assert!(matches!(Vhd::open(cut, false), Err(VhdError::NotVhd)));
 }
 
-/// What happens to a disk.
-#[derive(Clone, Debug)]
-enum Act {
-    Write { at: u64, sectors: u64, byte: u8 },
-    Flush,
-    Reopen,
-}
-
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let sectors = SIZE / SECTOR;
-    let write = (0..sectors, 1..=12u64, 1..=200u8).prop_map(move |(at, n, byte)| Act::Write {
-        at: at * SECTOR,
-        sectors: n.min(sectors - at),
+    let write = (0..sectors, 1..=12u64, 1..=200u8).prop_map(move |(sector, n, byte)| Act::Write {
+        sector,
+        count: n.min(sectors - sector),
         byte,
     });
     prop::collection::vec(prop_oneof![6 => write, 2 => Just(Act::Flush), 1 => Just(Act::Reopen)], 1..24)
@@ -172,38 +123,14 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// What is read is what was written.
     #[test]
     fn a_disk_keeps_what_it_is_given(acts in acts()) {
-        for kind in kinds() {
-            let mut model = fresh(&kind);
-            let (mut vhd, mut medium) = opened(created(&kind));
-            for act in &acts {
-                match act {
-                    Act::Write { at, sectors, byte } => {
-                        let data = vec![*byte; (sectors * SECTOR) as usize];
-                        write(&mut vhd, *at, &data);
-                        model[*at as usize..][..data.len()].copy_from_slice(&data);
-                    }
-                    Act::Flush => vhd.flush().unwrap(),
-                    Act::Reopen => {
-                        vhd.flush().unwrap();
-                        (vhd, medium) = opened(medium.contents());
-                    }
-                }
-                prop_assert_eq!(&read(&mut vhd, 0, SIZE), &model);
-            }
-            prop_assert_eq!(vhd.examine().unwrap(), vec![]);
-            drop(medium);
-        }
+        kinds().iter().for_each(|kind| trial(kind, |t| t.keeps(&acts)));
     }
 
-    /// After a crash at any point the image opens; each sector is what it was at the last flush, or what was written since.
     #[test]
     fn a_crash_loses_nothing_that_was_flushed(acts in acts(), seed in any::<u64>()) {
-        for kind in kinds() {
-            crashes(&kind, &acts, seed);
-        }
+        kinds().iter().for_each(|kind| trial(kind, |t| t.survives(&acts, Random(seed))));
     }
 
     /// No bytes make it panic, or take more memory than they have themselves.
@@ -237,56 +164,5 @@ proptest! {
                 _ = vhd.flush();
             }
         }
-    }
-}
-
-/// Sectors that may be found: for each, the byte at the last flush, and those written since.
-fn crashes(kind: &Kind, acts: &[Act], seed: u64) {
-    let (mut vhd, medium) = opened(created(kind));
-    let sectors = (SIZE / SECTOR) as usize;
-    let first = fresh(kind)[0];
-    // For each act: the length of the journal after it, and what each sector may be from there on.
-    let mut may: Vec<Vec<u8>> = vec![vec![first]; sectors];
-    let mut states = vec![(0, may.clone())];
-    for act in acts {
-        match act {
-            Act::Write { at, sectors, byte } => {
-                write(&mut vhd, *at, &vec![*byte; (sectors * SECTOR) as usize]);
-                let first = (at / SECTOR) as usize;
-                may[first..first + *sectors as usize].iter_mut().for_each(|m| m.push(*byte));
-                // During the write, too.
-                states.last_mut().expect("the first").1.clone_from(&may);
-            }
-            Act::Flush | Act::Reopen => {
-                vhd.flush().unwrap();
-                may.iter_mut().for_each(|m| *m = vec![*m.last().expect("one")]);
-            }
-        }
-        states.push((medium.points(), may.clone()));
-    }
-    let mut random = seed;
-    let mut choose = |n: u64| {
-        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (random >> 33) % n
-    };
-    for point in 0..=medium.points() {
-        // The last act that had begun.
-        let n = states.iter().rposition(|(at, _)| *at <= point).expect("the first");
-        let bytes = medium.after_crash(point, &mut choose);
-        let mut after = Vhd::open(ForgetfulMedium::new(bytes), true).expect("it opens after a crash");
-        assert!(after.examine().unwrap().iter().all(|f| !f.is_harmful()));
-        let disk = read(&mut after, 0, SIZE);
-        for (sector, found) in disk.chunks(SECTOR as usize).enumerate() {
-            assert!(found.iter().all(|b| b == &found[0]), "sector {sector} is torn");
-            assert!(
-                states[n].1[sector].contains(&found[0]),
-                "sector {sector} is {} after a crash at {point}",
-                found[0]
-            );
-        }
-        // And it can be used.
-        write(&mut after, 0, &[201; 512]);
-        after.flush().unwrap();
-        assert_eq!(read(&mut after, 0, 512), [201; 512]);
     }
 }

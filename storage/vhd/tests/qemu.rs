@@ -4,7 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vireo_vdisk::{FileMedium, Medium, Place};
+use vireo_vdisk::FileMedium;
+use vireo_vdisk::trial::{read, write};
 use vireo_vhd::{Kind, NewVhd, Vhd};
 
 const MIB: u64 = 1 << 20;
@@ -37,25 +38,9 @@ fn open(path: &Path) -> Vhd<FileMedium> {
     Vhd::open(FileMedium::new(file), true).expect("it is a VHD")
 }
 
-fn write(vhd: &mut Vhd<FileMedium>, at: u64, byte: u8, len: u64) {
-    for e in vhd.place(at, len).expect("it has room") {
-        let Place::Medium(at) = e.place else { panic!("no place to write to") };
-        vhd.medium().write(at, &vec![byte; e.len as usize]).expect("it writes");
-    }
-    vhd.written(at, len).expect("it is on the disk");
-}
-
-/// The disk as a raw file.
-fn raw(vhd: &mut Vhd<FileMedium>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for e in vhd.resolve(0, vhd.size()).expect("it resolves") {
-        let mut part = vec![0; e.len as usize];
-        if let Place::Medium(at) = e.place {
-            vhd.medium().read(at, &mut part).expect("it reads");
-        }
-        bytes.extend(part);
-    }
-    bytes
+fn all(vhd: &mut Vhd<FileMedium>) -> Vec<u8> {
+    let size = vhd.size();
+    read(vhd, 0, size)
 }
 
 #[test]
@@ -69,12 +54,12 @@ fn qemu_reads_what_we_write() {
         let new = NewVhd { size, kind, id: [n as u8 + 1; 16], created: 800_000_000 };
         new.create(&FileMedium::new(File::create_new(&path).expect("a file"))).expect("it can be made");
         let mut vhd = open(&path);
-        write(&mut vhd, 0, 0x11, 512);
-        write(&mut vhd, 2 * MIB - 1024, 0x22, 4096);
-        write(&mut vhd, size - 512, 0x33, 512);
+        write(&mut vhd, 0, &vec![0x11; (512) as usize]);
+        write(&mut vhd, 2 * MIB - 1024, &vec![0x22; (4096) as usize]);
+        write(&mut vhd, size - 512, &vec![0x33; (512) as usize]);
         vhd.flush().expect("it flushes");
         let ours = folder.join(format!("{n}.ours"));
-        fs::write(&ours, raw(&mut vhd)).expect("a file");
+        fs::write(&ours, all(&mut vhd)).expect("a file");
         // QEMU takes the geometry for the size of what it does not know the maker of.
         let compared = qemu("qemu-img", &["compare", "-f", "raw", "-F", "vpc", text(&ours), text(&path)]);
         assert!(compared.contains("Images are identical"), "{compared}");
@@ -88,7 +73,7 @@ fn qemu_reads_what_we_write() {
             &["-f", "vpc", "-c", "write -P 0x44 5M 1M", "-c", "write -P 0x55 512 512", text(&path)],
         );
         let mut vhd = open(&path);
-        let disk = raw(&mut vhd);
+        let disk = all(&mut vhd);
         assert!(disk[5 << 20..6 << 20].iter().all(|b| *b == 0x44));
         assert_eq!((disk[0], disk[512], disk[1023], disk[1024]), (0x11, 0x55, 0x55, 0));
         assert!(vhd.examine().expect("it can be read").iter().all(|f| !f.is_harmful()));
@@ -112,12 +97,12 @@ fn we_read_what_qemu_writes() {
         let theirs = folder.join(format!("{n}.raw"));
         qemu("qemu-img", &["convert", "-f", "vpc", "-O", "raw", text(&path), text(&theirs)]);
         let mut vhd = open(&path);
-        assert!(raw(&mut vhd) == fs::read(&theirs).expect("a file"), "{options}");
+        assert!(all(&mut vhd) == fs::read(&theirs).expect("a file"), "{options}");
         // And we write on, and they read.
-        write(&mut vhd, 8 * MIB, 0x64, 3 * MIB);
+        write(&mut vhd, 8 * MIB, &vec![0x64; (3 * MIB) as usize]);
         vhd.flush().expect("it flushes");
         qemu("qemu-io", &["-f", "vpc", "-c", "read -P 0x64 8M 3M", "-c", "read -P 0x61 0 64k", text(&path)]);
         qemu("qemu-img", &["convert", "-f", "vpc", "-O", "raw", text(&path), text(&theirs)]);
-        assert!(raw(&mut vhd) == fs::read(&theirs).expect("a file"), "{options}, after our write");
+        assert!(all(&mut vhd) == fs::read(&theirs).expect("a file"), "{options}, after our write");
     }
 }

@@ -1,0 +1,68 @@
+//! What every format is.
+
+use std::error::Error;
+
+use crate::{Extent, Medium};
+
+/// Why an image cannot do what was asked: an error of its format.
+#[derive(Debug)]
+pub struct ImageError(Box<dyn Error + Send + Sync>);
+
+impl ImageError {
+    /// One of a format's.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+impl std::fmt::Display for ImageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for ImageError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// An open image of a disk. It moves no payload: it says where that is, and where it goes. Whoever owns it moves the payload,
+/// and calls in this order to write: [`Image::place`], then, when the payload is there, [`Image::written`]; and
+/// [`Image::flush`] to make all that was written durable.
+///
+/// Ranges are in bytes, of whole sectors, and on the disk; others are refused.
+pub trait Image: Send {
+    /// Size of the disk, in bytes.
+    fn size(&self) -> u64;
+
+    /// Size of a sector, in bytes.
+    fn sector(&self) -> u32;
+
+    /// What it is written on.
+    fn medium(&self) -> &dyn Medium;
+
+    /// Where the bytes of a range are.
+    ///
+    /// # Errors
+    /// The format's.
+    fn resolve(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError>;
+
+    /// Where the payload of a range is to be written: extents of the medium.
+    ///
+    /// # Errors
+    /// The format's.
+    fn place(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError>;
+
+    /// The payload of a range is where it was said to go: from now on it is read.
+    ///
+    /// # Errors
+    /// The format's.
+    fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError>;
+
+    /// Makes all that was written durable.
+    ///
+    /// # Errors
+    /// The format's; then nothing is known of what was written since the last flush that succeeded.
+    fn flush(&mut self) -> Result<(), ImageError>;
+}

@@ -1,0 +1,190 @@
+//! Trials of a format: what happens to a disk is compared with a model of it, and crashes are tried at each point. For tests.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::crash::ForgetfulMedium;
+use crate::{Image, Medium, Place, SECTOR};
+
+/// What a parent has at each byte.
+pub const PARENT: u8 = 0xee;
+
+/// What happens to a disk.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Sectors are written, all of one byte.
+    Write {
+        /// The first.
+        sector: u64,
+        /// How many.
+        count: u64,
+        /// The byte.
+        byte: u8,
+    },
+    /// What was written is made durable.
+    Flush,
+    /// The same, and the image is opened anew, as after a crash.
+    Reopen,
+}
+
+/// A medium in memory that the trial sees too.
+#[derive(Clone, Default)]
+pub struct SharedMedium(pub Arc<ForgetfulMedium>);
+
+impl SharedMedium {
+    /// With durable contents.
+    pub fn new(contents: Vec<u8>) -> Self {
+        Self(Arc::new(ForgetfulMedium::new(contents)))
+    }
+}
+
+impl Medium for SharedMedium {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, at: u64, to: &mut [u8]) -> io::Result<()> {
+        self.0.read(at, to)
+    }
+    fn write(&self, at: u64, from: &[u8]) -> io::Result<()> {
+        self.0.write(at, from)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Reads a range of a disk.
+///
+/// # Panics
+/// It cannot be read.
+pub fn read(image: &mut dyn Image, at: u64, len: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len as usize);
+    for e in image.resolve(at, len).expect("it resolves") {
+        let from = bytes.len();
+        bytes.resize(from + e.len as usize, if e.place == Place::Parent { PARENT } else { 0 });
+        if let Place::Medium(at) = e.place {
+            image.medium().read(at, &mut bytes[from..]).expect("it reads");
+        }
+    }
+    assert_eq!(bytes.len() as u64, len);
+    bytes
+}
+
+/// Writes to a disk.
+///
+/// # Panics
+/// It cannot be written.
+pub fn write(image: &mut dyn Image, at: u64, bytes: &[u8]) {
+    let mut rest = bytes;
+    for e in image.place(at, bytes.len() as u64).expect("it has room") {
+        let Place::Medium(at) = e.place else { panic!("{e:?} is no place to write to") };
+        let (part, more) = rest.split_at(e.len as usize);
+        image.medium().write(at, part).expect("it writes");
+        rest = more;
+    }
+    image.written(at, bytes.len() as u64).expect("it is on the disk");
+}
+
+/// Numbers that look like chance, from one that is (Knuth's MMIX generator).
+#[derive(Clone, Copy, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (self.0 >> 33) % n
+    }
+}
+
+/// A disk to try.
+pub struct Trial<'a> {
+    /// The image when it is new.
+    pub new: Vec<u8>,
+    /// Each byte of the disk then.
+    pub fresh: u8,
+    /// Opens it.
+    pub open: &'a dyn Fn(SharedMedium) -> Box<dyn Image>,
+    /// Looks whether an open image is sound.
+    pub sound: &'a dyn Fn(SharedMedium),
+}
+
+impl Trial<'_> {
+    /// What is read is what was written, after each act.
+    ///
+    /// # Panics
+    /// It is not.
+    pub fn keeps(&self, acts: &[Act]) {
+        let mut medium = SharedMedium::new(self.new.clone());
+        let mut image = (self.open)(medium.clone());
+        let sector = u64::from(image.sector());
+        let mut model = vec![self.fresh; image.size() as usize];
+        for act in acts {
+            if let Act::Write { sector: at, count, byte } = act {
+                let data = vec![*byte; (count * sector) as usize];
+                write(&mut *image, at * sector, &data);
+                model[(at * sector) as usize..][..data.len()].copy_from_slice(&data);
+            } else {
+                image.flush().expect("it flushes");
+            }
+            if matches!(act, Act::Reopen) {
+                (self.sound)(medium.clone());
+                medium = SharedMedium::new(medium.0.contents());
+                image = (self.open)(medium.clone());
+            }
+            let size = image.size();
+            assert!(read(&mut *image, 0, size) == model, "the disk differs after {act:?}");
+        }
+    }
+
+    /// After a crash at any point the image opens and is sound; each sector is what it was at the last flush, or something
+    /// written since: as a whole, or in parts of 512 bytes, if it is larger, since the medium tears it so. And it can be used. `random` chooses what a crash leaves.
+    ///
+    /// # Panics
+    /// It is not so.
+    pub fn survives(&self, acts: &[Act], mut random: Random) {
+        let medium = SharedMedium::new(self.new.clone());
+        let states = self.states(acts, &medium);
+        for point in 0..=medium.0.points() {
+            // After the last act that was done, and perhaps a part of the next, of which the state knows.
+            let n = states.iter().rposition(|(at, _)| *at <= point).expect("the first");
+            let after = SharedMedium::new(medium.0.after_crash(point, |n| random.below(n)));
+            let mut image = (self.open)(after.clone());
+            let (size, sector) = (image.size(), u64::from(image.sector()));
+            let disk = read(&mut *image, 0, size);
+            for (unit, found) in disk.chunks(SECTOR as usize).enumerate() {
+                let at = unit as u64 * SECTOR;
+                let (byte, may) = (found[0], &states[n].1[(at / sector) as usize]);
+                assert!(found.iter().all(|b| *b == byte), "{at} is torn after a crash at {point}");
+                assert!(may.contains(&byte), "{at} is {byte}, not one of {may:?}, after a crash at {point}");
+            }
+            write(&mut *image, 0, &vec![1; sector as usize]);
+            image.flush().expect("it flushes");
+            assert!(read(&mut *image, 0, sector).iter().all(|b| *b == 1));
+            (self.sound)(after);
+        }
+    }
+
+    /// Does the acts. For each: the journal's length after it, and what each sector may be from there until the next is done.
+    fn states(&self, acts: &[Act], medium: &SharedMedium) -> Vec<(usize, Vec<Vec<u8>>)> {
+        let mut image = (self.open)(medium.clone());
+        let sector = u64::from(image.sector());
+        let mut may = vec![vec![self.fresh]; (image.size() / sector) as usize];
+        let mut states = vec![(0, may.clone())];
+        for act in acts {
+            if let Act::Write { sector: at, count, byte } = act {
+                write(&mut *image, at * sector, &vec![*byte; (count * sector) as usize]);
+                may[*at as usize..][..*count as usize].iter_mut().for_each(|m| m.push(*byte));
+                states.last_mut().expect("the first").1.clone_from(&may);
+            } else {
+                image.flush().expect("it flushes");
+                may.iter_mut().for_each(|m| *m = vec![*m.last().expect("one")]);
+            }
+            states.push((medium.0.points(), may.clone()));
+        }
+        states
+    }
+}

@@ -1,0 +1,384 @@
+//! An open image.
+
+use std::ops::Range;
+
+use vireo_vdisk::{Extent, Image, ImageError, Medium, Place};
+
+use crate::bytes::{Fields, put};
+use crate::error::damaged;
+use crate::header::{FILE, Header};
+use crate::log::{self, MOST_PAGES, Writer};
+use crate::metadata::{Metadata, ParentLink};
+use crate::pages::{PAGE, Pages};
+use crate::region::{Region, Regions};
+use crate::table::{BadEntry, Block, Layout};
+use crate::{Guid, MIB, Result, VhdxError};
+
+/// What an image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// To be read.
+    Read,
+    /// To be written, too. Takes a number of chance, unique in the world, for the identities that change.
+    Write {
+        /// See above.
+        random: Guid,
+    },
+}
+
+/// An open image. It is not for several threads at once; whoever owns it moves the payload.
+///
+/// To write: [`Vhdx::place`] says where the payload goes; when it is there, [`Vhdx::written`] makes it what is read, and
+/// [`Vhdx::flush`] makes it last. [`Vhdx::close`] spares the next opening the replay of the log.
+pub struct Vhdx<M> {
+    medium: M,
+    header: Header,
+    regions: Regions,
+    metadata: Metadata,
+    layout: Layout,
+    pages: Pages,
+    writer: Writer,
+    open: Open,
+    /// The identities that tell of changes have changed.
+    announced: bool,
+    /// Where new blocks go.
+    end: u64,
+}
+
+impl<M: Medium> Vhdx<M> {
+    /// Opens an image; first does what its log says, if it was not closed.
+    ///
+    /// # Errors
+    /// It is none, or damaged, or has what is not known; those of the medium.
+    pub fn open(medium: M, open: Open) -> Result<Self> {
+        let mut start = [0; 8];
+        let len = medium.len().map_err(VhdxError::io("find the end of the VHDX"))?;
+        if len < MIB {
+            return Err(VhdxError::NotVhdx);
+        }
+        medium.read(0, &mut start).map_err(VhdxError::io("read the start of the VHDX"))?;
+        if start != *FILE {
+            return Err(VhdxError::NotVhdx);
+        }
+        let mut header = Header::read(&medium)?;
+        if header.log != Guid::ZERO {
+            let Open::Write { .. } = open else { return Err(VhdxError::NeedsReplay) };
+            log::replay(&medium, &header)?;
+            header.log = Guid::ZERO;
+            header.write(&medium)?;
+        }
+        let regions = Regions::read(&medium)?;
+        let metadata = Metadata::read(&medium, regions.metadata)?;
+        let layout = Layout::of(&metadata);
+        if layout.entries() * 8 > regions.table.len {
+            return damaged(format!("its block table has no room for {} entries", layout.entries()));
+        }
+        let len = medium.len().map_err(VhdxError::io("find the end of the VHDX"))?;
+        if regions.table.at + regions.table.len > len {
+            return damaged("its block table does not lie in it");
+        }
+        let (pages, writer) = (Pages::default(), Writer::default());
+        let end = len.next_multiple_of(MIB);
+        Ok(Self { medium, header, regions, metadata, layout, pages, writer, open, announced: false, end })
+    }
+
+    /// Size of the disk, in bytes.
+    pub fn size(&self) -> u64 {
+        self.metadata.size
+    }
+
+    /// What its metadata says.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The parent, of a differencing image.
+    pub fn parent(&self) -> Option<&ParentLink> {
+        self.metadata.parent.as_ref()
+    }
+
+    /// What a child names as its parent's linkage. It changes when the disk is written for the first time after an opening.
+    pub fn data_write(&self) -> Guid {
+        self.header.data_write
+    }
+
+    /// What it is written on.
+    pub fn medium(&self) -> &M {
+        &self.medium
+    }
+
+    fn check(&self, at: u64, len: u64) -> Result<()> {
+        let (size, sector) = (self.metadata.size, u64::from(self.metadata.sector));
+        let inside = at.checked_add(len).is_some_and(|end| end <= size);
+        match inside && at.is_multiple_of(sector) && len.is_multiple_of(sector) {
+            true => Ok(()),
+            false => Err(VhdxError::OutOfRange { at, len, size }),
+        }
+    }
+
+    fn entry(&mut self, n: u64) -> Result<u64> {
+        let at = self.regions.table.at + 8 * n;
+        let page = self.pages.get(&self.medium, at & !(PAGE - 1))?;
+        Ok(page.u64((at % PAGE) as usize))
+    }
+
+    fn set_entry(&mut self, n: u64, entry: u64) -> Result<()> {
+        let at = self.regions.table.at + 8 * n;
+        let page = self.pages.change(&self.medium, at & !(PAGE - 1))?;
+        put(page, (at % PAGE) as usize, &entry.to_le_bytes());
+        Ok(())
+    }
+
+    /// What the table says of a block.
+    fn block(&mut self, n: u64) -> Result<Block> {
+        let entry = self.entry(self.layout.of_block(n))?;
+        let block =
+            Block::of(entry).or_else(|BadEntry| damaged(format!("block {n} has the entry {entry:#x}")))?;
+        if let Block::Here(at) | Block::PartlyHere(at) = block {
+            self.check_place(at, self.layout.block)?;
+        }
+        match block {
+            Block::PartlyHere(_) if self.metadata.parent.is_none() => {
+                damaged(format!("block {n} is a parent's in part, and there is none"))
+            }
+            block => Ok(block),
+        }
+    }
+
+    /// Where the bitmap with a block's sectors is.
+    fn bitmap(&mut self, block: u64) -> Result<Option<u64>> {
+        let entry = self.entry(self.layout.of_bitmap(block))?;
+        let at = Block::bitmap_of(entry)
+            .or_else(|BadEntry| damaged(format!("the bitmap of block {block} has the entry {entry:#x}")))?;
+        if let Some(at) = at {
+            self.check_place(at, MIB)?;
+        }
+        Ok(at)
+    }
+
+    /// Whether a part of the file can be a block's or a bitmap's.
+    fn check_place(&self, at: u64, len: u64) -> Result<()> {
+        let log = Region { at: self.header.log_at, len: self.header.log_len };
+        let end = at.saturating_add(len);
+        let apart = |r: Region| end <= r.at || at >= r.at + r.len;
+        let fine = at >= MIB && [log, self.regions.table, self.regions.metadata].into_iter().all(apart);
+        match fine && end <= self.end {
+            true => Ok(()),
+            false => damaged(format!("a block or bitmap is said to be at {at}")),
+        }
+    }
+
+    /// Where the bytes of a range of the disk are: whole sectors.
+    ///
+    /// # Errors
+    /// The range is not on the disk; the table is damaged, or cannot be read.
+    pub fn resolve(&mut self, at: u64, len: u64) -> Result<Vec<Extent>> {
+        self.check(at, len)?;
+        let mut extents = Vec::new();
+        for piece in pieces(at, len, self.layout.block) {
+            let elsewhere = if self.metadata.parent.is_some() { Place::Parent } else { Place::Zero };
+            let len = piece.range.end - piece.range.start;
+            let place = match self.block(piece.block)? {
+                Block::NotHere => elsewhere,
+                Block::Zero => Place::Zero,
+                Block::Here(data) => Place::Medium(data + piece.range.start),
+                Block::PartlyHere(data) => {
+                    self.resolve_partly(&piece, data, &mut extents)?;
+                    continue;
+                }
+            };
+            Extent { len, place }.append_to(&mut extents);
+        }
+        Ok(extents)
+    }
+
+    /// Of a block whose bitmap says what is here.
+    fn resolve_partly(&mut self, piece: &Piece, data: u64, extents: &mut Vec<Extent>) -> Result<()> {
+        let Some(bitmap) = self.bitmap(piece.block)? else {
+            return damaged(format!("block {} is here in part, without a bitmap", piece.block));
+        };
+        let sector = self.layout.sector;
+        let first = self.layout.first_bit(piece.block);
+        for n in piece.range.start / sector..piece.range.end / sector {
+            let (byte, bit) = bit(bitmap, first + n);
+            let page = self.pages.get(&self.medium, byte & !(PAGE - 1))?;
+            let here = page[(byte % PAGE) as usize] & bit != 0;
+            let place = if here { Place::Medium(data + n * sector) } else { Place::Parent };
+            Extent { len: sector, place }.append_to(extents);
+        }
+        Ok(())
+    }
+
+    /// Where the payload of a range of the disk is to be written: whole sectors. Blocks that have no place get one.
+    ///
+    /// # Errors
+    /// The range is not on the disk; the image is read-only, damaged, or cannot grow.
+    pub fn place(&mut self, at: u64, len: u64) -> Result<Vec<Extent>> {
+        self.check(at, len)?;
+        self.announce()?;
+        let mut extents = Vec::new();
+        for piece in pieces(at, len, self.layout.block) {
+            let data = match self.block(piece.block)? {
+                Block::Here(data) | Block::PartlyHere(data) => data,
+                Block::Zero => self.allocate(piece.block, true)?,
+                Block::NotHere => self.allocate(piece.block, self.metadata.parent.is_none())?,
+            };
+            let len = piece.range.end - piece.range.start;
+            Extent { len, place: Place::Medium(data + piece.range.start) }.append_to(&mut extents);
+        }
+        Ok(extents)
+    }
+
+    /// The payload of a range is where [`Vhdx::place`] said: from now on it is read.
+    ///
+    /// # Errors
+    /// The range is not on the disk; the table is damaged, or cannot be read.
+    pub fn written(&mut self, at: u64, len: u64) -> Result<()> {
+        self.check(at, len)?;
+        for piece in pieces(at, len, self.layout.block) {
+            let Block::PartlyHere(_) = self.block(piece.block)? else { continue };
+            let Some(bitmap) = self.bitmap(piece.block)? else { continue };
+            let first = self.layout.first_bit(piece.block);
+            for n in piece.range.start / self.layout.sector..piece.range.end / self.layout.sector {
+                let (byte, bit) = bit(bitmap, first + n);
+                let at = byte & !(PAGE - 1);
+                // A page in which nothing changes need not be written.
+                if self.pages.get(&self.medium, at)?[(byte % PAGE) as usize] & bit == 0 {
+                    self.pages.change(&self.medium, at)?[(byte % PAGE) as usize] |= bit;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Before the first change: others can tell by these that there was one (2.2.2).
+    fn announce(&mut self) -> Result<()> {
+        let Open::Write { random } = self.open else { return Err(VhdxError::ReadOnly) };
+        if !self.announced {
+            // A crash, or another program, may have left an end that no block begins at.
+            self.extend(0)?;
+            self.header.file_write = random.derived(1);
+            self.header.data_write = random.derived(2);
+            self.header.write(&self.medium)?;
+            self.announced = true;
+        }
+        Ok(())
+    }
+
+    /// Gives a block a place at the end, where the file is zero.
+    fn allocate(&mut self, block: u64, whole: bool) -> Result<u64> {
+        if !whole && self.bitmap(block)?.is_none() {
+            let at = self.extend(MIB)?;
+            self.set_entry(self.layout.of_bitmap(block), Block::bitmap_entry(at))?;
+        }
+        let at = self.extend(self.layout.block)?;
+        self.set_entry(self.layout.of_block(block), Block::entry(at, whole))?;
+        Ok(at)
+    }
+
+    fn extend(&mut self, by: u64) -> Result<u64> {
+        let at = self.end;
+        self.medium.set_len(at + by).map_err(VhdxError::io("extend the VHDX"))?;
+        self.end = at + by;
+        Ok(at)
+    }
+
+    /// Makes all that was written durable: the payload, then by way of the log what leads to it.
+    ///
+    /// # Errors
+    /// Those of the medium: then nothing is known of what was written since the last flush that succeeded. What was to be
+    /// written still is.
+    pub fn flush(&mut self) -> Result<()> {
+        // And what the last flush wrote in its place, which its entry in the log is no longer needed for then.
+        let flush = |m: &M| m.flush().map_err(VhdxError::io("flush the VHDX"));
+        flush(&self.medium)?;
+        let dirty = self.pages.dirty();
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let Open::Write { random } = self.open else { return Err(VhdxError::ReadOnly) };
+        if self.header.log == Guid::ZERO {
+            // The number never comes again, so what an earlier session left in the log is not taken for this one's.
+            self.header.log = random.derived(self.header.number << 2 | 3);
+            self.header.write(&self.medium)?;
+        }
+        for (n, pages) in dirty.chunks(MOST_PAGES).enumerate() {
+            if n > 0 {
+                flush(&self.medium)?;
+            }
+            self.writer.write(&self.medium, &self.header, pages, self.end)?;
+            flush(&self.medium)?;
+            for (at, bytes) in pages {
+                self.medium.write(*at, *bytes).map_err(VhdxError::io("write the block table or a bitmap"))?;
+            }
+        }
+        self.pages.is_written();
+        Ok(())
+    }
+
+    /// Makes all durable, so that nothing is left to the log.
+    ///
+    /// # Errors
+    /// As [`Vhdx::flush`].
+    pub fn close(mut self) -> Result<M> {
+        if self.open != Open::Read {
+            self.flush()?;
+        }
+        if self.header.log != Guid::ZERO {
+            self.medium.flush().map_err(VhdxError::io("flush the VHDX"))?;
+            self.header.log = Guid::ZERO;
+            self.header.write(&self.medium)?;
+        }
+        Ok(self.medium)
+    }
+}
+
+impl<M: Medium> Image for Vhdx<M> {
+    fn size(&self) -> u64 {
+        Self::size(self)
+    }
+    fn sector(&self) -> u32 {
+        self.metadata.sector
+    }
+    fn medium(&self) -> &dyn Medium {
+        &self.medium
+    }
+    fn resolve(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::resolve(self, at, len).map_err(ImageError::new)
+    }
+    fn place(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::place(self, at, len).map_err(ImageError::new)
+    }
+    fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError> {
+        Self::written(self, at, len).map_err(ImageError::new)
+    }
+    fn flush(&mut self) -> Result<(), ImageError> {
+        Self::flush(self).map_err(ImageError::new)
+    }
+}
+
+/// The byte and the bit of a bitmap at an offset: the first sector is the lowest bit of the first byte.
+fn bit(bitmap: u64, n: u64) -> (u64, u8) {
+    (bitmap + n / 8, 1 << (n % 8))
+}
+
+/// A part of one block.
+struct Piece {
+    block: u64,
+    /// Bytes in the block.
+    range: Range<u64>,
+}
+
+/// A range of the disk, by blocks.
+fn pieces(at: u64, len: u64, block: u64) -> impl Iterator<Item = Piece> {
+    let end = at + len;
+    let mut next = at;
+    std::iter::from_fn(move || {
+        let start = next;
+        if start >= end {
+            return None;
+        }
+        next = end.min((start / block + 1) * block);
+        Some(Piece { block: start / block, range: start % block..start % block + (next - start) })
+    })
+}

@@ -1,0 +1,254 @@
+//! Images against a model of a disk, and after crashes. Against programs of others: `tests/qemu.rs`.
+
+use proptest::prelude::*;
+use vireo_vdisk::Image;
+use vireo_vdisk::crash::ForgetfulMedium;
+use vireo_vdisk::trial::{Act, PARENT, Random, SharedMedium, Trial, read, write};
+
+use super::*;
+use crate::bytes::{put, seal};
+
+/// Three blocks and a bit.
+const SIZE: u64 = 3 * MIB + 16384;
+const RANDOM: Guid = Guid([3; 16]);
+
+fn parent() -> ParentLink {
+    ParentLink {
+        linkage: Guid([7; 16]),
+        relative: Some(".\\base ü.vhdx".into()),
+        absolute: Some("C:\\disks\\base ü.vhdx".into()),
+        ..ParentLink::default()
+    }
+}
+
+fn new(kind: Kind, sector: u32) -> NewVhdx {
+    let (block, id) = (1 << 20, Guid([1; 16]));
+    NewVhdx { size: SIZE, kind, block, sector, physical_sector: 4096, id, random: Guid([2; 16]) }
+}
+
+fn images() -> [NewVhdx; 4] {
+    [
+        new(Kind::Fixed, 512),
+        new(Kind::Dynamic, 512),
+        new(Kind::Differencing(parent()), 512),
+        new(Kind::Differencing(parent()), 4096),
+    ]
+}
+
+fn created(new: &NewVhdx) -> Vec<u8> {
+    let medium = ForgetfulMedium::default();
+    new.create(&medium).expect("it can be made");
+    medium.contents()
+}
+
+fn opened(bytes: Vec<u8>) -> (Vhdx<SharedMedium>, SharedMedium) {
+    let medium = SharedMedium::new(bytes);
+    (Vhdx::open(medium.clone(), Open::Write { random: RANDOM }).expect("it opens"), medium)
+}
+
+fn fresh(new: &NewVhdx) -> u8 {
+    if matches!(new.kind, Kind::Differencing(_)) { PARENT } else { 0 }
+}
+
+fn trial(new: &NewVhdx, run: impl FnOnce(&Trial<'_>)) {
+    let open = |medium| -> Box<dyn Image> {
+        Box::new(Vhdx::open(medium, Open::Write { random: RANDOM }).expect("it opens"))
+    };
+    let sound = |medium| {
+        Vhdx::open(medium, Open::Write { random: RANDOM }).expect("it opens");
+    };
+    run(&Trial { new: created(new), fresh: fresh(new), open: &open, sound: &sound });
+}
+
+#[test]
+fn an_image_says_what_it_was_made_to_be() {
+    for new in images() {
+        let (mut vhdx, _) = opened(created(&new));
+        let m = vhdx.metadata().clone();
+        assert_eq!((m.size, m.block, m.sector, m.id), (SIZE, 1 << 20, new.sector, Guid([1; 16])));
+        assert_eq!(m.fixed, new.kind == Kind::Fixed);
+        assert_eq!(m.parent, matches!(new.kind, Kind::Differencing(_)).then(parent));
+        assert!(read(&mut vhdx, 0, SIZE).iter().all(|b| *b == fresh(&new)));
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let with = |f: fn(&mut NewVhdx)| {
+        let mut n = new(Kind::Dynamic, 512);
+        f(&mut n);
+        n.create(&ForgetfulMedium::default())
+    };
+    assert!(matches!(with(|n| n.size = 0), Err(VhdxError::BadSize { size: 0, .. })));
+    assert!(matches!(with(|n| n.size = MAX_SIZE + 512), Err(VhdxError::BadSize { .. })));
+    assert!(matches!(with(|n| (n.sector, n.size) = (4096, 4096 + 512)), Err(VhdxError::BadSize { .. })));
+    assert!(matches!(with(|n| n.block = 3 << 20), Err(VhdxError::BadBlock(_))));
+    assert!(matches!(with(|n| n.sector = 520), Err(VhdxError::BadSector(520))));
+    let (mut vhdx, _) = opened(created(&new(Kind::Dynamic, 512)));
+    for (at, len) in [(SIZE, 512), (0, SIZE + 512), (u64::MAX - 511, 512), (256, 512), (0, 100)] {
+        assert!(matches!(vhdx.resolve(at, len), Err(VhdxError::OutOfRange { .. })));
+        assert!(matches!(vhdx.place(at, len), Err(VhdxError::OutOfRange { .. })));
+    }
+    let mut vhdx = Vhdx::open(ForgetfulMedium::new(created(&new(Kind::Dynamic, 512))), Open::Read).unwrap();
+    assert!(matches!(vhdx.place(0, 512), Err(VhdxError::ReadOnly)));
+}
+
+#[test]
+fn a_change_of_the_disk_changes_what_children_name() {
+    let (mut vhdx, medium) = opened(created(&new(Kind::Dynamic, 512)));
+    let before = vhdx.data_write();
+    vhdx.flush().unwrap();
+    assert_eq!(vhdx.data_write(), before, "nothing was written");
+    write(&mut vhdx, 0, &[5; 512]);
+    assert_ne!(vhdx.data_write(), before);
+    vhdx.close().unwrap();
+    let (vhdx, _) = opened(medium.0.contents());
+    assert_ne!(vhdx.data_write(), before);
+}
+
+/// An image with something in its log: a crash just after the log was made durable.
+fn with_a_log() -> Vec<u8> {
+    let (mut vhdx, medium) = opened(created(&new(Kind::Dynamic, 512)));
+    write(&mut vhdx, 2 * MIB, &[6; 1024]);
+    vhdx.flush().unwrap();
+    // What the flush wrote in its place is not durable.
+    medium.0.after_crash(medium.0.points(), |_| 0)
+}
+
+#[test]
+fn the_log_is_replayed_and_only_where_that_may_be() {
+    let bytes = with_a_log();
+    let refused = Vhdx::open(ForgetfulMedium::new(bytes.clone()), Open::Read);
+    assert!(matches!(refused, Err(VhdxError::NeedsReplay)));
+    let (mut vhdx, medium) = opened(bytes);
+    assert_eq!(read(&mut vhdx, 2 * MIB, 1536)[..1024], [6; 1024]);
+    drop(vhdx);
+    // Once.
+    let mut vhdx = Vhdx::open(ForgetfulMedium::new(medium.0.contents()), Open::Read).unwrap();
+    assert_eq!(read(&mut vhdx, 2 * MIB, 512), [6; 512]);
+}
+
+#[test]
+fn a_closed_image_has_no_log() {
+    let (mut vhdx, medium) = opened(created(&new(Kind::Differencing(parent()), 512)));
+    write(&mut vhdx, MIB, &[6; 1024]);
+    vhdx.close().unwrap();
+    let mut vhdx = Vhdx::open(ForgetfulMedium::new(medium.0.contents()), Open::Read).unwrap();
+    assert_eq!(read(&mut vhdx, MIB - 512, 2048)[512..1536], [6; 1024]);
+}
+
+#[test]
+fn a_log_that_is_not_ours_or_torn_does_nothing() {
+    let bytes = with_a_log();
+    // The entry begins the log, at 1 MiB: its signature, its checksum, its identity, a byte of a page.
+    for at in [0, 4, 32, 5000] {
+        let mut bytes = bytes.clone();
+        bytes[MIB as usize + at] ^= 1;
+        let (mut vhdx, _) = opened(bytes);
+        assert_eq!(read(&mut vhdx, 2 * MIB, 512), [0; 512]);
+    }
+}
+
+#[test]
+fn a_log_with_right_checksums_may_still_not_write_anywhere() {
+    let bytes = with_a_log();
+    let entry = MIB as usize..MIB as usize + 8192;
+    // Where its page goes: the header, no page's start, beyond the end.
+    for at in [65536u64, 3 * MIB + 512, 1 << 40, u64::MAX - 4095] {
+        let mut bytes = bytes.clone();
+        let e = &mut bytes[entry.clone()];
+        put(e, 64 + 16, &at.to_le_bytes());
+        seal(e, 4);
+        let medium = ForgetfulMedium::new(bytes);
+        assert!(matches!(Vhdx::open(medium, Open::Write { random: RANDOM }), Err(VhdxError::Damaged(_))));
+    }
+}
+
+#[test]
+fn many_pages_go_through_the_log_in_turn() {
+    // Each block has its entry in another page of the table.
+    let size = 512 * MIB * 130;
+    let new = NewVhdx { size, ..new(Kind::Dynamic, 512) };
+    let medium = SharedMedium::default();
+    new.create(&medium).unwrap();
+    let mut vhdx = Vhdx::open(medium.clone(), Open::Write { random: RANDOM }).unwrap();
+    for n in 0..130 {
+        // One byte for each is enough; the block's payload is left alone.
+        vhdx.place(n * 512 * MIB, 512).unwrap();
+    }
+    vhdx.flush().unwrap();
+    let after = SharedMedium::new(medium.0.after_crash(medium.0.points(), |_| 0));
+    let mut vhdx = Vhdx::open(after, Open::Write { random: RANDOM }).unwrap();
+    for n in 0..130 {
+        let place = vhdx.resolve(n * 512 * MIB, 512).unwrap()[0].place;
+        assert!(matches!(place, vireo_vdisk::Place::Medium(_)), "block {n}");
+    }
+}
+
+fn acts(sector: u64) -> impl Strategy<Value = Vec<Act>> {
+    let sectors = SIZE / sector;
+    let write = (0..4u64, 0..6u64, 1..=12u64, 1..=200u8).prop_map(move |(block, n, count, byte)| {
+        // Near the ends of blocks.
+        let first = (block * MIB / sector + n).saturating_sub(3).min(sectors - 1);
+        Act::Write { sector: first, count: count.min(sectors - first), byte }
+    });
+    prop::collection::vec(prop_oneof![6 => write, 2 => Just(Act::Flush), 1 => Just(Act::Reopen)], 1..10)
+}
+
+proptest! {
+    // Each looks at some MiB many times.
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_disk_keeps_what_it_is_given(acts in acts(4096)) {
+        images().iter().for_each(|new| trial(new, |t| t.keeps(&acts)));
+    }
+
+    #[test]
+    fn a_crash_loses_nothing_that_was_flushed(acts in acts(4096), seed in any::<u64>()) {
+        images().iter().for_each(|new| trial(new, |t| t.survives(&acts, Random(seed))));
+    }
+}
+
+/// Parts of an image that have meaning, and whether they have a checksum: length and its offset.
+const PARTS: [(usize, usize, Option<(usize, usize)>); 6] = [
+    (65536, 100, Some((4096, 4))),
+    (131072, 100, Some((4096, 4))),
+    (196608, 100, Some((65536, 4))),
+    (1 << 20, 200, None),
+    (2 << 20, 300, None),
+    ((2 << 20) + 65536, 400, None),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// No bytes make it panic.
+    #[test]
+    fn any_bytes_are_an_image_or_an_error(
+        flips in prop::collection::vec((0..PARTS.len(), any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        entries in prop::collection::vec((0..4usize, any::<u64>()), 0..3),
+        log in any::<bool>(),
+        fix in any::<bool>(),
+    ) {
+        let mut bytes = if log { with_a_log() } else { created(&new(Kind::Differencing(parent()), 512)) };
+        for (part, at, byte) in flips {
+            let (start, len, sum) = PARTS[part];
+            bytes[start + at.index(len)] = byte;
+            if let Some((size, at)) = sum.filter(|_| fix) {
+                seal(&mut bytes[start..start + size], at);
+            }
+        }
+        for (n, entry) in entries {
+            put(&mut bytes, (3 << 20) + 8 * n, &(entry & 0x7f_fff7).to_le_bytes());
+        }
+        if let Ok(mut vhdx) = Vhdx::open(ForgetfulMedium::new(bytes), Open::Write { random: RANDOM }) {
+            let size = vhdx.size().min(4 * MIB) / 4096 * 4096;
+            _ = vhdx.resolve(0, size);
+            if vhdx.metadata().block <= 4 << 20 && vhdx.place(0, 4096).is_ok() {
+                _ = vhdx.written(0, 4096);
+                _ = vhdx.flush();
+            }
+        }
+    }
+}
