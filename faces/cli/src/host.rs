@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use serde::Serialize;
 use vireo_core::{Capabilities, Probe};
 use vireo_worker::engines;
+
+use crate::output::{Format, print};
 
 /// Subcommands of `vireo host`.
 #[derive(Subcommand)]
@@ -17,15 +19,6 @@ pub enum HostCommand {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
-}
-
-/// Output formats.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
 }
 
 #[derive(Serialize)]
@@ -59,22 +52,7 @@ struct Feature {
 /// Runs a subcommand.
 pub fn run(command: &HostCommand) -> ExitCode {
     let HostCommand::Info { output } = command;
-    let info = gather();
-    let mut out = io::stdout().lock();
-    let printed = match output {
-        Format::Table => print_table(&info, &mut out),
-        Format::Json => serde_json::to_string_pretty(&info)
-            .map_err(io::Error::from)
-            .and_then(|text| writeln!(out, "{text}")),
-    };
-    match printed.and_then(|()| out.flush()) {
-        // Who closes the pipe early (`head`) has what it wanted.
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            crate::complain(&format_args!("standard output: {e}"));
-            ExitCode::FAILURE
-        }
-        _ => ExitCode::SUCCESS,
-    }
+    print(*output, &gather(), print_table)
 }
 
 fn gather() -> HostInfo {
@@ -133,7 +111,7 @@ fn engines() -> Vec<EngineInfo> {
         .collect()
 }
 
-fn print_table(info: &HostInfo, out: &mut impl Write) -> io::Result<()> {
+fn print_table(info: &HostInfo, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "processor        {} ({} logical)", info.processor, info.processors)?;
     writeln!(out, "memory           {} MiB", info.memory_mib)?;
     for f in &info.hardware {

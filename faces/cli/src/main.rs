@@ -3,7 +3,9 @@
 //! Results go to standard output, everything else to standard error. It decides nothing about machines.
 #![forbid(unsafe_code)]
 
+mod disk;
 mod host;
+mod output;
 mod run;
 
 use std::io::Write;
@@ -24,6 +26,11 @@ enum Command {
     /// Runs a virtual machine in the foreground until its guest switches it off.
     #[command(after_help = run::AFTER_HELP)]
     Run(run::RunArgs),
+    /// Disks: creates, describes, checks, converts them.
+    Disk {
+        #[command(subcommand)]
+        command: disk::DiskCommand,
+    },
     /// About this host.
     Host {
         #[command(subcommand)]
@@ -47,6 +54,7 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Disk { command } => disk::run(&command),
         Command::Host { command } => host::run(&command),
     }
 }

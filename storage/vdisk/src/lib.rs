@@ -2,7 +2,7 @@
 //! range of its disk is.
 //!
 //! Owns [`Medium`] (a file or block device below a format), [`Image`] (what every format is), [`Extent`] (where a piece of a
-//! disk is), and what formats are tested by: [`crash`], a medium that forgets what was not flushed, and [`trial`]. Never
+//! disk is), [`Raw`], the format that is none, and what formats are tested by: [`crash`], a medium that forgets what was not flushed, and [`trial`]. Never
 //! interprets a byte of an image, and knows no guest.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -11,11 +11,13 @@ pub mod crash;
 mod extent;
 mod image;
 mod medium;
+mod raw;
 pub mod trial;
 
 pub use extent::{Extent, Place};
 pub use image::{Image, ImageError};
 pub use medium::{FileMedium, Medium};
+pub use raw::Raw;
 
 /// The smallest unit of any disk, in bytes.
 pub const SECTOR: u64 = 512;

@@ -54,9 +54,9 @@ fn qemu_reads_what_we_write() {
         let new = NewVhd { size, kind, id: [n as u8 + 1; 16], created: 800_000_000 };
         new.create(&FileMedium::new(File::create_new(&path).expect("a file"))).expect("it can be made");
         let mut vhd = open(&path);
-        write(&mut vhd, 0, &vec![0x11; (512) as usize]);
-        write(&mut vhd, 2 * MIB - 1024, &vec![0x22; (4096) as usize]);
-        write(&mut vhd, size - 512, &vec![0x33; (512) as usize]);
+        write(&mut vhd, 0, &vec![0x11; 512]);
+        write(&mut vhd, 2 * MIB - 1024, &vec![0x22; 4096]);
+        write(&mut vhd, size - 512, &vec![0x33; 512]);
         vhd.flush().expect("it flushes");
         let ours = folder.join(format!("{n}.ours"));
         fs::write(&ours, all(&mut vhd)).expect("a file");

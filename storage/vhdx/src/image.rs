@@ -107,6 +107,16 @@ impl<M: Medium> Vhdx<M> {
         &self.medium
     }
 
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Behind all regions.
+    pub(crate) fn regions_end(&self) -> u64 {
+        let log = Region { at: self.header.log_at, len: self.header.log_len };
+        [log, self.regions.table, self.regions.metadata].map(|r| r.at + r.len).into_iter().fold(MIB, u64::max)
+    }
+
     fn check(&self, at: u64, len: u64) -> Result<()> {
         let (size, sector) = (self.metadata.size, u64::from(self.metadata.sector));
         let inside = at.checked_add(len).is_some_and(|end| end <= size);
@@ -130,7 +140,7 @@ impl<M: Medium> Vhdx<M> {
     }
 
     /// What the table says of a block.
-    fn block(&mut self, n: u64) -> Result<Block> {
+    pub(crate) fn block(&mut self, n: u64) -> Result<Block> {
         let entry = self.entry(self.layout.of_block(n))?;
         let block =
             Block::of(entry).or_else(|BadEntry| damaged(format!("block {n} has the entry {entry:#x}")))?;
@@ -146,7 +156,7 @@ impl<M: Medium> Vhdx<M> {
     }
 
     /// Where the bitmap with a block's sectors is.
-    fn bitmap(&mut self, block: u64) -> Result<Option<u64>> {
+    pub(crate) fn bitmap(&mut self, block: u64) -> Result<Option<u64>> {
         let entry = self.entry(self.layout.of_bitmap(block))?;
         let at = Block::bitmap_of(entry)
             .or_else(|BadEntry| damaged(format!("the bitmap of block {block} has the entry {entry:#x}")))?;

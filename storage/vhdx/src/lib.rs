@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 mod bytes;
+mod check;
 mod create;
 mod error;
 mod guid;
@@ -25,6 +26,7 @@ mod pages;
 mod region;
 mod table;
 
+pub use check::Finding;
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhdx};
 pub use error::VhdxError;
 pub use guid::Guid;

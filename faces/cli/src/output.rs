@@ -1,0 +1,39 @@
+//! Results on standard output.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Output formats.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Prints a result; `table` does for people.
+pub fn print<T: Serialize>(
+    format: Format,
+    what: &T,
+    table: impl FnOnce(&T, &mut dyn Write) -> io::Result<()>,
+) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let printed = match format {
+        Format::Table => table(what, &mut out),
+        Format::Json => serde_json::to_string_pretty(what)
+            .map_err(io::Error::from)
+            .and_then(|text| writeln!(out, "{text}")),
+    };
+    match printed.and_then(|()| out.flush()) {
+        // Who closes the pipe early (`head`) has what it wanted.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            crate::complain(&format_args!("standard output: {e}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

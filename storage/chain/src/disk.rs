@@ -1,0 +1,206 @@
+//! An open disk: an image, and its parents below it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use vireo_vdisk::{Extent, FileMedium, Image, Place, Raw};
+use vireo_vhd::Vhd;
+use vireo_vhdx::{Guid, Open, Vhdx};
+
+use crate::{DiskError, Format, Result, file};
+
+/// Most images on one another.
+pub(crate) const MOST_LAYERS: usize = 64;
+
+/// An open image of any format.
+pub(crate) enum Any {
+    Raw(Raw<FileMedium>),
+    Vhd(Vhd<FileMedium>),
+    Vhdx(Vhdx<FileMedium>),
+}
+
+impl Any {
+    pub(crate) fn image(&mut self) -> &mut dyn Image {
+        match self {
+            Self::Raw(i) => i,
+            Self::Vhd(i) => i,
+            Self::Vhdx(i) => i,
+        }
+    }
+}
+
+/// One image of a disk.
+pub(crate) struct Layer {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    pub(crate) any: Any,
+    /// Of the file: no other has both.
+    identity: (u64, u64),
+}
+
+impl Layer {
+    pub(crate) fn open(path: &Path, format: Option<Format>, writable: bool) -> Result<Self> {
+        let (file, medium) = file::open(path, writable)?;
+        let format = Format::of(path, &medium, format)?;
+        let meta = file.metadata().map_err(DiskError::io("look at", path))?;
+        let any = match format {
+            Format::Raw => Any::Raw(Raw::open(medium).map_err(DiskError::io("open", path))?),
+            Format::Vhd => Any::Vhd(Vhd::open(medium, writable).map_err(DiskError::image(path))?),
+            Format::Vhdx => {
+                let open = if writable { Open::Write { random: Guid(file::random()) } } else { Open::Read };
+                Any::Vhdx(Vhdx::open(medium, open).map_err(DiskError::image(path))?)
+            }
+        };
+        Ok(Self { path: path.to_path_buf(), format, any, identity: (meta.dev(), meta.ino()) })
+    }
+
+    /// Where its parent is said to be, in the order in which to look.
+    pub(crate) fn parent_paths(&self) -> Option<Vec<PathBuf>> {
+        let (relative, absolute) = match &self.any {
+            Any::Raw(_) => return None,
+            Any::Vhd(i) => i.parent().map(|p| (p.relative.clone(), p.absolute.clone()))?,
+            Any::Vhdx(i) => i.parent().map(|p| (p.relative.clone(), p.absolute.clone()))?,
+        };
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let relative = relative.map(|p| folder.join(p.replace('\\', "/").trim_start_matches("./")));
+        // A path of another system's is none here.
+        let absolute = absolute.map(PathBuf::from).filter(|p| p.is_absolute());
+        Some(relative.into_iter().chain(absolute).collect())
+    }
+
+    /// Whether an image is the parent that this one was made on.
+    fn is_made_on(&self, parent: &Self) -> bool {
+        match (&self.any, &parent.any) {
+            (Any::Vhd(child), Any::Vhd(parent)) => child.parent().is_some_and(|l| l.id == parent.footer().id),
+            (Any::Vhdx(child), Any::Vhdx(parent)) => child
+                .parent()
+                .is_some_and(|l| l.linkage == parent.data_write() || l.linkage2 == Some(parent.data_write())),
+            _ => false,
+        }
+    }
+}
+
+/// A disk: an image with all its parents.
+pub struct Disk {
+    /// The image first, its base last.
+    pub(crate) layers: Vec<Layer>,
+    size: u64,
+}
+
+impl Disk {
+    /// Opens a disk. Its parents are read only.
+    ///
+    /// # Errors
+    /// Those of the system; images that are none, damaged, or in use; parents that are missing or others.
+    pub fn open(path: &Path, format: Option<Format>, writable: bool) -> Result<Self> {
+        let mut top = Layer::open(path, format, writable)?;
+        let size = top.any.image().size();
+        let mut layers = vec![top];
+        while let Some(paths) = layers[layers.len() - 1].parent_paths() {
+            let child = &layers[layers.len() - 1];
+            let Some(found) = paths.iter().find(|p| p.exists()) else {
+                let tried: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+                return Err(DiskError::NoParent { path: child.path.clone(), tried: tried.join(", ") });
+            };
+            // Its format is the child's, whatever it is named.
+            let parent = Layer::open(found, Some(child.format), false)?;
+            if !child.is_made_on(&parent) {
+                return Err(DiskError::WrongParent { parent: parent.path, child: child.path.clone() });
+            }
+            let again = layers.iter().any(|l| l.identity == parent.identity);
+            if again || layers.len() == MOST_LAYERS {
+                return Err(DiskError::TooDeep { path: path.to_path_buf() });
+            }
+            layers.push(parent);
+        }
+        Ok(Self { layers, size })
+    }
+
+    /// Its size, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Size of a sector, in bytes.
+    pub fn sector(&mut self) -> u32 {
+        self.layers[0].any.image().sector()
+    }
+
+    /// The extents of a range, each with the number of the layer it is in: none of them is a parent's.
+    fn resolve(&mut self, layer: usize, at: u64, len: u64, found: &mut Vec<(usize, Extent)>) -> Result<()> {
+        let Some(this) = self.layers.get_mut(layer) else {
+            found.push((0, Extent { len, place: Place::Zero }));
+            return Ok(());
+        };
+        let image = this.any.image();
+        // A parent may be shorter than its child.
+        let here = len.min(image.size().saturating_sub(at));
+        let extents = image.resolve(at, here).map_err(DiskError::image(&this.path))?;
+        let mut next = at;
+        for e in extents {
+            match e.place {
+                Place::Parent => self.resolve(layer + 1, next, e.len, found)?,
+                _ => found.push((layer, e)),
+            }
+            next += e.len;
+        }
+        if here < len {
+            found.push((0, Extent { len: len - here, place: Place::Zero }));
+        }
+        Ok(())
+    }
+
+    /// Reads a range of whole sectors. Whether all of it is known to be zero.
+    ///
+    /// # Errors
+    /// The range is not on the disk; those of the images.
+    pub fn read(&mut self, at: u64, to: &mut [u8]) -> Result<bool> {
+        let mut extents = Vec::new();
+        self.resolve(0, at, to.len() as u64, &mut extents)?;
+        let mut rest = to;
+        let mut zero = true;
+        for (layer, e) in extents {
+            let (part, more) = rest.split_at_mut(e.len as usize);
+            match e.place {
+                Place::Medium(at) => {
+                    let layer = &mut self.layers[layer];
+                    layer.any.image().medium().read(at, part).map_err(DiskError::io("read", &layer.path))?;
+                    zero = false;
+                }
+                _ => part.fill(0),
+            }
+            rest = more;
+        }
+        Ok(zero)
+    }
+
+    /// Writes a range of whole sectors.
+    ///
+    /// # Errors
+    /// The range is not on the disk, or that is read-only; those of the image.
+    pub fn write(&mut self, at: u64, from: &[u8]) -> Result<()> {
+        let top = &mut self.layers[0];
+        let image = top.any.image();
+        let mut rest = from;
+        for e in image.place(at, from.len() as u64).map_err(DiskError::image(&top.path))? {
+            let Place::Medium(at) = e.place else { unreachable!("what is written goes to the medium") };
+            let (part, more) = rest.split_at(e.len as usize);
+            image.medium().write(at, part).map_err(DiskError::io("write", &top.path))?;
+            rest = more;
+        }
+        image.written(at, from.len() as u64).map_err(DiskError::image(&top.path))
+    }
+
+    /// Makes all durable, and leaves the image as one that was closed.
+    ///
+    /// # Errors
+    /// Those of the image.
+    pub fn close(mut self) -> Result<()> {
+        let top = self.layers.remove(0);
+        match top.any {
+            Any::Raw(mut i) => i.flush().map_err(DiskError::image(&top.path)),
+            Any::Vhd(mut i) => i.flush().map_err(DiskError::image(&top.path)),
+            Any::Vhdx(i) => i.close().map(drop).map_err(DiskError::image(&top.path)),
+        }
+    }
+}

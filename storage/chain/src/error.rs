@@ -1,0 +1,91 @@
+//! What can go wrong with a disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vireo_vdisk::ImageError;
+
+use crate::Format;
+
+/// Why something cannot be done with a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The system refused.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The image refused.
+    #[error("{}: {source}", path.display())]
+    Image {
+        /// Which.
+        path: PathBuf,
+        /// What its format says.
+        source: ImageError,
+    },
+    /// Somebody else has it open.
+    #[error("{} is in use by another program", .0.display())]
+    InUse(PathBuf),
+    /// Its content and its name do not agree.
+    #[error("{} looks like {content}, but is not named like one: say which format it is (raw or {content})", path.display())]
+    Ambiguous {
+        /// Which.
+        path: PathBuf,
+        /// What its content is.
+        content: Format,
+    },
+    /// It is named like an image, and is none.
+    #[error("{} is no {named}, as which it is named: say format raw if it is a raw disk", path.display())]
+    NotAsNamed {
+        /// Which.
+        path: PathBuf,
+        /// What its name says.
+        named: Format,
+    },
+    /// A differencing image's parent cannot be found.
+    #[error("{} has a parent that is nowhere it says: {tried}", path.display())]
+    NoParent {
+        /// The child.
+        path: PathBuf,
+        /// Where it was looked for.
+        tried: String,
+    },
+    /// A parent is not the one that the child was made for, or was changed since.
+    #[error("{} is not what its child {} was made on: it is another image, or was changed since", parent.display(), child.display())]
+    WrongParent {
+        /// The parent.
+        parent: PathBuf,
+        /// The child.
+        child: PathBuf,
+    },
+    /// So many images on one another, or in a ring.
+    #[error("{} has more than {most} parents, or is its own", path.display(), most = crate::disk::MOST_LAYERS)]
+    TooDeep {
+        /// The child.
+        path: PathBuf,
+    },
+    /// What was asked for contradicts itself.
+    #[error("{0}")]
+    Contradiction(String),
+    /// Whoever asked for it no longer wants it.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl DiskError {
+    /// For `map_err`.
+    pub(crate) fn io<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + 'a {
+        move |source| Self::Io { what, path: path.to_path_buf(), source }
+    }
+    /// For `map_err`.
+    pub(crate) fn image<'a, E: std::error::Error + Send + Sync + 'static>(
+        path: &'a Path,
+    ) -> impl Fn(E) -> Self + 'a {
+        move |e| Self::Image { path: path.to_path_buf(), source: ImageError::new(e) }
+    }
+}

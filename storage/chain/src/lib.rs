@@ -1,0 +1,35 @@
+//! Disks as users have them: files of any format, differencing ones with their parents.
+//!
+//! Owns which format a file is of ([`Format`]), how an image finds its parents and makes sure that they are the right ones,
+//! the lock by which two programs cannot write one image, and what is done to whole disks: create, describe, check, convert.
+//! It knows no guest, and no format's bytes.
+//!
+//! # Which format
+//! By content, and never against the name: what a guest writes on a raw disk must not make its host see an image there,
+//! whose parent could be any file. So content that is an image's counts only in a file that is named like one
+//! ([`Format::of`]); else the user has to say.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod check;
+mod convert;
+mod create;
+mod disk;
+mod error;
+mod file;
+mod format;
+mod info;
+
+pub use check::{Report, check};
+pub use convert::convert;
+pub use create::{Kind, NewDisk, create};
+pub use disk::Disk;
+pub use error::DiskError;
+pub use format::Format;
+pub use info::{Info, info};
+
+/// A result of this room.
+pub type Result<T, E = DiskError> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests;

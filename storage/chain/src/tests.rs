@@ -1,0 +1,141 @@
+//! Disks in files.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+
+/// A folder for one test.
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("vireo-chain-{}-{name}", std::process::id()));
+    _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("a folder");
+    path
+}
+
+fn new(format: Format, kind: Kind) -> NewDisk {
+    let size = if matches!(kind, Kind::Differencing(_)) { None } else { Some(5 << 20) };
+    NewDisk { format, kind, size, block: None, sector: None }
+}
+
+fn open(path: &std::path::Path, writable: bool) -> Disk {
+    Disk::open(path, None, writable).expect("it opens")
+}
+
+#[test]
+fn a_child_has_what_its_parents_have_and_keeps_what_is_its_own() {
+    let folder = folder("family");
+    for format in [Format::Vhd, Format::Vhdx] {
+        let path = |n: &str| folder.join(format!("{n}.{format}"));
+        fs::create_dir_all(folder.join("sub")).unwrap();
+        create(&path("base"), &new(format, Kind::Dynamic)).unwrap();
+        let mut base = open(&path("base"), true);
+        base.write(0, &[1; 4096]).unwrap();
+        base.close().unwrap();
+        create(&path("sub/child"), &new(format, Kind::Differencing(path("base")))).unwrap();
+        let mut child = open(&path("sub/child"), true);
+        child.write(512, &[2; 512]).unwrap();
+        child.close().unwrap();
+        create(&path("leaf"), &new(format, Kind::Differencing(path("sub/child")))).unwrap();
+        let mut leaf = open(&path("leaf"), true);
+        leaf.write(1024, &[3; 512]).unwrap();
+        leaf.close().unwrap();
+        let mut leaf = open(&path("leaf"), false);
+        let mut bytes = vec![9; 8192];
+        leaf.read(0, &mut bytes).unwrap();
+        assert_eq!([0, 512, 1024, 1536, 4096].map(|at| bytes[at]), [1, 2, 3, 1, 0], "{format}");
+        assert_eq!(info(&path("leaf"), None).unwrap().kind, "differencing");
+        assert_eq!(check(&path("leaf"), None).unwrap().len(), 3);
+        drop(leaf);
+        // As one image, of another format.
+        let flat = folder.join(format!("flat-{format}.img"));
+        convert(&mut open(&path("leaf"), false), &flat, &new(Format::Raw, Kind::Fixed), |_, _| true).unwrap();
+        assert_eq!(fs::read(&flat).unwrap()[..8192], bytes);
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_parent_that_is_missing_or_another_is_refused() {
+    let folder = folder("parents");
+    let (base, child) = (folder.join("base.vhdx"), folder.join("child.vhdx"));
+    create(&base, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
+    create(&child, &new(Format::Vhdx, Kind::Differencing(base.clone()))).unwrap();
+    // Written since.
+    let mut disk = open(&base, true);
+    disk.write(0, &[1; 512]).unwrap();
+    disk.close().unwrap();
+    assert!(matches!(Disk::open(&child, None, false), Err(DiskError::WrongParent { .. })));
+    fs::remove_file(&base).unwrap();
+    assert!(matches!(Disk::open(&child, None, false), Err(DiskError::NoParent { .. })));
+    assert!(matches!(
+        create(&folder.join("x.vhd"), &new(Format::Vhd, Kind::Differencing(child))),
+        Err(DiskError::Contradiction(_))
+    ));
+    assert!(!folder.join("x.vhd").exists(), "nothing is left");
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn an_image_is_its_own_parent() {
+    let folder = folder("ring");
+    let (a, b) = (folder.join("a.vhd"), folder.join("b.vhd"));
+    create(&a, &new(Format::Vhd, Kind::Dynamic)).unwrap();
+    create(&b, &new(Format::Vhd, Kind::Differencing(a.clone()))).unwrap();
+    // Its own identity at the parent's name: what it links to has it.
+    let mut bytes = fs::read(&b).unwrap();
+    let id = fs::read(&a).unwrap()[68..84].to_vec();
+    let end = bytes.len() - 512;
+    for footer in [0, end] {
+        bytes[footer + 68..footer + 84].copy_from_slice(&id);
+        bytes[footer + 64..footer + 68].fill(0);
+        let sum = !bytes[footer..footer + 512].iter().fold(0u32, |s, b| s.wrapping_add((*b).into()));
+        bytes[footer + 64..footer + 68].copy_from_slice(&sum.to_be_bytes());
+    }
+    fs::write(&a, &bytes).unwrap();
+    // a has b's link, to a.
+    assert!(matches!(Disk::open(&a, None, false), Err(DiskError::TooDeep { .. })));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// What a guest writes on its raw disk is not an image for the host.
+#[test]
+fn content_does_not_go_against_the_name() {
+    let folder = folder("names");
+    let (raw, vhdx) = (folder.join("disk.img"), folder.join("disk.vhdx"));
+    create(&vhdx, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
+    fs::copy(&vhdx, &raw).unwrap();
+    assert!(matches!(Disk::open(&raw, None, false), Err(DiskError::Ambiguous { content: Format::Vhdx, .. })));
+    assert_eq!(Disk::open(&raw, Some(Format::Raw), false).unwrap().size(), 4 << 20);
+    assert_eq!(Disk::open(&raw, Some(Format::Vhdx), false).unwrap().size(), 5 << 20);
+    fs::write(&vhdx, [0; 4096]).unwrap();
+    assert!(matches!(Disk::open(&vhdx, None, false), Err(DiskError::NotAsNamed { .. })));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_disk_that_is_written_has_no_other_user() {
+    let folder = folder("lock");
+    let path = folder.join("a.vhdx");
+    create(&path, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
+    let writer = open(&path, true);
+    assert!(matches!(Disk::open(&path, None, false), Err(DiskError::InUse(_))));
+    drop(writer);
+    let reader = open(&path, false);
+    assert!(matches!(Disk::open(&path, None, true), Err(DiskError::InUse(_))));
+    open(&path, false);
+    drop(reader);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_was_cancelled_leaves_nothing() {
+    let folder = folder("cancel");
+    let (from, to) = (folder.join("a.vhd"), folder.join("b.vhdx"));
+    create(&from, &new(Format::Vhd, Kind::Fixed)).unwrap();
+    let cancelled =
+        convert(&mut open(&from, false), &to, &new(Format::Vhdx, Kind::Dynamic), |done, _| done == 0);
+    assert!(matches!(cancelled, Err(DiskError::Cancelled)));
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    fs::remove_dir_all(folder).unwrap();
+}
