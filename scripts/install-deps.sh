@@ -68,7 +68,7 @@ needs_newer_qemu() { # PACKAGE…
 
 install_missing() { # GROUP… -- PACKAGE…
     local groups=''
-    local -a older
+    local -a older newer
     while [ "$1" != -- ]; do
         groups+=" $1 "
         shift
@@ -79,9 +79,11 @@ install_missing() { # GROUP… -- PACKAGE…
         return
     fi
     echo "QEMU $LAB_QEMU or newer comes from Debian's backports archive" >&2
-    mapfile -t older < <(printf '%s\n' "$@" | grep -vx "$QEMU")
+    # QEMU's packages have to be of one release.
+    mapfile -t newer < <(printf '%s\n' "$@" | grep -x 'qemu-.*')
+    mapfile -t older < <(printf '%s\n' "$@" | grep -vx 'qemu-.*')
     [ ${#older[@]} = 0 ] || install_packages install "${older[@]}" || return
-    install_with_backports "$QEMU"
+    install_with_backports "${newer[@]}"
 }
 
 main() {
