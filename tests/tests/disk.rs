@@ -1,11 +1,11 @@
 //! `vireo disk`, with QEMU's tools for a second opinion.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use vireo_tests::{Process, vireo};
+use vireo_vdisk::trial::peer::{Folder, qemu, text};
 
 /// Runs `vireo disk` with arguments; gives exit code, output and errors.
 fn disk(arguments: &[&str]) -> (i32, String, String) {
@@ -23,29 +23,9 @@ fn done(arguments: &[&str]) -> String {
     output
 }
 
-fn qemu_img(arguments: &[&str]) -> String {
-    let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img (package qemu-utils)");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "qemu-img {arguments:?}: {text}");
-    text
-}
-
-/// A folder for one test.
-fn folder(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("vireo-disk-{}-{name}", std::process::id()));
-    _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).expect("a folder");
-    path
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of text")
-}
-
 #[test]
 fn disks_of_each_format_become_disks_of_each_other() {
-    let folder = folder("convert");
+    let folder = Folder::new("disk-convert");
     let raw = folder.join("a.img");
     // Some content, with holes.
     let mut bytes = vec![0u8; 9 << 20];
@@ -64,17 +44,16 @@ fn disks_of_each_format_become_disks_of_each_other() {
             Some("vhdx") => "vhdx",
             _ => "raw",
         };
-        let compared = qemu_img(&["compare", "-f", "raw", "-F", format, text(&raw), text(&to)]);
+        let compared = qemu("qemu-img", &["compare", "-f", "raw", "-F", format, text(&raw), text(&to)]);
         assert!(compared.contains("identical"), "{name}: {compared}");
         from = to;
     }
     assert!(fs::read(&from).expect("a file") == bytes);
-    fs::remove_dir_all(folder).expect("it is ours");
 }
 
 #[test]
 fn a_disk_is_made_and_described() {
-    let folder = folder("info");
+    let folder = Folder::new("disk-info");
     let (base, child) = (folder.join("base.vhdx"), folder.join("child.vhdx"));
     done(&["create", text(&base), "--size", "64T", "--block", "32M", "--sector", "4096"]);
     done(&["create", text(&child), "--parent", text(&base)]);
@@ -85,12 +64,11 @@ fn a_disk_is_made_and_described() {
     let expected = ["\"vhdx\"", "\"differencing\"", "70368744177664", "4096", "2097152", parent.as_str()];
     assert_eq!(known, expected);
     assert!(done(&["info", text(&child)]).contains("64 TiB"));
-    fs::remove_dir_all(folder).expect("it is ours");
 }
 
 #[test]
 fn what_cannot_be_is_said_and_leaves_nothing() {
-    let folder = folder("refused");
+    let folder = Folder::new("disk-refused");
     let (a, b) = (folder.join("a.vhd"), folder.join("b.vhdx"));
     let refused = |arguments: &[&str], code: i32, why: &str| {
         let (got, output, errors) = disk(arguments);
@@ -109,5 +87,4 @@ fn what_cannot_be_is_said_and_leaves_nothing() {
     fs::write(&b, [0; 4096]).expect("a file");
     refused(&["info", text(&b)], 1, "is no vhdx");
     refused(&["create", text(&folder.join("c.vhdx")), "--parent", text(&a)], 1, "is vhd");
-    fs::remove_dir_all(folder).expect("it is ours");
 }

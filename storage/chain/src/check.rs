@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use vireo_vdisk::Finding;
 
-use crate::disk::{Any, Layer};
+use crate::disk::Layer;
 use crate::{Disk, DiskError, Format, Result};
 
 /// What was found in one image.
@@ -28,22 +29,7 @@ pub fn check(path: &Path, format: Option<Format>) -> Result<Vec<Report>> {
 }
 
 fn report(layer: &mut Layer) -> Result<Report> {
-    let (findings, harmful) = match &mut layer.any {
-        Any::Raw(_) => (Vec::new(), false),
-        Any::Vhd(i) => {
-            let found = i.examine().map_err(DiskError::image(&layer.path))?;
-            (
-                found.iter().map(ToString::to_string).collect(),
-                found.iter().any(vireo_vhd::Finding::is_harmful),
-            )
-        }
-        Any::Vhdx(i) => {
-            let found = i.examine().map_err(DiskError::image(&layer.path))?;
-            (
-                found.iter().map(ToString::to_string).collect(),
-                found.iter().any(vireo_vhdx::Finding::is_harmful),
-            )
-        }
-    };
-    Ok(Report { path: layer.path.clone(), findings, harmful })
+    let found = layer.any.image().examine().map_err(DiskError::image(&layer.path))?;
+    let harmful = found.iter().any(Finding::is_harmful);
+    Ok(Report { path: layer.path.clone(), findings: found.iter().map(Finding::to_string).collect(), harmful })
 }

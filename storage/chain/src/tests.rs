@@ -1,17 +1,10 @@
 //! Disks in files.
 
 use std::fs;
-use std::path::PathBuf;
+
+use vireo_vdisk::trial::peer::Folder;
 
 use super::*;
-
-/// A folder for one test.
-fn folder(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("vireo-chain-{}-{name}", std::process::id()));
-    _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).expect("a folder");
-    path
-}
 
 fn new(format: Format, kind: Kind) -> NewDisk {
     let size = if matches!(kind, Kind::Differencing(_)) { None } else { Some(5 << 20) };
@@ -24,7 +17,7 @@ fn open(path: &std::path::Path, writable: bool) -> Disk {
 
 #[test]
 fn a_child_has_what_its_parents_have_and_keeps_what_is_its_own() {
-    let folder = folder("family");
+    let folder = Folder::new("chain-family");
     for format in [Format::Vhd, Format::Vhdx] {
         let path = |n: &str| folder.join(format!("{n}.{format}"));
         fs::create_dir_all(folder.join("sub")).unwrap();
@@ -52,12 +45,11 @@ fn a_child_has_what_its_parents_have_and_keeps_what_is_its_own() {
         convert(&mut open(&path("leaf"), false), &flat, &new(Format::Raw, Kind::Fixed), |_, _| true).unwrap();
         assert_eq!(fs::read(&flat).unwrap()[..8192], bytes);
     }
-    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn a_parent_that_is_missing_or_another_is_refused() {
-    let folder = folder("parents");
+    let folder = Folder::new("chain-parents");
     let (base, child) = (folder.join("base.vhdx"), folder.join("child.vhdx"));
     create(&base, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
     create(&child, &new(Format::Vhdx, Kind::Differencing(base.clone()))).unwrap();
@@ -73,12 +65,11 @@ fn a_parent_that_is_missing_or_another_is_refused() {
         Err(DiskError::Contradiction(_))
     ));
     assert!(!folder.join("x.vhd").exists(), "nothing is left");
-    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn an_image_is_its_own_parent() {
-    let folder = folder("ring");
+    let folder = Folder::new("chain-ring");
     let (a, b) = (folder.join("a.vhd"), folder.join("b.vhd"));
     create(&a, &new(Format::Vhd, Kind::Dynamic)).unwrap();
     create(&b, &new(Format::Vhd, Kind::Differencing(a.clone()))).unwrap();
@@ -95,13 +86,12 @@ fn an_image_is_its_own_parent() {
     fs::write(&a, &bytes).unwrap();
     // a has b's link, to a.
     assert!(matches!(Disk::open(&a, None, false), Err(DiskError::TooDeep { .. })));
-    fs::remove_dir_all(folder).unwrap();
 }
 
 /// What a guest writes on its raw disk is not an image for the host.
 #[test]
 fn content_does_not_go_against_the_name() {
-    let folder = folder("names");
+    let folder = Folder::new("chain-names");
     let (raw, vhdx) = (folder.join("disk.img"), folder.join("disk.vhdx"));
     create(&vhdx, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
     fs::copy(&vhdx, &raw).unwrap();
@@ -110,12 +100,11 @@ fn content_does_not_go_against_the_name() {
     assert_eq!(Disk::open(&raw, Some(Format::Vhdx), false).unwrap().size(), 5 << 20);
     fs::write(&vhdx, [0; 4096]).unwrap();
     assert!(matches!(Disk::open(&vhdx, None, false), Err(DiskError::NotAsNamed { .. })));
-    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn a_disk_that_is_written_has_no_other_user() {
-    let folder = folder("lock");
+    let folder = Folder::new("chain-lock");
     let path = folder.join("a.vhdx");
     create(&path, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
     let writer = open(&path, true);
@@ -125,17 +114,15 @@ fn a_disk_that_is_written_has_no_other_user() {
     assert!(matches!(Disk::open(&path, None, true), Err(DiskError::InUse(_))));
     open(&path, false);
     drop(reader);
-    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn what_was_cancelled_leaves_nothing() {
-    let folder = folder("cancel");
+    let folder = Folder::new("chain-cancel");
     let (from, to) = (folder.join("a.vhd"), folder.join("b.vhdx"));
     create(&from, &new(Format::Vhd, Kind::Fixed)).unwrap();
     let cancelled =
         convert(&mut open(&from, false), &to, &new(Format::Vhdx, Kind::Dynamic), |done, _| done == 0);
     assert!(matches!(cancelled, Err(DiskError::Cancelled)));
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-    fs::remove_dir_all(folder).unwrap();
+    assert_eq!(fs::read_dir(&*folder).unwrap().count(), 1);
 }

@@ -4,7 +4,7 @@
 //! to the point, any part: each write in full, not at all, or torn at a sector.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Medium, SECTOR};
 
@@ -27,14 +27,15 @@ struct State {
 /// Most bytes that it takes.
 const CAPACITY: u64 = 1 << 30;
 
-/// See the [module](self).
-#[derive(Default)]
-pub struct ForgetfulMedium(Mutex<State>);
+/// See the [module](self). Clones are the same medium.
+#[derive(Clone, Default)]
+pub struct ForgetfulMedium(Arc<Mutex<State>>);
 
 impl ForgetfulMedium {
     /// With durable contents.
     pub fn new(contents: Vec<u8>) -> Self {
-        Self(Mutex::new(State { now: contents.clone(), before: contents, journal: Vec::new() }))
+        let state = State { now: contents.clone(), before: contents, journal: Vec::new() };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

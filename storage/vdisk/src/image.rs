@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::{Extent, Medium};
+use crate::{Extent, Finding, Medium};
 
 /// Why an image cannot do what was asked: an error of its format.
 #[derive(Debug)]
@@ -65,4 +65,10 @@ pub trait Image: Send {
     /// # Errors
     /// The format's; then nothing is known of what was written since the last flush that succeeded.
     fn flush(&mut self) -> Result<(), ImageError>;
+
+    /// Looks for what is wrong.
+    ///
+    /// # Errors
+    /// The format's: it cannot be read.
+    fn examine(&mut self) -> Result<Vec<Finding>, ImageError>;
 }

@@ -9,14 +9,18 @@
 
 pub mod crash;
 mod extent;
+mod finding;
 mod image;
 mod medium;
+mod range;
 mod raw;
 pub mod trial;
 
 pub use extent::{Extent, Place};
+pub use finding::Finding;
 pub use image::{Image, ImageError};
 pub use medium::{FileMedium, Medium};
+pub use range::{OutOfRange, Piece, check_range, pieces};
 pub use raw::Raw;
 
 /// The smallest unit of any disk, in bytes.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{Extent, Image, ImageError, Medium, Place, SECTOR};
+use crate::{Extent, Finding, Image, ImageError, Medium, Place, SECTOR, check_range};
 
 /// See the [module](self).
 pub struct Raw<M> {
@@ -21,14 +21,7 @@ impl<M: Medium> Raw<M> {
     }
 
     fn check(&self, at: u64, len: u64) -> Result<(), ImageError> {
-        let inside = at.checked_add(len).is_some_and(|end| end <= self.size);
-        match inside && at.is_multiple_of(SECTOR) && len.is_multiple_of(SECTOR) {
-            true => Ok(()),
-            false => Err(ImageError::new(format!(
-                "{len} bytes at {at} are no sectors of a disk of {} bytes",
-                self.size
-            ))),
-        }
+        check_range(at, len, self.size, SECTOR).map_err(ImageError::new)
     }
 }
 
@@ -54,5 +47,8 @@ impl<M: Medium> Image for Raw<M> {
     }
     fn flush(&mut self) -> Result<(), ImageError> {
         self.medium.flush().map_err(ImageError::new)
+    }
+    fn examine(&mut self) -> Result<Vec<Finding>, ImageError> {
+        Ok(Vec::new())
     }
 }

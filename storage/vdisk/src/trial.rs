@@ -1,10 +1,9 @@
 //! Trials of a format: what happens to a disk is compared with a model of it, and crashes are tried at each point. For tests.
 
-use std::io;
-use std::sync::Arc;
+pub mod peer;
 
 use crate::crash::ForgetfulMedium;
-use crate::{Image, Medium, Place, SECTOR};
+use crate::{Image, Place, SECTOR};
 
 /// What a parent has at each byte.
 pub const PARENT: u8 = 0xee;
@@ -25,35 +24,6 @@ pub enum Act {
     Flush,
     /// The same, and the image is opened anew, as after a crash.
     Reopen,
-}
-
-/// A medium in memory that the trial sees too.
-#[derive(Clone, Default)]
-pub struct SharedMedium(pub Arc<ForgetfulMedium>);
-
-impl SharedMedium {
-    /// With durable contents.
-    pub fn new(contents: Vec<u8>) -> Self {
-        Self(Arc::new(ForgetfulMedium::new(contents)))
-    }
-}
-
-impl Medium for SharedMedium {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, at: u64, to: &mut [u8]) -> io::Result<()> {
-        self.0.read(at, to)
-    }
-    fn write(&self, at: u64, from: &[u8]) -> io::Result<()> {
-        self.0.write(at, from)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn flush(&self) -> io::Result<()> {
-        self.0.flush()
-    }
 }
 
 /// Reads a range of a disk.
@@ -107,18 +77,22 @@ pub struct Trial<'a> {
     /// Each byte of the disk then.
     pub fresh: u8,
     /// Opens it.
-    pub open: &'a dyn Fn(SharedMedium) -> Box<dyn Image>,
-    /// Looks whether an open image is sound.
-    pub sound: &'a dyn Fn(SharedMedium),
+    pub open: &'a dyn Fn(ForgetfulMedium) -> Box<dyn Image>,
 }
 
 impl Trial<'_> {
+    /// An image opens, and nothing harmful is found in it.
+    fn is_sound(&self, medium: ForgetfulMedium) {
+        let findings = (self.open)(medium).examine().expect("it can be read");
+        assert!(findings.iter().all(|f| !f.is_harmful()), "{findings:?}");
+    }
+
     /// What is read is what was written, after each act.
     ///
     /// # Panics
     /// It is not.
     pub fn keeps(&self, acts: &[Act]) {
-        let mut medium = SharedMedium::new(self.new.clone());
+        let mut medium = ForgetfulMedium::new(self.new.clone());
         let mut image = (self.open)(medium.clone());
         let sector = u64::from(image.sector());
         let mut model = vec![self.fresh; image.size() as usize];
@@ -131,8 +105,8 @@ impl Trial<'_> {
                 image.flush().expect("it flushes");
             }
             if matches!(act, Act::Reopen) {
-                (self.sound)(medium.clone());
-                medium = SharedMedium::new(medium.0.contents());
+                self.is_sound(medium.clone());
+                medium = ForgetfulMedium::new(medium.contents());
                 image = (self.open)(medium.clone());
             }
             let size = image.size();
@@ -141,17 +115,18 @@ impl Trial<'_> {
     }
 
     /// After a crash at any point the image opens and is sound; each sector is what it was at the last flush, or something
-    /// written since: as a whole, or in parts of 512 bytes, if it is larger, since the medium tears it so. And it can be used. `random` chooses what a crash leaves.
+    /// written since: as a whole, or in parts of 512 bytes, if it is larger, since the medium tears it so. And it can be used.
+    /// `random` chooses what a crash leaves.
     ///
     /// # Panics
     /// It is not so.
     pub fn survives(&self, acts: &[Act], mut random: Random) {
-        let medium = SharedMedium::new(self.new.clone());
+        let medium = ForgetfulMedium::new(self.new.clone());
         let states = self.states(acts, &medium);
-        for point in 0..=medium.0.points() {
+        for point in 0..=medium.points() {
             // After the last act that was done, and perhaps a part of the next, of which the state knows.
             let n = states.iter().rposition(|(at, _)| *at <= point).expect("the first");
-            let after = SharedMedium::new(medium.0.after_crash(point, |n| random.below(n)));
+            let after = ForgetfulMedium::new(medium.after_crash(point, |n| random.below(n)));
             let mut image = (self.open)(after.clone());
             let (size, sector) = (image.size(), u64::from(image.sector()));
             let disk = read(&mut *image, 0, size);
@@ -164,12 +139,12 @@ impl Trial<'_> {
             write(&mut *image, 0, &vec![1; sector as usize]);
             image.flush().expect("it flushes");
             assert!(read(&mut *image, 0, sector).iter().all(|b| *b == 1));
-            (self.sound)(after);
+            self.is_sound(after);
         }
     }
 
     /// Does the acts. For each: the journal's length after it, and what each sector may be from there until the next is done.
-    fn states(&self, acts: &[Act], medium: &SharedMedium) -> Vec<(usize, Vec<Vec<u8>>)> {
+    fn states(&self, acts: &[Act], medium: &ForgetfulMedium) -> Vec<(usize, Vec<Vec<u8>>)> {
         let mut image = (self.open)(medium.clone());
         let sector = u64::from(image.sector());
         let mut may = vec![vec![self.fresh]; (image.size() / sector) as usize];
@@ -183,7 +158,7 @@ impl Trial<'_> {
                 image.flush().expect("it flushes");
                 may.iter_mut().for_each(|m| *m = vec![*m.last().expect("one")]);
             }
-            states.push((medium.0.points(), may.clone()));
+            states.push((medium.points(), may.clone()));
         }
         states
     }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use vireo_vdisk::OutOfRange;
+
 /// Why an image cannot be opened, made, or used.
 #[derive(Debug, thiserror::Error)]
 pub enum VhdError {
@@ -34,16 +36,9 @@ pub enum VhdError {
     /// It was opened to be read.
     #[error("the VHD was opened read-only")]
     ReadOnly,
-    /// A range that is not on the disk, or not of whole sectors.
-    #[error("{len} bytes at {at} are no sectors of a disk of {size} bytes")]
-    OutOfRange {
-        /// Its start, in bytes.
-        at: u64,
-        /// Its length, in bytes.
-        len: u64,
-        /// The disk's size, in bytes.
-        size: u64,
-    },
+    /// A range that is not on the disk.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     /// The table's entries lead to the first 2 TiB of a file.
     #[error("the VHD's file cannot grow beyond 2 TiB")]
     Full,

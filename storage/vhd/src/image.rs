@@ -1,9 +1,8 @@
 //! An open image.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
 
-use vireo_vdisk::{Extent, Image, ImageError, Medium, Place, SECTOR};
+use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Place, SECTOR, check_range, pieces};
 
 use crate::bitmap::Bitmap;
 use crate::create::{BLOCKS, MAX_SIZE, NOWHERE, next_block};
@@ -95,12 +94,7 @@ impl<M: Medium> Vhd<M> {
     }
 
     fn check(&self, at: u64, len: u64) -> Result<()> {
-        let size = self.footer.size;
-        let inside = at.checked_add(len).is_some_and(|end| end <= size);
-        match inside && at.is_multiple_of(SECTOR) && len.is_multiple_of(SECTOR) {
-            true => Ok(()),
-            false => Err(VhdError::OutOfRange { at, len, size }),
-        }
+        Ok(check_range(at, len, self.footer.size, SECTOR)?)
     }
 
     /// Where the bytes of a range of the disk are: whole sectors.
@@ -111,18 +105,19 @@ impl<M: Medium> Vhd<M> {
         self.check(at, len)?;
         let mut extents = Vec::new();
         let Some(sparse) = &mut self.sparse else {
-            Extent { len, place: Place::Medium(at) }.append_to(&mut extents);
-            extents.retain(|e| e.len > 0);
+            if len > 0 {
+                extents.push(Extent { len, place: Place::Medium(at) });
+            }
             return Ok(extents);
         };
         let elsewhere = if sparse.header.parent.is_some() { Place::Parent } else { Place::Zero };
-        for piece in pieces(at, len, sparse.header.block) {
-            let Some(data) = sparse.data_of(piece.block) else {
-                Extent { len: piece.len(), place: elsewhere }.append_to(&mut extents);
+        for piece in pieces(at, len, sparse.header.block.into()) {
+            let Some(data) = sparse.data_of(piece.block as u32) else {
+                Extent { len: piece.bytes(), place: elsewhere }.append_to(&mut extents);
                 continue;
             };
-            let bitmap = sparse.bitmap(&self.medium, piece.block)?;
-            for sector in piece.sectors {
+            let bitmap = sparse.bitmap(&self.medium, piece.block as u32)?;
+            for sector in piece.sectors(SECTOR) {
                 let place =
                     if bitmap.has(sector) { Place::Medium(data + sector * SECTOR) } else { elsewhere };
                 Extent { len: SECTOR, place }.append_to(&mut extents);
@@ -142,12 +137,12 @@ impl<M: Medium> Vhd<M> {
         }
         let mut extents = Vec::new();
         let Some(block) = self.block() else { return self.resolve(at, len) };
-        for piece in pieces(at, len, block) {
-            let data = match self.sparse.as_ref().and_then(|s| s.data_of(piece.block)) {
+        for piece in pieces(at, len, block.into()) {
+            let data = match self.sparse.as_ref().and_then(|s| s.data_of(piece.block as u32)) {
                 Some(data) => data,
-                None => self.allocate(piece.block)?,
+                None => self.allocate(piece.block as u32)?,
             };
-            Extent { len: piece.len(), place: Place::Medium(data + piece.sectors.start * SECTOR) }
+            Extent { len: piece.bytes(), place: Place::Medium(data + piece.range.start) }
                 .append_to(&mut extents);
         }
         Ok(extents)
@@ -160,8 +155,8 @@ impl<M: Medium> Vhd<M> {
     pub fn written(&mut self, at: u64, len: u64) -> Result<()> {
         self.check(at, len)?;
         let Some(sparse) = &mut self.sparse else { return Ok(()) };
-        for piece in pieces(at, len, sparse.header.block) {
-            sparse.bitmap(&self.medium, piece.block)?.add(piece.sectors);
+        for piece in pieces(at, len, sparse.header.block.into()) {
+            sparse.bitmap(&self.medium, piece.block as u32)?.add(piece.sectors(SECTOR));
         }
         Ok(())
     }
@@ -237,6 +232,9 @@ impl<M: Medium> Image for Vhd<M> {
     fn flush(&mut self) -> Result<(), ImageError> {
         Self::flush(self).map_err(ImageError::new)
     }
+    fn examine(&mut self) -> Result<Vec<Finding>, ImageError> {
+        Self::examine(self).map_err(ImageError::new)
+    }
 }
 
 /// The footer, and where it is, if it is at the end.
@@ -259,35 +257,6 @@ fn find_footer(medium: &dyn Medium) -> Result<(Footer, Option<u64>)> {
     }
 }
 
-/// Sectors of one block.
-struct Piece {
-    block: u32,
-    sectors: Range<u64>,
-}
-
-impl Piece {
-    fn len(&self) -> u64 {
-        (self.sectors.end - self.sectors.start) * SECTOR
-    }
-}
-
-/// A range of the disk, by blocks.
-fn pieces(at: u64, len: u64, block: u32) -> impl Iterator<Item = Piece> {
-    let block = u64::from(block);
-    let end = at + len;
-    let mut next = at;
-    std::iter::from_fn(move || {
-        let start = next;
-        if start >= end {
-            return None;
-        }
-        next = end.min((start / block + 1) * block);
-        let first = start % block / SECTOR;
-        let sectors = first..first + (next - start) / SECTOR;
-        Some(Piece { block: (start / block) as u32, sectors })
-    })
-}
-
 impl Sparse {
     fn read(medium: &dyn Medium, footer: &Footer, footer_at: Option<u64>) -> Result<Self> {
         let damaged = |what: String| Err(VhdError::Damaged(what));
@@ -307,14 +276,13 @@ impl Sparse {
         }
         let mut bytes = vec![0; 4 * needed as usize];
         medium.read(header.table_at, &mut bytes).map_err(VhdError::io("read the block table"))?;
-        let mut table: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_be_bytes(*b)).collect();
+        let table: Vec<u32> = bytes.as_chunks().0.iter().map(|b| u32::from_be_bytes(*b)).collect();
         let size = Bitmap::size(header.block) + u64::from(header.block);
         let end =
             table.iter().filter(|e| **e != NOWHERE).map(|e| u64::from(*e) * SECTOR + size).max().unwrap_or(0);
         if end > footer_at.unwrap_or(len) {
             return damaged("a block reaches beyond its end".into());
         }
-        table.shrink_to_fit();
         let end = footer_at.unwrap_or(len.next_multiple_of(SECTOR));
         Ok(Self { header, table, bitmaps: HashMap::new(), changed: BTreeSet::new(), end })
     }

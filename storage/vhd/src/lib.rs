@@ -21,7 +21,6 @@ mod footer;
 mod header;
 mod image;
 
-pub use check::Finding;
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhd};
 pub use error::VhdError;
 pub use footer::{DiskType, Footer, Geometry};

@@ -1,37 +1,14 @@
 //! Images between this room and QEMU's tools, both ways. (Of a differencing image they see no parent, so those are not here.)
 
 use std::fs::{self, File, OpenOptions};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use vireo_vdisk::FileMedium;
+use vireo_vdisk::trial::peer::{Folder, qemu, text};
 use vireo_vdisk::trial::{read, write};
 use vireo_vhd::{Kind, NewVhd, Vhd};
 
 const MIB: u64 = 1 << 20;
-
-/// A folder for one test.
-fn folder(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).expect("a folder");
-    path
-}
-
-/// Runs one of QEMU's tools, which `scripts/install-deps.sh test` installs; gives what it prints.
-fn qemu(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output();
-    let output =
-        output.unwrap_or_else(|e| panic!("{tool} is needed for this test (package qemu-utils): {e}"));
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool} {arguments:?}: {text}");
-    text
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of text")
-}
 
 fn open(path: &Path) -> Vhd<FileMedium> {
     let file = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
@@ -45,7 +22,7 @@ fn all(vhd: &mut Vhd<FileMedium>) -> Vec<u8> {
 
 #[test]
 fn qemu_reads_what_we_write() {
-    let folder = folder("we-write");
+    let folder = Folder::new("vhd-we-write");
     let kinds = [Kind::Fixed, Kind::Dynamic { block: 2 << 20 }, Kind::Dynamic { block: 512 << 10 }];
     for (n, kind) in kinds.into_iter().enumerate() {
         let path = folder.join(format!("{n}.vhd"));
@@ -54,9 +31,9 @@ fn qemu_reads_what_we_write() {
         let new = NewVhd { size, kind, id: [n as u8 + 1; 16], created: 800_000_000 };
         new.create(&FileMedium::new(File::create_new(&path).expect("a file"))).expect("it can be made");
         let mut vhd = open(&path);
-        write(&mut vhd, 0, &vec![0x11; 512]);
-        write(&mut vhd, 2 * MIB - 1024, &vec![0x22; 4096]);
-        write(&mut vhd, size - 512, &vec![0x33; 512]);
+        write(&mut vhd, 0, &[0x11; 512]);
+        write(&mut vhd, 2 * MIB - 1024, &[0x22; 4096]);
+        write(&mut vhd, size - 512, &[0x33; 512]);
         vhd.flush().expect("it flushes");
         let ours = folder.join(format!("{n}.ours"));
         fs::write(&ours, all(&mut vhd)).expect("a file");
@@ -82,7 +59,7 @@ fn qemu_reads_what_we_write() {
 
 #[test]
 fn we_read_what_qemu_writes() {
-    let folder = folder("qemu-writes");
+    let folder = Folder::new("vhd-qemu-writes");
     for (n, options) in
         ["subformat=fixed,force_size=on", "subformat=dynamic,force_size=on", "subformat=dynamic"]
             .into_iter()

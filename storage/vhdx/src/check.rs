@@ -1,42 +1,9 @@
 //! What is wrong with an image that can be opened.
 
-use std::fmt;
-
-use vireo_vdisk::Medium;
+use vireo_vdisk::{Finding, Medium};
 
 use crate::table::Block;
 use crate::{MIB, Result, Vhdx, VhdxError};
-
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// An entry of the block table makes no sense.
-    Entry(String),
-    /// Two blocks or bitmaps lie in one another.
-    Overlap {
-        /// Where the second one begins.
-        at: u64,
-    },
-    /// So many bytes at the place of no block: a crash left them, or another program. They do no harm.
-    Unused(u64),
-}
-
-impl Finding {
-    /// Whether data is lost, or will be by the next write.
-    pub fn is_harmful(&self) -> bool {
-        !matches!(self, Self::Unused(_))
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Entry(what) => f.write_str(what),
-            Self::Overlap { at } => write!(f, "two blocks overlap at {at}"),
-            Self::Unused(bytes) => write!(f, "{bytes} bytes are not used"),
-        }
-    }
-}
 
 impl<M: Medium> Vhdx<M> {
     /// Looks for what is wrong.
@@ -52,7 +19,7 @@ impl<M: Medium> Vhdx<M> {
                 Ok(())
             }
             Err(VhdxError::Damaged(what)) => {
-                findings.push(Finding::Entry(what));
+                findings.push(Finding::harm(what));
                 Ok(())
             }
             Err(e) => Err(e),
@@ -74,16 +41,16 @@ impl<M: Medium> Vhdx<M> {
             match at.checked_sub(end) {
                 Some(gap) => unused += gap,
                 // In front of the last region there may be blocks.
-                None if at >= self.regions_end() => findings.push(Finding::Overlap { at }),
+                None if at >= self.regions_end() => {
+                    findings.push(Finding::harm(format!("two blocks overlap at {at}")));
+                }
                 None => {}
             }
             end = end.max(at + len);
         }
         let len = self.medium().len().map_err(VhdxError::io("find the end of the VHDX"))?;
         unused += len.saturating_sub(end);
-        if unused > 0 {
-            findings.push(Finding::Unused(unused));
-        }
+        findings.extend(Finding::unused(unused));
         Ok(findings)
     }
 }

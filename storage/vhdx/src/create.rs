@@ -122,21 +122,10 @@ fn identifier() -> Vec<u8> {
 
 /// All blocks are here, one behind the other.
 fn fixed_table(medium: &dyn Medium, layout: &Layout, first: u64) -> Result<()> {
-    let mut entries = vec![0u64; layout.entries().min(ENTRIES) as usize];
-    for start in (0..layout.entries()).step_by(entries.len()) {
-        entries.fill(0);
+    let entry = |n| layout.block_of(n).map_or(0, |block| Block::entry(first + block * layout.block, true));
+    for start in (0..layout.entries()).step_by(ENTRIES as usize) {
         let end = (start + ENTRIES).min(layout.entries());
-        // Bitmaps have entries too, so the first block of these is found from below.
-        for block in start.saturating_sub(layout.entries() - layout.blocks())..layout.blocks() {
-            let entry = layout.of_block(block);
-            if entry >= end {
-                break;
-            }
-            if entry >= start {
-                entries[(entry - start) as usize] = Block::entry(first + block * layout.block, true);
-            }
-        }
-        let bytes: Vec<u8> = entries[..(end - start) as usize].iter().flat_map(|e| e.to_le_bytes()).collect();
+        let bytes: Vec<u8> = (start..end).flat_map(|n| entry(n).to_le_bytes()).collect();
         medium.write(TABLE_AT + start * 8, &bytes).map_err(VhdxError::io("write the block table"))?;
     }
     Ok(())

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use vireo_vdisk::OutOfRange;
+
 use crate::Guid;
 
 /// Why an image cannot be opened, made, or used.
@@ -55,16 +57,9 @@ pub enum VhdxError {
     /// It was opened to be read.
     #[error("the VHDX was opened read-only")]
     ReadOnly,
-    /// A range that is not on the disk, or not of whole sectors.
-    #[error("{len} bytes at {at} are no sectors of a disk of {size} bytes")]
-    OutOfRange {
-        /// Its start, in bytes.
-        at: u64,
-        /// Its length, in bytes.
-        len: u64,
-        /// The disk's size, in bytes.
-        size: u64,
-    },
+    /// A range that is not on the disk.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
 }
 
 impl VhdxError {

@@ -1,8 +1,6 @@
 //! An open image.
 
-use std::ops::Range;
-
-use vireo_vdisk::{Extent, Image, ImageError, Medium, Place};
+use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Piece, Place, check_range, pieces};
 
 use crate::bytes::{Fields, put};
 use crate::error::damaged;
@@ -113,17 +111,16 @@ impl<M: Medium> Vhdx<M> {
 
     /// Behind all regions.
     pub(crate) fn regions_end(&self) -> u64 {
+        self.regions().map(|r| r.at + r.len).into_iter().fold(MIB, u64::max)
+    }
+
+    fn regions(&self) -> [Region; 3] {
         let log = Region { at: self.header.log_at, len: self.header.log_len };
-        [log, self.regions.table, self.regions.metadata].map(|r| r.at + r.len).into_iter().fold(MIB, u64::max)
+        [log, self.regions.table, self.regions.metadata]
     }
 
     fn check(&self, at: u64, len: u64) -> Result<()> {
-        let (size, sector) = (self.metadata.size, u64::from(self.metadata.sector));
-        let inside = at.checked_add(len).is_some_and(|end| end <= size);
-        match inside && at.is_multiple_of(sector) && len.is_multiple_of(sector) {
-            true => Ok(()),
-            false => Err(VhdxError::OutOfRange { at, len, size }),
-        }
+        Ok(check_range(at, len, self.metadata.size, self.metadata.sector.into())?)
     }
 
     fn entry(&mut self, n: u64) -> Result<u64> {
@@ -168,10 +165,9 @@ impl<M: Medium> Vhdx<M> {
 
     /// Whether a part of the file can be a block's or a bitmap's.
     fn check_place(&self, at: u64, len: u64) -> Result<()> {
-        let log = Region { at: self.header.log_at, len: self.header.log_len };
         let end = at.saturating_add(len);
         let apart = |r: Region| end <= r.at || at >= r.at + r.len;
-        let fine = at >= MIB && [log, self.regions.table, self.regions.metadata].into_iter().all(apart);
+        let fine = at >= MIB && self.regions().into_iter().all(apart);
         match fine && end <= self.end {
             true => Ok(()),
             false => damaged(format!("a block or bitmap is said to be at {at}")),
@@ -187,7 +183,6 @@ impl<M: Medium> Vhdx<M> {
         let mut extents = Vec::new();
         for piece in pieces(at, len, self.layout.block) {
             let elsewhere = if self.metadata.parent.is_some() { Place::Parent } else { Place::Zero };
-            let len = piece.range.end - piece.range.start;
             let place = match self.block(piece.block)? {
                 Block::NotHere => elsewhere,
                 Block::Zero => Place::Zero,
@@ -197,7 +192,7 @@ impl<M: Medium> Vhdx<M> {
                     continue;
                 }
             };
-            Extent { len, place }.append_to(&mut extents);
+            Extent { len: piece.bytes(), place }.append_to(&mut extents);
         }
         Ok(extents)
     }
@@ -209,7 +204,7 @@ impl<M: Medium> Vhdx<M> {
         };
         let sector = self.layout.sector;
         let first = self.layout.first_bit(piece.block);
-        for n in piece.range.start / sector..piece.range.end / sector {
+        for n in piece.sectors(sector) {
             let (byte, bit) = bit(bitmap, first + n);
             let page = self.pages.get(&self.medium, byte & !(PAGE - 1))?;
             let here = page[(byte % PAGE) as usize] & bit != 0;
@@ -233,8 +228,8 @@ impl<M: Medium> Vhdx<M> {
                 Block::Zero => self.allocate(piece.block, true)?,
                 Block::NotHere => self.allocate(piece.block, self.metadata.parent.is_none())?,
             };
-            let len = piece.range.end - piece.range.start;
-            Extent { len, place: Place::Medium(data + piece.range.start) }.append_to(&mut extents);
+            Extent { len: piece.bytes(), place: Place::Medium(data + piece.range.start) }
+                .append_to(&mut extents);
         }
         Ok(extents)
     }
@@ -249,7 +244,7 @@ impl<M: Medium> Vhdx<M> {
             let Block::PartlyHere(_) = self.block(piece.block)? else { continue };
             let Some(bitmap) = self.bitmap(piece.block)? else { continue };
             let first = self.layout.first_bit(piece.block);
-            for n in piece.range.start / self.layout.sector..piece.range.end / self.layout.sector {
+            for n in piece.sectors(self.layout.sector) {
                 let (byte, bit) = bit(bitmap, first + n);
                 let at = byte & !(PAGE - 1);
                 // A page in which nothing changes need not be written.
@@ -365,30 +360,12 @@ impl<M: Medium> Image for Vhdx<M> {
     fn flush(&mut self) -> Result<(), ImageError> {
         Self::flush(self).map_err(ImageError::new)
     }
+    fn examine(&mut self) -> Result<Vec<Finding>, ImageError> {
+        Self::examine(self).map_err(ImageError::new)
+    }
 }
 
 /// The byte and the bit of a bitmap at an offset: the first sector is the lowest bit of the first byte.
 fn bit(bitmap: u64, n: u64) -> (u64, u8) {
     (bitmap + n / 8, 1 << (n % 8))
-}
-
-/// A part of one block.
-struct Piece {
-    block: u64,
-    /// Bytes in the block.
-    range: Range<u64>,
-}
-
-/// A range of the disk, by blocks.
-fn pieces(at: u64, len: u64, block: u64) -> impl Iterator<Item = Piece> {
-    let end = at + len;
-    let mut next = at;
-    std::iter::from_fn(move || {
-        let start = next;
-        if start >= end {
-            return None;
-        }
-        next = end.min((start / block + 1) * block);
-        Some(Piece { block: start / block, range: start % block..start % block + (next - start) })
-    })
 }

@@ -26,7 +26,6 @@ mod pages;
 mod region;
 mod table;
 
-pub use check::Finding;
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhdx};
 pub use error::VhdxError;
 pub use guid::Guid;

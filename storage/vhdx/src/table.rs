@@ -102,6 +102,12 @@ impl Layout {
         block + block / self.ratio
     }
 
+    /// The block that an entry is of. `None`: it is a bitmap's.
+    pub fn block_of(&self, entry: u64) -> Option<u64> {
+        let (chunk, n) = (entry / (self.ratio + 1), entry % (self.ratio + 1));
+        (n < self.ratio).then(|| chunk * self.ratio + n)
+    }
+
     /// The entry of the bitmap with a block's sectors.
     pub fn of_bitmap(&self, block: u64) -> u64 {
         block / self.ratio * (self.ratio + 1) + self.ratio

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use vireo_vdisk::Image;
 use vireo_vdisk::crash::ForgetfulMedium;
-use vireo_vdisk::trial::{Act, PARENT, Random, SharedMedium, Trial, read, write};
+use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, write};
 
 use super::*;
 use crate::bytes::{put, seal};
@@ -41,8 +41,8 @@ fn created(new: &NewVhdx) -> Vec<u8> {
     medium.contents()
 }
 
-fn opened(bytes: Vec<u8>) -> (Vhdx<SharedMedium>, SharedMedium) {
-    let medium = SharedMedium::new(bytes);
+fn opened(bytes: Vec<u8>) -> (Vhdx<ForgetfulMedium>, ForgetfulMedium) {
+    let medium = ForgetfulMedium::new(bytes);
     (Vhdx::open(medium.clone(), Open::Write { random: RANDOM }).expect("it opens"), medium)
 }
 
@@ -54,12 +54,7 @@ fn trial(new: &NewVhdx, run: impl FnOnce(&Trial<'_>)) {
     let open = |medium| -> Box<dyn Image> {
         Box::new(Vhdx::open(medium, Open::Write { random: RANDOM }).expect("it opens"))
     };
-    let sound = |medium| {
-        let mut vhdx = Vhdx::open(medium, Open::Write { random: RANDOM }).expect("it opens");
-        let findings = vhdx.examine().expect("it can be read");
-        assert!(findings.iter().all(|f| !f.is_harmful()), "{findings:?}");
-    };
-    run(&Trial { new: created(new), fresh: fresh(new), open: &open, sound: &sound });
+    run(&Trial { new: created(new), fresh: fresh(new), open: &open });
 }
 
 #[test]
@@ -105,7 +100,7 @@ fn a_change_of_the_disk_changes_what_children_name() {
     write(&mut vhdx, 0, &[5; 512]);
     assert_ne!(vhdx.data_write(), before);
     vhdx.close().unwrap();
-    let (vhdx, _) = opened(medium.0.contents());
+    let (vhdx, _) = opened(medium.contents());
     assert_ne!(vhdx.data_write(), before);
 }
 
@@ -115,7 +110,7 @@ fn with_a_log() -> Vec<u8> {
     write(&mut vhdx, 2 * MIB, &[6; 1024]);
     vhdx.flush().unwrap();
     // What the flush wrote in its place is not durable.
-    medium.0.after_crash(medium.0.points(), |_| 0)
+    medium.after_crash(medium.points(), |_| 0)
 }
 
 #[test]
@@ -127,7 +122,7 @@ fn the_log_is_replayed_and_only_where_that_may_be() {
     assert_eq!(read(&mut vhdx, 2 * MIB, 1536)[..1024], [6; 1024]);
     drop(vhdx);
     // Once.
-    let mut vhdx = Vhdx::open(ForgetfulMedium::new(medium.0.contents()), Open::Read).unwrap();
+    let mut vhdx = Vhdx::open(ForgetfulMedium::new(medium.contents()), Open::Read).unwrap();
     assert_eq!(read(&mut vhdx, 2 * MIB, 512), [6; 512]);
 }
 
@@ -136,7 +131,7 @@ fn a_closed_image_has_no_log() {
     let (mut vhdx, medium) = opened(created(&new(Kind::Differencing(parent()), 512)));
     write(&mut vhdx, MIB, &[6; 1024]);
     vhdx.close().unwrap();
-    let mut vhdx = Vhdx::open(ForgetfulMedium::new(medium.0.contents()), Open::Read).unwrap();
+    let mut vhdx = Vhdx::open(ForgetfulMedium::new(medium.contents()), Open::Read).unwrap();
     assert_eq!(read(&mut vhdx, MIB - 512, 2048)[512..1536], [6; 1024]);
 }
 
@@ -172,7 +167,7 @@ fn many_pages_go_through_the_log_in_turn() {
     // Each block has its entry in another page of the table.
     let size = 512 * MIB * 130;
     let new = NewVhdx { size, ..new(Kind::Dynamic, 512) };
-    let medium = SharedMedium::default();
+    let medium = ForgetfulMedium::default();
     new.create(&medium).unwrap();
     let mut vhdx = Vhdx::open(medium.clone(), Open::Write { random: RANDOM }).unwrap();
     for n in 0..130 {
@@ -180,7 +175,7 @@ fn many_pages_go_through_the_log_in_turn() {
         vhdx.place(n * 512 * MIB, 512).unwrap();
     }
     vhdx.flush().unwrap();
-    let after = SharedMedium::new(medium.0.after_crash(medium.0.points(), |_| 0));
+    let after = ForgetfulMedium::new(medium.after_crash(medium.points(), |_| 0));
     let mut vhdx = Vhdx::open(after, Open::Write { random: RANDOM }).unwrap();
     for n in 0..130 {
         let place = vhdx.resolve(n * 512 * MIB, 512).unwrap()[0].place;

@@ -1,35 +1,12 @@
 //! Images between this room and QEMU's tools, both ways. (They know neither differencing images nor sectors of 4096 bytes.)
 
 use std::fs::{self, File, OpenOptions};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
+use vireo_vdisk::trial::peer::{Folder, qemu, text};
 use vireo_vdisk::trial::{read, write};
 use vireo_vdisk::{FileMedium, Medium};
 use vireo_vhdx::{Guid, Kind, MIB, NewVhdx, Open, Vhdx};
-
-/// A folder for one test.
-fn folder(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).expect("a folder");
-    path
-}
-
-/// Runs one of QEMU's tools, which `scripts/install-deps.sh test` installs; gives what it prints.
-fn qemu(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool).args(arguments).output();
-    let output =
-        output.unwrap_or_else(|e| panic!("{tool} is needed for this test (package qemu-utils): {e}"));
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool} {arguments:?}: {text}");
-    text
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of text")
-}
 
 fn open(path: &Path) -> Vhdx<FileMedium> {
     let file = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
@@ -56,7 +33,7 @@ fn written(path: &Path, kind: Kind, block: u32) -> Vhdx<FileMedium> {
 
 #[test]
 fn qemu_reads_what_we_write() {
-    let folder = folder("we-write");
+    let folder = Folder::new("vhdx-we-write");
     for (n, (kind, block)) in
         [(Kind::Fixed, 2 << 20), (Kind::Dynamic, 1 << 20), (Kind::Dynamic, 32 << 20)].into_iter().enumerate()
     {
@@ -82,7 +59,7 @@ fn qemu_reads_what_we_write() {
 /// The log of an image that was not closed is done by them as we would have it.
 #[test]
 fn qemu_replays_our_log() {
-    let folder = folder("our-log");
+    let folder = Folder::new("vhdx-our-log");
     let path = folder.join("a.vhdx");
     let mut vhdx = written(&path, Kind::Dynamic, 1 << 20);
     vhdx.flush().expect("it flushes");
@@ -99,7 +76,7 @@ fn qemu_replays_our_log() {
 
 #[test]
 fn we_read_what_qemu_writes() {
-    let folder = folder("qemu-writes");
+    let folder = Folder::new("vhdx-qemu-writes");
     for (n, options) in
         ["subformat=fixed", "subformat=dynamic", "subformat=dynamic,block_size=1M,block_state_zero=off"]
             .into_iter()
