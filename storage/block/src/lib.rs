@@ -1,0 +1,16 @@
+//! Disks of a running machine, as device models see them: requests go in, completions come back, guest memory is the buffer.
+//!
+//! Owns the seam between service providers and disks ([`BlockDevice`], [`Request`], [`Buffer`]), and the disks that are nothing
+//! but memory ([`RamDisk`], [`Null`]), for tests and for measuring what is above a disk. Never opens a file, and knows no
+//! format and no bus.
+#![warn(missing_docs)]
+
+mod buffer;
+mod device;
+mod ram;
+mod request;
+
+pub use buffer::{Buffer, HostBuffer};
+pub use device::{BlockDevice, BlockInfo};
+pub use ram::{Null, RamDisk};
+pub use request::{BlockError, Completion, Operation, Request};
