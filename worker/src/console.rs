@@ -95,8 +95,8 @@ pub type Events = Arc<dyn Fn(ConsoleEvent) + Send + Sync>;
 /// The console. Dropping it puts the terminal back and removes the socket.
 pub struct Console {
     output: Arc<Output>,
-    /// What we ourselves say at a terminal. Standard error may be as stuck as the guest's output.
-    notices: Option<Arc<Output>>,
+    /// What we ourselves say, on standard error, which may be as stuck as the guest's output.
+    notices: Arc<Output>,
     client: Arc<Client>,
     terminal: Option<Termios>,
     socket: Option<Socket>,
@@ -238,7 +238,7 @@ impl Console {
             let output = output.map_err(fail)?;
             Ok(Self {
                 output,
-                notices: None,
+                notices: standard_error().map_err(fail)?,
                 client: Arc::clone(&client),
                 terminal: None,
                 socket: None,
@@ -248,9 +248,7 @@ impl Console {
         match spec {
             SerialSpec::Stdio => {
                 let stdout = io::stdout().as_fd().try_clone_to_owned();
-                let mut console = console(stdout.and_then(|fd| Output::start(ToFile(fd.into()))))?;
-                console.notices = Some(standard_error().map_err(fail)?);
-                Ok((console, None))
+                Ok((console(stdout.and_then(|fd| Output::start(ToFile(fd.into()))))?, None))
             }
             SerialSpec::File(path) => {
                 let unused = UnusedFile::open(path).map_err(fail)?;
@@ -280,11 +278,22 @@ impl Console {
         &self.output
     }
 
-    /// Shows the escapes, where there may be a terminal.
+    /// Shows the escapes.
     pub fn help(&self) {
-        if let Some(notices) = &self.notices {
-            notices.offer(HELP.as_bytes());
-        }
+        self.notices.offer(HELP.as_bytes());
+    }
+
+    /// Says something of our own, in lines, on standard error.
+    pub fn say(&self, text: &str) {
+        // A raw terminal does not return by itself.
+        let text = if self.terminal.is_some() { text.replace('\n', "\r\n") } else { text.into() };
+        self.notices.offer(text.as_bytes());
+    }
+
+    /// Waits until all output is read, as long as somebody reads. Gives how many bytes of the guest's nobody took.
+    pub fn finish(&self) -> u64 {
+        self.notices.finish();
+        self.output.finish()
     }
 
     /// The machine starts. A file is emptied; a terminal is set to raw mode, so that every key goes to the guest. What is

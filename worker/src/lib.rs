@@ -14,4 +14,6 @@ mod spec;
 
 pub use error::RunError;
 pub use run::{GuestEnd, Outcome, run};
-pub use spec::{EngineChoice, RunSpec, SerialSpec, parse_memory, parse_translation_memory};
+pub use spec::{
+    EngineChoice, RunSpec, SerialSpec, parse_enlightenments, parse_memory, parse_translation_memory,
+};

@@ -12,6 +12,7 @@ use vireo_chipset::lines::SerialSink;
 use vireo_core::{CpuModel, PartitionStats};
 use vireo_firmware::linux::{BootFile, File, LinuxBoot};
 use vireo_firmware::{acpi, smbios};
+use vireo_hyperv::GuestCrash;
 use vireo_memory::GuestMemory;
 
 use crate::console::{Console, ConsoleEvent, Events};
@@ -84,6 +85,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         vcpus: spec.cpus,
         translation_memory: spec.translation_memory,
         cpu_model,
+        enlightenments: spec.enlightenments,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
         events: board_events,
     };
@@ -97,7 +99,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let resets = machine.resets;
     board.stop();
     let ran = started.elapsed();
-    let unread_output = console.output().finish();
+    let unread_output = console.finish();
     Ok(Outcome {
         end: end?,
         engine: chosen.capabilities.engine.to_string(),
@@ -198,6 +200,7 @@ impl Machine<'_> {
                 Event::Board(BoardEvent::Shutdown { vcpu, rip }) => {
                     return Ok(GuestEnd::Shutdown { vcpu, rip });
                 }
+                Event::Board(BoardEvent::Crashed(crash)) => self.console.say(&describe_crash(&crash)),
                 Event::Board(BoardEvent::Failed(e)) => return Err(RunError::EngineFailed(e.to_string())),
                 Event::Board(BoardEvent::Reset) if spec.no_reboot => return Ok(GuestEnd::Reset),
                 Event::Board(BoardEvent::Reset) => self.reset()?,
@@ -218,6 +221,16 @@ impl Machine<'_> {
         let failed = |e| RunError::Machine(format!("the machine could not be reset: {e}"));
         self.board.reset().map_err(failed)
     }
+}
+
+/// What a guest's kernel said when it crashed, in lines.
+fn describe_crash(crash: &GuestCrash) -> String {
+    let parameters = crash.parameters.map(|p| format!("{p:#x}")).join(" ");
+    let mut text = format!("vireo: the guest's kernel crashed ({parameters})\n");
+    for line in crash.text.iter().flat_map(|t| t.lines()) {
+        text += &format!("vireo: | {line}\n");
+    }
+    text
 }
 
 /// Kernel and initrd: a reset boots the same files again.
@@ -248,6 +261,7 @@ impl Files {
                 keyboard: false,
                 pci_mmio64: None,
                 ecam: None,
+                vmbus: spec.enlightenments.is_some(),
             };
             let rsdp = acpi::install(memory, &tables).map_err(|e| fail(&e))?;
             let names = smbios::SystemNames::default();

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use vireo_hyperv::Enlightenments;
+
 /// Which engine executes the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -74,6 +76,15 @@ pub fn parse_translation_memory(s: &str) -> Result<u64, String> {
     parse_memory(s).and_then(|n| range.contains(&n).then_some(n).ok_or_else(|| "it is 16M to 2G".into()))
 }
 
+/// A set of enlightenments by its name, or `none`.
+pub fn parse_enlightenments(s: &str) -> Result<Option<&'static Enlightenments>, String> {
+    if s == "none" {
+        return Ok(None);
+    }
+    let known = || Enlightenments::names().collect::<Vec<_>>().join(", ");
+    Enlightenments::named(s).map(Some).ok_or_else(|| format!("it is none, or one of {}", known()))
+}
+
 /// A machine to run.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
@@ -93,6 +104,8 @@ pub struct RunSpec {
     pub translation_memory: u64,
     /// Name of the CPU model.
     pub cpu_model: String,
+    /// What the guest is told of the hypervisor interface of Hyper-V; `None`: there is none.
+    pub enlightenments: Option<&'static Enlightenments>,
     /// Console.
     pub serial: SerialSpec,
     /// End instead of starting again when the guest resets.

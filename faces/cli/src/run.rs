@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vireo_core::PartitionStats;
+use vireo_hyperv::Enlightenments;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_memory, parse_translation_memory,
+    EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_enlightenments, parse_memory,
+    parse_translation_memory,
 };
 
 /// Shown below the options.
@@ -45,6 +47,9 @@ pub struct RunArgs {
     /// The processor that the guest sees.
     #[arg(long, value_name = "MODEL", default_value = "vireo-v2")]
     cpu_model: String,
+    /// The hypervisor interface that the guest finds: a named set of Hyper-V's, or none.
+    #[arg(long, value_name = "SET", default_value = Enlightenments::newest().name(), value_parser = Enlightened::parse)]
+    enlightenments: Enlightened,
     /// First serial port: stdio, socket:PATH or file:PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     serial: SerialSpec,
@@ -54,6 +59,16 @@ pub struct RunArgs {
     /// End when the guest resets, instead of starting it again.
     #[arg(long)]
     no_reboot: bool,
+}
+
+/// The value of `--enlightenments`: an `Option` of its own would make the option optional to clap.
+#[derive(Clone, Copy)]
+struct Enlightened(Option<&'static Enlightenments>);
+
+impl Enlightened {
+    fn parse(s: &str) -> Result<Self, String> {
+        parse_enlightenments(s).map(Self)
+    }
 }
 
 /// Runs a machine to its end.
@@ -67,6 +82,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         engine: args.engine,
         translation_memory: args.translation_memory,
         cpu_model: args.cpu_model.clone(),
+        enlightenments: args.enlightenments.0,
         serial: args.serial.clone(),
         no_reboot: args.no_reboot,
     };

@@ -14,6 +14,7 @@ use vireo_core::{
     CpuModel, Engine, EngineError, Exit, Partition, PartitionSpec, PauseError, RunGate, Vcpu, VcpuState,
 };
 use vireo_firmware::map::ram_layout;
+use vireo_hyperv::{CrashSink, Enlightenments, GuestCrash, Hyperv};
 use vireo_memory::{GuestMemory, MemoryError};
 
 use crate::bus::{BoardBus, InterruptWires};
@@ -29,6 +30,8 @@ pub struct BoardSpec {
     pub translation_memory: u64,
     /// The CPU that the guest sees.
     pub cpu_model: Arc<CpuModel>,
+    /// What the guest is told of the hypervisor interface of Hyper-V; `None`: there is none.
+    pub enlightenments: Option<&'static Enlightenments>,
     /// Takes what the guest writes to its first serial port.
     pub serial: Arc<dyn SerialSink>,
     /// Takes the board's events.
@@ -49,8 +52,21 @@ pub enum BoardEvent {
         /// Where it was.
         rip: u64,
     },
+    /// The guest's kernel says that it crashed. It may go on to reset itself, or hang.
+    Crashed(GuestCrash),
     /// The engine failed.
     Failed(EngineError),
+}
+
+/// A device that is not of the chipset, with threads of its own.
+pub trait Attached: Send + Sync {
+    /// Comes to rest: when it returns, no thread of the device touches guest memory, until [`Attached::resume`]. vCPUs stand
+    /// still already.
+    fn pause(&self);
+    /// Goes on.
+    fn resume(&self);
+    /// As after power-on; the device is paused.
+    fn reset(&self);
 }
 
 /// Writes what the machine starts from into guest memory and gives the state of vCPU 0; called at start and at each reset.
@@ -97,9 +113,13 @@ impl EventSink {
     /// again, or shut a processor down because the first way to reset seems not to work.
     fn send(&self, event: BoardEvent) {
         if !self.told.swap(true, Ordering::AcqRel) {
-            // An owner that has gone needs no events.
-            _ = self.owner.lock().unwrap_or_else(PoisonError::into_inner).send(event);
+            self.tell(event);
         }
+    }
+
+    fn tell(&self, event: BoardEvent) {
+        // An owner that has gone needs no events.
+        _ = self.owner.lock().unwrap_or_else(PoisonError::into_inner).send(event);
     }
 
     /// The guest starts anew, and has asked for nothing yet.
@@ -117,6 +137,12 @@ impl SystemEventSink for EventSink {
     }
 }
 
+impl CrashSink for EventSink {
+    fn crashed(&self, crash: GuestCrash) {
+        self.tell(BoardEvent::Crashed(crash));
+    }
+}
+
 type SharedVcpu = Mutex<Box<dyn Vcpu>>;
 
 /// A machine: paused after [`Board::new`], ended when dropped.
@@ -127,6 +153,8 @@ pub struct Board {
     pauses: Mutex<u32>,
     memory: Arc<GuestMemory>,
     chipset: Arc<Chipset>,
+    hyperv: Option<Arc<Hyperv>>,
+    attached: Mutex<Vec<Arc<dyn Attached>>>,
     clock: Arc<HostClock>,
     timers: Arc<TimerThread>,
     vcpus: Vec<Arc<SharedVcpu>>,
@@ -145,9 +173,13 @@ impl Board {
     pub fn new(engine: &dyn Engine, spec: &BoardSpec, boot: Boot) -> Result<Self, BoardError> {
         // Memory first: it knows what the host can give, and an engine keeps tables as large as what it is asked for.
         let memory = GuestMemory::new(ram_layout(spec.memory)?)?;
+        let cpu_model = match spec.enlightenments {
+            Some(set) => Arc::new(spec.cpu_model.with_hypervisor(&set.cpuid())),
+            None => Arc::clone(&spec.cpu_model),
+        };
         let partition = engine.new_partition(&PartitionSpec {
             vcpus: spec.vcpus,
-            cpu_model: Arc::clone(&spec.cpu_model),
+            cpu_model,
             ram_limit: memory.layout().limit(),
             translation_memory: spec.translation_memory,
         })?;
@@ -172,6 +204,17 @@ impl Board {
         })?
         .build()?;
         wires.connect(Arc::clone(&partition));
+        let hyperv = spec.enlightenments.map(|_| {
+            Arc::new(Hyperv::new(vireo_hyperv::Seams {
+                memory: Arc::clone(&memory),
+                partition: Arc::clone(&partition),
+                vendor: spec.cpu_model.vendor(),
+                clock: Arc::clone(&clock) as _,
+                timers: Arc::clone(&timers) as _,
+                crashes: Arc::clone(&events) as _,
+                vcpus: spec.vcpus,
+            }))
+        });
         let chipset = Arc::new(chipset);
         let gate = RunGate::new(Arc::clone(&partition), spec.vcpus);
         let mut board = Self {
@@ -181,6 +224,8 @@ impl Board {
             pauses: Mutex::new(1),
             memory,
             chipset,
+            hyperv,
+            attached: Mutex::default(),
             clock,
             timers,
             vcpus: Vec::new(),
@@ -194,7 +239,7 @@ impl Board {
     }
 
     fn start_threads(&mut self, vcpus: u32) -> Result<(), BoardError> {
-        let bus = Arc::new(BoardBus { chipset: Arc::clone(&self.chipset) });
+        let bus = Arc::new(BoardBus { chipset: Arc::clone(&self.chipset), hyperv: self.hyperv.clone() });
         for index in 0..vcpus {
             let vcpu = Arc::new(Mutex::new(Arc::clone(&self.partition).take_vcpu(index)?));
             self.vcpus.push(Arc::clone(&vcpu));
@@ -226,14 +271,29 @@ impl Board {
             self.clock.resume();
             self.partition.thaw_clock();
             self.timers.resume();
+            self.attached().iter().for_each(|d| d.resume());
         }
         self.gate.resume();
     }
 
-    /// Stops everything: vCPUs first, then timers, then guest time. Pauses nest.
+    /// Adds a device, paused as the machine is. It needs to be let run by nobody but the board.
+    pub fn attach(&self, device: Arc<dyn Attached>) {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner).push(device);
+    }
+
+    fn attached(&self) -> Vec<Arc<dyn Attached>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops everything: vCPUs first, then devices and timers, then guest time. Pauses nest.
     pub fn pause(&self) -> Result<(), BoardError> {
         self.gate.pause_all(PAUSE_DEADLINE)?;
-        *self.pauses.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        *pauses += 1;
+        if *pauses == 1 {
+            self.attached().iter().for_each(|d| d.pause());
+        }
+        drop(pauses);
         self.timers.pause();
         self.partition.freeze_clock();
         self.clock.pause();
@@ -243,6 +303,10 @@ impl Board {
     /// Resets the machine; it goes on as it was, running or paused.
     pub fn reset(&self) -> Result<(), BoardError> {
         self.pause()?;
+        self.attached().iter().for_each(|d| d.reset());
+        if let Some(hyperv) = &self.hyperv {
+            hyperv.reset();
+        }
         self.chipset.reset_all();
         self.events.forget();
         self.input.clear();
@@ -264,6 +328,11 @@ impl Board {
     /// The partition, for statistics, dirty log and clock.
     pub fn partition(&self) -> &Arc<dyn Partition> {
         &self.partition
+    }
+
+    /// The interface of Hyper-V, if the guest has it.
+    pub fn hyperv(&self) -> Option<&Arc<Hyperv>> {
+        self.hyperv.as_ref()
     }
 
     /// The gate, for throttling.

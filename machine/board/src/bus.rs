@@ -5,11 +5,21 @@ use std::sync::{Arc, OnceLock};
 use vireo_chipset::Chipset;
 use vireo_chipset::lines::{ExtIntSink, MsiMessage, MsiSink};
 use vireo_core::{Bus, HypercallRegs, MsrFault, Partition};
+use vireo_hyperv::{Hyperv, msr};
 
 /// Port, MMIO, MSR and hypercall accesses of the guest.
 pub struct BoardBus {
     /// The devices.
     pub chipset: Arc<Chipset>,
+    /// The interface for guests that know it.
+    pub hyperv: Option<Arc<Hyperv>>,
+}
+
+impl BoardBus {
+    /// The interface, for an MSR of its range.
+    fn hyperv(&self, index: u32) -> Option<&Hyperv> {
+        self.hyperv.as_deref().filter(|_| msr::RANGE.contains(&index))
+    }
 }
 
 impl Bus for BoardBus {
@@ -26,15 +36,21 @@ impl Bus for BoardBus {
         self.chipset.mmio.write(gpa, data);
     }
     fn msr_read(&self, vcpu: u32, msr: u32) -> Result<u64, MsrFault> {
+        if let Some(hyperv) = self.hyperv(msr) {
+            return hyperv.msr_read(vcpu, msr);
+        }
         tracing::debug!(vcpu, "read of unknown MSR {msr:#x}");
         Err(MsrFault)
     }
     fn msr_write(&self, vcpu: u32, msr: u32, value: u64) -> Result<(), MsrFault> {
+        if let Some(hyperv) = self.hyperv(msr) {
+            return hyperv.msr_write(vcpu, msr, value);
+        }
         tracing::debug!(vcpu, "write of {value:#x} to unknown MSR {msr:#x}");
         Err(MsrFault)
     }
-    fn hypercall(&self, _vcpu: u32, _regs: &HypercallRegs) -> Option<HypercallRegs> {
-        None
+    fn hypercall(&self, vcpu: u32, regs: &HypercallRegs) -> Option<HypercallRegs> {
+        self.hyperv.as_ref()?.hypercall(vcpu, regs)
     }
     fn pic_acknowledge(&self) -> Option<u8> {
         self.chipset.pic().acknowledge()

@@ -14,5 +14,5 @@ mod board;
 mod bus;
 mod input;
 
-pub use board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
+pub use board::{Attached, Board, BoardError, BoardEvent, BoardSpec, Boot};
 pub use input::SerialInput;

@@ -28,7 +28,7 @@ pub mod pit;
 pub mod post;
 pub mod rtc;
 pub mod simulated;
-mod state;
+pub mod state;
 pub mod timer_thread;
 pub mod uart;
 

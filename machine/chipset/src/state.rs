@@ -24,11 +24,17 @@ pub enum RestoreError {
 }
 
 /// Refuses a state of another version.
-pub(crate) fn check_version(device: &'static str, found: u32, supported: u32) -> Result<(), RestoreError> {
+///
+/// # Errors
+/// It is one.
+pub fn check_version(device: &'static str, found: u32, supported: u32) -> Result<(), RestoreError> {
     if found == supported { Ok(()) } else { Err(RestoreError::Version { device, found, supported }) }
 }
 
 /// Refuses a state that breaks `valid`.
-pub(crate) fn check(device: &'static str, valid: bool, reason: &'static str) -> Result<(), RestoreError> {
+///
+/// # Errors
+/// It does.
+pub fn check(device: &'static str, valid: bool, reason: &'static str) -> Result<(), RestoreError> {
     if valid { Ok(()) } else { Err(RestoreError::Invalid { device, reason }) }
 }

@@ -162,6 +162,7 @@ impl Definition {
             physical_bits: self.physical_bits,
             virtual_bits: 48,
             speculation: Speculation::not_affected(vendor),
+            hypervisor: None,
         }
     }
 }

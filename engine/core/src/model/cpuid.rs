@@ -63,7 +63,10 @@ impl CpuModel {
     pub fn cpuid(&self, leaf: u32, subleaf: u32, context: &CpuidContext) -> [u32; 4] {
         let mut out = match leaf {
             0..=MAX_BASIC => self.basic(leaf, subleaf, context),
-            HYPERVISOR..=MAX_HYPERVISOR if self.has(Feature::Hypervisor) => hypervisor(leaf, context),
+            HYPERVISOR..=0x4fff_ffff if self.has(Feature::Hypervisor) => match &self.hypervisor {
+                Some(leaves) => leaves.get((leaf - HYPERVISOR) as usize).copied().unwrap_or_default(),
+                None => hypervisor(leaf, context),
+            },
             0x8000_0000..=0x8fff_ffff if leaf <= self.max_extended() => self.extended(leaf, subleaf, context),
             _ => return [0; 4],
         };
@@ -253,8 +256,7 @@ fn tsc_ratio(tsc_hz: u64) -> [u32; 4] {
 }
 
 /// The hypervisor's leaves: who it is, and the clock rates in kHz at the place where other hypervisors have them.
-/// Linux looks at them for hypervisors that it knows only; the Hyper-V leaves take this range over when the
-/// partition has that interface.
+/// Linux looks at them for hypervisors that it knows only; a board with an interface for guests puts its own leaves there.
 fn hypervisor(leaf: u32, c: &CpuidContext) -> [u32; 4] {
     match leaf {
         HYPERVISOR => {

@@ -62,6 +62,8 @@ pub struct CpuModel {
     physical_bits: u32,
     virtual_bits: u32,
     speculation: Speculation,
+    /// Leaves from 4000_0000h on that a board has put there.
+    hypervisor: Option<Arc<[[u32; 4]]>>,
 }
 
 impl CpuModel {
@@ -135,6 +137,13 @@ impl CpuModel {
     #[must_use]
     pub fn on_hardware(&self, host: &Speculation) -> Self {
         Self { speculation: self.speculation.narrowed_to(host), ..self.clone() }
+    }
+
+    /// The same model below a hypervisor's interface: what CPUID says from leaf 4000_0000h on. The board knows what that
+    /// means; the first leaf's EAX is the last one's number.
+    #[must_use]
+    pub fn with_hypervisor(&self, leaves: &[[u32; 4]]) -> Self {
+        Self { hypervisor: Some(leaves.into()), ..self.clone() }
     }
 
     /// The same model with fewer features, for a host that cannot keep all of it: a contract of its own, which no

@@ -55,6 +55,10 @@ fn host_bridge(spec: &AcpiSpec) -> Vec<u8> {
     };
     children.extend([name("_UID", &0u8), name("_BBN", &0u8), resources(&bridge_windows(spec)), routing()]);
     children.push(isa_devices(spec));
+    if spec.vmbus {
+        // Linux takes the windows of its parent for memory of synthetic devices, and wants resources, even if none.
+        children.push(device("VMBS", &[name("_HID", &"VMBus"), name("_UID", &0u8), resources(&[])]));
+    }
     device("PCI0", &children)
 }
 

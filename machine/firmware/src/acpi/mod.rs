@@ -29,6 +29,8 @@ pub struct AcpiSpec {
     pub pci_mmio64: Option<Range<u64>>,
     /// Memory-mapped configuration space, if the host bridge is PCI Express.
     pub ecam: Option<Ecam>,
+    /// Whether there is a VMBus.
+    pub vmbus: bool,
 }
 
 /// A 16550.

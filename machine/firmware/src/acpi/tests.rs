@@ -12,6 +12,7 @@ fn small() -> AcpiSpec {
         keyboard: false,
         pci_mmio64: None,
         ecam: None,
+        vmbus: false,
     }
 }
 
@@ -22,6 +23,7 @@ fn large() -> AcpiSpec {
         keyboard: true,
         pci_mmio64: Some(0x80_0000_0000..0xc0_0000_0000),
         ecam: Some(Ecam { window: 0xe000_0000..0xf000_0000 }),
+        vmbus: true,
     }
 }
 
@@ -174,7 +176,8 @@ fn iasl_takes_all_tables_without_complaint() {
                 assert!(!source.contains(word), "{signature}: {word} in {source}");
             }
         }
-        if let Some(said) = folder.run("iasl", &["-oa", "-p", "again", "DSDT.dsl"]) {
+        // 6033: the id "VMBus", which guests look for, is shorter than ACPI has it.
+        if let Some(said) = folder.run("iasl", &["-oa", "-vw", "6033", "-p", "again", "DSDT.dsl"]) {
             assert!(said.contains("Compilation successful. 0 Errors, 0 Warnings"), "{said}");
         }
     }
