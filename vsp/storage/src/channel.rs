@@ -1,0 +1,330 @@
+//! A channel's thread, and what ends its requests.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use vireo_block::Buffer;
+use vireo_scsi::{Command, LogicalUnit, Outcome, fill, opcode};
+use vireo_vmbus::Channel;
+use vireo_vmbus::ring::{Packet, RingReader, RingWriter, kind};
+
+use crate::controller::{Batches, Controller};
+use crate::protocol::{INVALID_DEVICE_STATE, INVALID_PARAMETER, StorPacket, operation};
+
+/// Requests of a channel that may be under way. More than a driver sends, so that those which wait for one disk never keep
+/// another's out.
+const DEPTH: usize = 4096;
+
+/// What the protocol's own requests (all but SCSI commands) are answered by.
+pub trait Control: Send + Sync {
+    /// The answer to a request. Called on the channel's thread.
+    fn serve(&self, packet: StorPacket) -> StorPacket;
+    /// Whether the driver is done with its introduction: SCSI commands are taken.
+    fn ready(&self) -> bool;
+}
+
+/// The ring that the guest reads, and all that has to do with who may write it.
+struct Outgoing {
+    writer: RingWriter,
+    /// What there was no room for: (kind, transaction, packet).
+    backlog: VecDeque<(u16, u64, StorPacket)>,
+    in_flight: usize,
+    /// The thread left requests in the ring, since too many were under way.
+    stalled: bool,
+    /// The thread takes requests out now.
+    busy: bool,
+    paused: bool,
+    closed: bool,
+}
+
+impl Outgoing {
+    /// Whether more requests may be taken. An answer that the guest does not read counts as one under way.
+    fn has_room(&self) -> bool {
+        self.in_flight + self.backlog.len() < DEPTH
+    }
+}
+
+/// What a channel's thread and ends of requests share.
+pub struct Port {
+    channel: Arc<Channel>,
+    outgoing: Mutex<Outgoing>,
+    /// It is not busy, or a request has ended.
+    rest: Condvar,
+}
+
+impl Port {
+    fn lock(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a packet, or keeps it until there is room.
+    fn send(&self, out: &mut Outgoing, kind: u16, transaction: u64, packet: StorPacket) {
+        if out.closed {
+            return;
+        }
+        out.backlog.push_back((kind, transaction, packet));
+        self.flush(out);
+    }
+
+    fn flush(&self, out: &mut Outgoing) {
+        let mut signal = false;
+        while let Some((kind, transaction, packet)) = out.backlog.front() {
+            match out.writer.write(*kind, *transaction, false, packet.bytes()) {
+                Ok(wanted) => signal |= wanted,
+                // The guest rings when it has made room.
+                Err(_) => break,
+            }
+            out.backlog.pop_front();
+        }
+        if signal {
+            self.channel.signal();
+        }
+        if out.stalled && out.has_room() {
+            out.stalled = false;
+            self.channel.doorbell().ring();
+        }
+    }
+
+    /// Tells the driver something that it did not ask for.
+    pub fn announce(&self, operation: u32) {
+        let mut out = self.lock();
+        // One that the driver has not seen yet says it all.
+        if !out.backlog.iter().any(|(k, ..)| *k == kind::IN_BAND) {
+            self.send(&mut out, kind::IN_BAND, 0, StorPacket::of(operation));
+        }
+    }
+
+    /// A request of the driver's has ended.
+    fn complete(&self, transaction: u64, packet: StorPacket) {
+        let mut out = self.lock();
+        out.in_flight -= 1;
+        self.send(&mut out, kind::COMPLETION, transaction, packet);
+        let rest = out.paused;
+        drop(out);
+        if rest {
+            self.rest.notify_all();
+        }
+    }
+}
+
+/// A channel's thread, in the provider's hands.
+pub struct Worker {
+    port: Arc<Port>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread of a channel whose rings are these.
+    pub fn start(
+        channel: Arc<Channel>,
+        controller: Arc<Controller>,
+        control: Arc<dyn Control>,
+    ) -> Result<Self, String> {
+        let rings = channel.take_rings().ok_or("its rings are taken")?;
+        let outgoing = Outgoing {
+            writer: rings.outgoing,
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            stalled: false,
+            busy: false,
+            paused: false,
+            closed: false,
+        };
+        let port = Arc::new(Port { channel, outgoing: Mutex::new(outgoing), rest: Condvar::new() });
+        let mut server = Server {
+            port: Arc::clone(&port),
+            reader: rings.incoming,
+            controller,
+            control,
+            packet: Packet::default(),
+            broken: false,
+        };
+        // What the guest sent before anybody listened rang nobody.
+        port.channel.doorbell().ring();
+        let thread = std::thread::Builder::new()
+            .name("storvsp".into())
+            .spawn(move || server.run())
+            .map_err(|e| format!("the host refused a thread: {e}"))?;
+        Ok(Self { port, thread: Some(thread) })
+    }
+
+    /// The channel's port.
+    pub fn port(&self) -> &Arc<Port> {
+        &self.port
+    }
+
+    /// Comes to rest, with nothing in flight.
+    pub fn pause(&self) {
+        let mut out = self.port.lock();
+        out.paused = true;
+        while out.busy || out.in_flight > 0 {
+            out = self.port.rest.wait(out).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Goes on.
+    pub fn resume(&self) {
+        self.port.lock().paused = false;
+        self.port.channel.doorbell().ring();
+    }
+}
+
+impl Drop for Worker {
+    /// Ends the thread. Requests in flight end by themselves, and tell nobody.
+    fn drop(&mut self) {
+        self.port.lock().closed = true;
+        self.port.channel.doorbell().ring();
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so itself.
+            _ = thread.join();
+        }
+    }
+}
+
+/// What the thread owns.
+struct Server {
+    port: Arc<Port>,
+    reader: RingReader,
+    controller: Arc<Controller>,
+    control: Arc<dyn Control>,
+    packet: Packet,
+    /// The guest broke its ring: nothing more can be read from it.
+    broken: bool,
+}
+
+impl Server {
+    fn run(&mut self) {
+        let port = Arc::clone(&self.port);
+        loop {
+            port.channel.doorbell().wait();
+            let mut out = port.lock();
+            if out.closed {
+                return;
+            }
+            if out.paused {
+                continue;
+            }
+            out.busy = true;
+            port.flush(&mut out);
+            drop(out);
+            if !self.broken {
+                self.serve();
+            }
+            port.lock().busy = false;
+            port.rest.notify_all();
+        }
+    }
+
+    /// Takes requests out until there are none, or too many are under way.
+    fn serve(&mut self) {
+        let mut batches = Batches::default();
+        self.reader.mask();
+        loop {
+            let mut took = false;
+            while self.port.lock().has_room() {
+                match self.reader.next(&mut self.packet) {
+                    Ok(true) => self.take(&mut batches),
+                    Ok(false) => break,
+                    Err(e) => {
+                        tracing::warn!("a storage channel is dead: {e}");
+                        self.broken = true;
+                        break;
+                    }
+                }
+                took = true;
+            }
+            batches.submit();
+            if self.reader.publish() {
+                self.port.channel.signal();
+            }
+            let stop = self.broken || self.stops();
+            if stop || !took {
+                // A round that is ended early is gone on with when the doorbell is rung for what ended it.
+                if !self.reader.unmask() || stop {
+                    return;
+                }
+                self.reader.mask();
+            }
+        }
+    }
+
+    /// Whether requests have to stay in the ring for now.
+    fn stops(&self) -> bool {
+        let mut out = self.port.lock();
+        out.stalled = !out.has_room();
+        out.stalled || out.paused || out.closed
+    }
+
+    /// Serves the packet that was read.
+    fn take(&mut self, batches: &mut Batches) {
+        let transaction = self.packet.transaction;
+        let Some(packet) = StorPacket::parse(self.packet.data()) else {
+            tracing::debug!("a packet that is none of storvsc");
+            return;
+        };
+        self.port.lock().in_flight += 1;
+        if packet.operation() != operation::EXECUTE_SRB {
+            let answer = self.control.serve(packet);
+            return self.port.complete(transaction, answer);
+        }
+        if !self.control.ready() {
+            return self.port.complete(transaction, packet.answered(INVALID_DEVICE_STATE));
+        }
+        match self.buffers(&packet) {
+            Some(data) => self.execute(packet, data, batches),
+            None => self.port.complete(transaction, packet.answered(INVALID_PARAMETER)),
+        }
+    }
+
+    /// The memory of a SCSI request, as much as it wants moved.
+    fn buffers(&self, packet: &StorPacket) -> Option<Vec<Buffer>> {
+        if self.packet.kind != kind::GPA_DIRECT {
+            return Some(Vec::new());
+        }
+        let ranges = self.packet.gpa_ranges(self.port.channel.memory()).ok()?;
+        let mut left = packet.transfer() as usize;
+        let mut buffers = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let (head, _) = range.split_at(left);
+            left -= head.len();
+            if !head.is_empty() {
+                buffers.push(Buffer::Guest(head));
+            }
+        }
+        Some(buffers)
+    }
+
+    fn execute(&mut self, packet: StorPacket, data: Vec<Buffer>, batches: &mut Batches) {
+        let (path, target, lun) = packet.unit();
+        let present = (path, target) == (0, 0);
+        let transaction = self.packet.transaction;
+        let cdb = packet.cdb();
+        let unit = self.controller.unit(lun).filter(|_| present);
+        match (cdb[0], unit) {
+            (opcode::REPORT_LUNS, _) => {
+                let moved = fill(&data, &self.controller.list(present));
+                self.port.complete(transaction, packet.good(moved as u32));
+            }
+            (_, Some(unit)) => {
+                let port = Arc::clone(&self.port);
+                let done = move |outcome: Outcome| {
+                    let answer = match outcome.sense {
+                        None => packet.good(outcome.moved),
+                        Some(sense) => packet.failed(sense),
+                    };
+                    port.complete(transaction, answer);
+                };
+                unit.start(Command { cdb, data, done: Box::new(done) }, batches.of(&unit));
+            }
+            (opcode::INQUIRY, None) => {
+                // Drivers take every INQUIRY for a success: qualifier 3 and type 31 say that there can be no unit here.
+                let mut nobody = [0; 36];
+                (nobody[0], nobody[2], nobody[3], nobody[4]) = (0x7f, 6, 2, 31);
+                let moved = fill(&data, &nobody);
+                self.port.complete(transaction, packet.good(moved as u32));
+            }
+            (_, None) => self.port.complete(transaction, packet.no_unit()),
+        }
+    }
+}

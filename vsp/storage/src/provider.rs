@@ -1,0 +1,155 @@
+//! The provider: a controller as a device on VMBus.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use uuid::{Uuid, uuid};
+use vireo_vmbus::{Channel, Device, Offer, OpenError, VmBus};
+
+use crate::channel::{Control, Worker};
+use crate::controller::Controller;
+use crate::protocol::{
+    INSUFFICIENT_RESOURCES, INVALID_PARAMETER, REVISION_MISMATCH, StorPacket, VERSIONS, operation,
+};
+
+/// What drivers look for: synthetic SCSI controllers.
+const INTERFACE: Uuid = uuid!("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f");
+
+/// Most bytes of one request.
+const TRANSFER_MAX: u32 = 1 << 20;
+
+/// A SCSI controller on VMBus.
+pub struct Provider {
+    shared: Arc<Shared>,
+    /// By number of the device's channel. Ended by removal.
+    workers: Mutex<HashMap<u16, Worker>>,
+}
+
+/// What the provider's channels share.
+struct Shared {
+    bus: Weak<VmBus>,
+    /// Its number on the bus.
+    number: u64,
+    controller: Arc<Controller>,
+    /// Further channels that the driver may have.
+    subchannels: u16,
+    /// The version agreed on; 0: none yet.
+    version: AtomicU32,
+    ready: AtomicBool,
+}
+
+impl Provider {
+    /// Puts a controller on a bus, as the instance of this name. The driver may ask for `subchannels` further channels: one for
+    /// each vCPU beyond the first is of use.
+    ///
+    /// Returns its number on the bus, or `None` if that has no room for it.
+    pub fn attach(
+        bus: &Arc<VmBus>,
+        instance: Uuid,
+        controller: Arc<Controller>,
+        subchannels: u16,
+    ) -> Option<u64> {
+        let offer = Offer { interface: INTERFACE, instance, user_data: [0; 120] };
+        bus.add(offer, |number| Arc::new(Self::new(Arc::downgrade(bus), number, controller, subchannels)))
+    }
+
+    /// A controller that is device `number` of a bus. Where there is no bus, there are no further channels.
+    pub fn new(bus: Weak<VmBus>, number: u64, controller: Arc<Controller>, subchannels: u16) -> Self {
+        let (version, ready) = (AtomicU32::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { bus, number, controller, subchannels, version, ready });
+        Self { shared, workers: Mutex::default() }
+    }
+
+    fn workers(&self) -> MutexGuard<'_, HashMap<u16, Worker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_driver(&self) {
+        self.shared.controller.watch(None);
+        self.shared.ready.store(false, Ordering::SeqCst);
+        self.shared.version.store(0, Ordering::SeqCst);
+    }
+}
+
+impl Device for Provider {
+    fn open(&self, subchannel: u16, channel: Arc<Channel>) -> Result<(), OpenError> {
+        let control = Arc::clone(&self.shared) as _;
+        let worker =
+            Worker::start(channel, Arc::clone(&self.shared.controller), control).map_err(OpenError)?;
+        if subchannel == 0 {
+            let port = Arc::clone(worker.port());
+            let shared = Arc::clone(&self.shared);
+            // A driver that is not ready yet will look for itself.
+            let changed = move || {
+                if shared.ready() {
+                    port.announce(operation::ENUMERATE_BUS);
+                }
+            };
+            self.shared.controller.watch(Some(Box::new(changed)));
+        }
+        self.workers().insert(subchannel, worker);
+        Ok(())
+    }
+
+    fn close(&self, subchannel: u16) {
+        if subchannel == 0 {
+            self.forget_driver();
+        }
+        let worker = self.workers().remove(&subchannel);
+        drop(worker);
+    }
+
+    fn pause(&self) {
+        self.workers().values().for_each(Worker::pause);
+    }
+
+    fn resume(&self) {
+        self.workers().values().for_each(Worker::resume);
+    }
+
+    fn reset(&self) {
+        self.forget_driver();
+        self.shared.controller.reset();
+    }
+}
+
+impl Control for Shared {
+    fn ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+
+    fn serve(&self, packet: StorPacket) -> StorPacket {
+        match packet.operation() {
+            operation::BEGIN_INITIALIZATION => packet.answered(0),
+            operation::QUERY_PROTOCOL_VERSION if VERSIONS.contains(&packet.number()) => {
+                self.version.store(packet.number().into(), Ordering::SeqCst);
+                packet.answered(0)
+            }
+            operation::QUERY_PROTOCOL_VERSION => packet.answered(REVISION_MISMATCH),
+            operation::QUERY_PROPERTIES => packet.with_properties(self.subchannels, TRANSFER_MAX),
+            operation::END_INITIALIZATION => {
+                let known = self.version.load(Ordering::SeqCst) != 0;
+                self.ready.store(known, Ordering::SeqCst);
+                packet.answered(if known { 0 } else { REVISION_MISMATCH })
+            }
+            operation::CREATE_SUBCHANNELS => self.create_subchannels(packet),
+            operation::RESET_LUN | operation::RESET_ADAPTER | operation::RESET_BUS => {
+                self.controller.reset();
+                packet.answered(0)
+            }
+            _ => packet.answered(INVALID_PARAMETER),
+        }
+    }
+}
+
+impl Shared {
+    fn create_subchannels(&self, packet: StorPacket) -> StorPacket {
+        let count = packet.number();
+        if count > self.subchannels {
+            return packet.answered(INVALID_PARAMETER);
+        }
+        let offered = self.bus.upgrade().is_some_and(|bus| bus.offer_subchannels(self.number, count).is_ok());
+        packet.answered(if offered { 0 } else { INSUFFICIENT_RESOURCES })
+    }
+}
