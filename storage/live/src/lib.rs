@@ -40,6 +40,10 @@
 //! aligned as direct transfers need it is copied. Parents, and disks that are only read, go through the cache: many machines share
 //! them.
 //!
+//! # Locks
+//! The ring holds the files that `vireo_chain` locked. So when a process is killed, the lock stays until the last transfer that it
+//! had in flight has ended, and whoever opens the image then sees nothing change under it.
+//!
 //! # Limits
 //! `Unmap` and `WriteZeroes` use fallocate(2) for raw disks. For images `Unmap` does nothing (`BlockInfo::unmap` says so) and
 //! zeros are written.

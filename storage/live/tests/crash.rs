@@ -7,10 +7,13 @@ mod rig;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use rig::{What, contents, open};
-use vireo_block::{BlockDevice, Buffer, HostBuffer, Operation};
+use vireo_block::{Buffer, HostBuffer, Operation};
+use vireo_chain::DiskError;
+use vireo_live::{LiveDisk, LiveError};
 use vireo_vdisk::trial::Random;
 use vireo_vdisk::trial::peer::{Folder, text};
 
@@ -62,6 +65,16 @@ fn writer(what: What, path: &Path) {
     }
 }
 
+/// Opens a disk whose user was killed: the kernel keeps the lock until the last of its transfers has ended.
+fn open_when_free(what: What, path: &Path) -> Arc<LiveDisk> {
+    loop {
+        match LiveDisk::open(path, &what.options()) {
+            Err(LiveError::Disk(DiskError::InUse(_))) => std::thread::yield_now(),
+            other => return other.expect("it opens"),
+        }
+    }
+}
+
 /// Kills a writer after some rounds; judges what is there.
 fn killed(what: What, rounds: u32) {
     let folder = Folder::new(&format!("live-crash-{what:?}-{rounds}"));
@@ -86,7 +99,7 @@ fn killed(what: What, rounds: u32) {
         round(n).iter().for_each(|w| model[w.at as usize..][..w.bytes.len()].copy_from_slice(&w.bytes));
     }
     // What an opening repairs.
-    drop(open(what, &path));
+    drop(open_when_free(what, &path));
     let found = contents(&path);
     let mut next = model.clone();
     round(last + 1).iter().for_each(|w| next[w.at as usize..][..w.bytes.len()].copy_from_slice(&w.bytes));
