@@ -1,5 +1,6 @@
 //! An open disk: an image, and its parents below it.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,8 @@ pub(crate) struct Layer {
     pub(crate) path: PathBuf,
     pub(crate) format: Format,
     pub(crate) any: Any,
+    /// What the image's medium is.
+    pub(crate) file: File,
     /// Of the file: no other has both.
     identity: (u64, u64),
 }
@@ -51,7 +54,7 @@ impl Layer {
                 Any::Vhdx(Vhdx::open(medium, open).map_err(DiskError::image(path))?)
             }
         };
-        Ok(Self { path: path.to_path_buf(), format, any, identity: (meta.dev(), meta.ino()) })
+        Ok(Self { path: path.to_path_buf(), format, any, file, identity: (meta.dev(), meta.ino()) })
     }
 
     /// Where its parent is said to be, in the order in which to look.
@@ -127,7 +130,13 @@ impl Disk {
     }
 
     /// The extents of a range, each with the number of the layer it is in: none of them is a parent's.
-    fn resolve(&mut self, layer: usize, at: u64, len: u64, found: &mut Vec<(usize, Extent)>) -> Result<()> {
+    pub(crate) fn resolve(
+        &mut self,
+        layer: usize,
+        at: u64,
+        len: u64,
+        found: &mut Vec<(usize, Extent)>,
+    ) -> Result<()> {
         let Some(this) = self.layers.get_mut(layer) else {
             found.push((0, Extent { len, place: Place::Zero }));
             return Ok(());

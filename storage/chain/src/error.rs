@@ -31,6 +31,9 @@ pub enum DiskError {
     /// Somebody else has it open.
     #[error("{} is in use by another program", .0.display())]
     InUse(PathBuf),
+    /// A block device that is mounted, a part of another device, or open.
+    #[error("the device {} is mounted, or in use by another device or program: unmount it first", .0.display())]
+    DeviceInUse(PathBuf),
     /// Its content and its name do not agree.
     #[error("{} looks like {content}, but is not named like one: say which format it is (raw or {content})", path.display())]
     Ambiguous {

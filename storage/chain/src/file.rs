@@ -1,17 +1,29 @@
 //! Files: opened with a lock, so that an image that is written has no other user.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use vireo_vdisk::FileMedium;
 
 use crate::{DiskError, Result};
 
-/// Opens a file. One that is written nobody else may use; one that is read nobody else may write.
+/// Opens a file. One that is written nobody else may use; one that is read nobody else may write. A block device is nobody
+/// else's in either case: neither a mount's nor another program's that asks.
 pub fn open(path: &Path, writable: bool) -> Result<(File, FileMedium)> {
-    let file = OpenOptions::new().read(true).write(writable).open(path);
-    lock(path, file.map_err(DiskError::io("open", path))?, writable)
+    let device = std::fs::metadata(path).map_err(DiskError::io("open", path))?.file_type().is_block_device();
+    // For a block device "exclusive" is the claim that mounts and device mappers make, too (open(2), O_EXCL).
+    let exclusive = if device { OFlags::EXCL.bits().cast_signed() } else { 0 };
+    let file = OpenOptions::new().read(true).write(writable).custom_flags(exclusive).open(path);
+    let file = match file {
+        Err(e) if device && e.kind() == ErrorKind::ResourceBusy => {
+            return Err(DiskError::DeviceInUse(path.to_path_buf()));
+        }
+        other => other.map_err(DiskError::io("open", path))?,
+    };
+    lock(path, file, writable)
 }
 
 /// Makes a new file, which nobody else may use.

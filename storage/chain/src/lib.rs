@@ -19,6 +19,7 @@ mod error;
 mod file;
 mod format;
 mod info;
+mod payload;
 
 pub use check::{Report, check};
 pub use convert::convert;
@@ -27,6 +28,7 @@ pub use disk::Disk;
 pub use error::DiskError;
 pub use format::Format;
 pub use info::{Info, info};
+pub use payload::LayerFile;
 
 /// A result of this room.
 pub type Result<T, E = DiskError> = std::result::Result<T, E>;
