@@ -18,16 +18,22 @@ module_base() { # KERNEL-DIR
 
 # Prints the paths of modules and of what they depend on, below lib/modules/RELEASE, in the order to load them in.
 module_paths() { # KERNEL-DIR RELEASE NAME…
-    local base name
+    local base
     base=$(module_base "$1")/lib/modules/$2
     [ -e "$base/modules.dep" ] || depmod -b "$(module_base "$1")" "$2"
     shift 2
-    for name in "$@"; do
-        # modules.dep: "PATH: DEPENDENCY…", a module's dependencies in the reverse of load order.
-        awk -v want="$name.ko" -F '[: ]+' '
-            { file = $1; sub(/.*\//, "", file); sub(/\.(xz|zst|gz)$/, "", file) }
-            file == want { for (i = NF; i > 1; i--) if ($i != "") print $i; print $1 }' "$base/modules.dep"
-    done | awk '!seen[$0]++'
+    # modules.dep: "PATH: DEPENDENCY…", a module's dependencies in the reverse of load order.
+    awk -v names="$*" '
+        function show(path) { if (!seen[path]++) print path }
+        { file = $1; sub(/.*\//, "", file); sub(/\.ko.*/, "", file); line[file] = $0 }
+        END {
+            count = split(names, name, " ")
+            for (n = 1; n <= count; n++) {
+                fields = split(line[name[n]], field, " ")
+                for (i = fields; i > 1; i--) show(field[i])
+                if (fields > 0) show(substr(field[1], 1, length(field[1]) - 1))
+            }
+        }' "$base/modules.dep"
 }
 
 # Writes a module decompressed.

@@ -3,10 +3,10 @@
 
 # Prints the serial number of a disk, without blanks around it: virtio's, or SCSI's vital product data page 80h.
 disk_serial() { # NAME
-    if [ -s "/sys/block/$1/serial" ]; then
+    if [ -e "/sys/block/$1/serial" ]; then
         cat "/sys/block/$1/serial"
-    elif [ -s "/sys/block/$1/device/vpd_pg80" ]; then
-        tail -c +5 "/sys/block/$1/device/vpd_pg80" | tr -d '\0' | sed 's/^ *//; s/ *$//'
+    elif [ -e "/sys/block/$1/device/vpd_pg80" ]; then
+        tail -c +5 "/sys/block/$1/device/vpd_pg80" 2>/dev/null | tr -d '\0' | sed 's/^ *//; s/ *$//'
     fi
 }
 
