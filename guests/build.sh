@@ -3,7 +3,8 @@
 # Needs no root, mounts nothing. See README.md.
 set -euo pipefail
 umask 022
-export LC_ALL=C
+# A user's PATH may lack where Debian has mke2fs and depmod.
+export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${VIREO_GUEST_CACHE:-$here/cache}
@@ -82,8 +83,7 @@ recipe_fingerprint() { # NAME
 require_tools() {
     local tool
     for tool in apt-get dpkg cpio depmod xz readelf mke2fs debugfs; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null ||
-            apt_die "$tool is missing: run scripts/install-deps.sh demo"
+        command -v "$tool" >/dev/null || apt_die "$tool is missing: run scripts/install-deps.sh demo"
     done
 }
 

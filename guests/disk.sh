@@ -1,6 +1,6 @@
 # Sourced, not run. A disk image with a small system on it: busybox, fio, the tools that look at and care for disks and
 # ext4, and the tests of disk/.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # the groups of modules are initrd.sh's
 
 readonly DISK_LABEL=vireo-root
 readonly DISK_MIB=400
@@ -40,8 +40,10 @@ lay_out_disk() { # TREE KERNEL-DIR RELEASE PACKAGES-DIR DISK-DIR
     lay_out_base "$1" "$4/bin/busybox" "$5/init"
     mkdir -p "$1"/{sbin,usr/bin,usr/sbin,mnt,vireo}
     mv "$1/init" "$1/sbin/init"
-    # What the kernel runs to shut down in good order.
+    # What the kernel runs to shut down in good order, and acpid on the power button.
     install -m 755 "$5/poweroff" "$1/sbin/poweroff"
+    mkdir -p "$1/etc/acpi/PWRF"
+    ln -s /sbin/poweroff "$1/etc/acpi/PWRF/00000080"
     ln -s ../bin/busybox "$1/sbin/modprobe"
     for program in $DISK_PROGRAMS; do install_program "$4" "$1" "$program"; done
     ln -s mke2fs "$1/sbin/mkfs.ext4"
@@ -62,6 +64,7 @@ little_endian() { # VALUE COUNT
 write_partition_table() { # IMAGE
     local start=$((DISK_PARTITION_MIB * 2048)) sectors=$(((DISK_MIB - DISK_PARTITION_MIB) * 2048))
     # Flags, first CHS (none), type, last CHS (none), first sector, sectors.
+    # shellcheck disable=SC2059 # the bytes are written as escapes
     printf "$(little_endian 0x6f657276 4)\0\0\x80\xfe\xff\xff\x83\xfe\xff\xff$(little_endian $start 4)$(little_endian $sectors 4)" |
         dd of="$1" bs=1 seek=440 conv=notrunc status=none
     printf '\x55\xaa' | dd of="$1" bs=1 seek=510 conv=notrunc status=none
@@ -81,8 +84,10 @@ build_root_image() { # WORK KERNEL-DIR RELEASE PACKAGES-DIR DISK-DIR
     lay_out_disk "$tree" "$2" "$3" "$4" "$5"
     truncate -s "${DISK_MIB}M" "$image"
     write_partition_table "$image"
-    mke2fs -q -F -t ext4 -L "$DISK_LABEL" -U 56495245-4f00-4000-8000-000000000001 -m 0 -N 8192 -O ^orphan_file,^metadata_csum_seed \
-        -E "offset=$offset,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0" -d "$tree" "$image" $(((DISK_MIB - DISK_PARTITION_MIB) * 1024))k ||
+    mke2fs -q -F -t ext4 -L "$DISK_LABEL" -U 56495245-4f00-4000-8000-000000000001 -m 0 -N 8192 \
+        -O ^orphan_file,^metadata_csum_seed \
+        -E "offset=$offset,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0" \
+        -d "$tree" "$image" $(((DISK_MIB - DISK_PARTITION_MIB) * 1024))k ||
         apt_die "cannot make the file system of root.img"
     own_by_root "$image?offset=$offset" "$tree"
 }
