@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Boots guests with a disk in QEMU and checks that they and their tests do what README.md says: that the tests pass on a
 # machine whose disks are known to be good, and fail where they must. Not part of `make test`: minutes for each guest.
-# shellcheck disable=SC2046,SC2054 # the options that disk prints are words; options have commas in them
+# shellcheck disable=SC2016,SC2046,SC2054 # the guest's shell expands; disk prints words; options have commas in them
 set -euo pipefail
 export LC_ALL=C
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 readonly GUESTS="debian-6.1-cloud-amd64 debian-5.10-cloud-amd64 debian-6.12-cloud-amd64 debian-6.1-686-pae"
-readonly CHECKS="verify_virtio verify_ide verify_fails hotplug grow crash panic bench unmap no_root"
+readonly CHECKS="verify_virtio verify_ide verify_fails hotplug grow crash panic bench unmap shell no_root"
 # Of anything that a guest is waited for.
 readonly PATIENCE=${VIREO_CHECK_SECONDS:-180}
 
@@ -180,6 +180,24 @@ check_unmap() {
     wait_for '^vireo: unmap range reads as zeros'
     wait_for '^vireo: unmap fstrim bytes=[1-9]'
     finish unmap 0
+}
+
+# The programs that no test runs, and the power button.
+check_shell() {
+    blank data 64M
+    start "root=LABEL=vireo-root" "${root_disk[@]}" -device virtio-scsi-pci \
+        -drive "file=$work/data,format=raw,if=none,id=data" -device scsi-hd,drive=data,serial=SERIAL-1
+    wait_for '^vireo: root on /dev/vda1 '
+    wait_for '# $'
+    echo 'sg_inq /dev/sda && sg_readcap -l /dev/sda && sg_vpd -p 0x80 /dev/sda && sg_luns /dev/sda && echo scsi-$((1 + 1))' >&3
+    wait_for '^scsi-2'
+    echo 'lsblk && sfdisk -d /dev/vda && hdparm -V && tune2fs -l /dev/vda1 && resize2fs -P /dev/vda1 && echo disk-$((1 + 1))' >&3
+    wait_for '^disk-2'
+    echo 'modprobe -a sg loop isofs vfat && ls /dev/sg0 && echo modules-$((1 + 1))' >&3
+    wait_for '^modules-2'
+    echo system_powerdown >&4
+    wait_for '^vireo: powering off'
+    wait_for_end
 }
 
 check_no_root() {

@@ -84,7 +84,7 @@ build_root_image() { # WORK KERNEL-DIR RELEASE PACKAGES-DIR DISK-DIR
     lay_out_disk "$tree" "$2" "$3" "$4" "$5"
     truncate -s "${DISK_MIB}M" "$image"
     write_partition_table "$image"
-    mke2fs -q -F -t ext4 -L "$DISK_LABEL" -U 56495245-4f00-4000-8000-000000000001 -m 0 -N 8192 \
+    mke2fs -q -F -t ext4 -b 4096 -L "$DISK_LABEL" -U 56495245-4f00-4000-8000-000000000001 -m 0 -N 8192 \
         -O ^orphan_file,^metadata_csum_seed \
         -E "offset=$offset,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0" \
         -d "$tree" "$image" $(((DISK_MIB - DISK_PARTITION_MIB) * 1024))k ||

@@ -1,4 +1,4 @@
-# Sourced, not run. Disks by their name or serial number.
+# Sourced, not run, after parameters.sh. Disks by their name or serial number.
 # shellcheck shell=sh
 
 # Prints the serial number of a disk, without blanks around it: virtio's, or SCSI's vital product data page 80h.
@@ -36,7 +36,8 @@ root_disk() {
 wanted_disk() {
     _wanted=$(parameter disk)
     [ -n "$_wanted" ] || return 1
-    for _ in $(seq 150); do
+    _deadline=$(($(uptime_seconds) + 30))
+    while [ "$(uptime_seconds)" -lt "$_deadline" ]; do
         if [ -b "$_wanted" ]; then
             echo "$_wanted"
             return

@@ -1,4 +1,4 @@
-# Sourced, not run. The file of numbered records that crash writes and crash-check reads.
+# Sourced, not run, after disks.sh. The file of numbered records that crash writes and crash-check reads.
 # shellcheck shell=sh disable=SC2034 # the constants are for the tests that source this
 
 readonly RECORDS=/mnt/crash/records
