@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
-use vireo_board::Attached;
+use vireo_board::Attachment;
 use vireo_hyperv::{Hyperv, Message, MessagePort, Status};
 use vireo_memory::GuestMemory;
 
@@ -58,7 +59,7 @@ impl MessagePort for Port {
 }
 
 impl VmBus {
-    /// A bus without devices. Attach it to the board whose interface and memory these are.
+    /// A bus without devices, for the board whose interface and memory these are.
     pub fn new(hyperv: &Arc<Hyperv>, memory: &Arc<GuestMemory>) -> Arc<Self> {
         let bus = Arc::new(Self {
             hyperv: Arc::clone(hyperv),
@@ -168,10 +169,17 @@ impl VmBus {
     }
 }
 
-impl Attached for VmBus {
-    fn pause(&self) {
+impl Attachment for VmBus {
+    fn name(&self) -> &str {
+        "VMBus"
+    }
+
+    fn pause(&self, deadline: Instant) -> bool {
         let _turn = lock(&self.turn);
-        self.devices().iter().for_each(|d| d.pause());
+        let devices = self.devices();
+        let restless = devices.iter().position(|d| !d.pause(deadline));
+        devices[..restless.unwrap_or(0)].iter().for_each(|d| d.resume());
+        restless.is_none()
     }
 
     fn resume(&self) {

@@ -1,6 +1,7 @@
 //! What a device on the bus is.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -47,8 +48,9 @@ pub trait Device: Send + Sync {
     /// The channel is closed: when this returns, no thread of the device touches its rings.
     fn close(&self, subchannel: u16);
 
-    /// Comes to rest: when this returns, nothing touches guest memory, and no request is in flight.
-    fn pause(&self);
+    /// Comes to rest before `deadline`: nothing touches guest memory then, and no request is in flight. `false`: it could not,
+    /// and goes on as if it had not been asked.
+    fn pause(&self, deadline: Instant) -> bool;
 
     /// Goes on.
     fn resume(&self);

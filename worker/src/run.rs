@@ -87,6 +87,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         cpu_model,
         enlightenments: spec.enlightenments,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
+        devices: Vec::new(),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vireo_chipset::clock::{Clock, HostClock};
 use vireo_chipset::lines::{SerialSink, SystemEvent, SystemEventSink};
@@ -17,6 +17,7 @@ use vireo_firmware::map::ram_layout;
 use vireo_hyperv::{CrashSink, Enlightenments, GuestCrash, Hyperv};
 use vireo_memory::{GuestMemory, MemoryError};
 
+use crate::attachment::{Attach, Attachments, Seat};
 use crate::bus::{BoardBus, InterruptWires};
 use crate::input::SerialInput;
 
@@ -34,6 +35,8 @@ pub struct BoardSpec {
     pub enlightenments: Option<&'static Enlightenments>,
     /// Takes what the guest writes to its first serial port.
     pub serial: Arc<dyn SerialSink>,
+    /// Devices beyond the chipset's own, attached in this order.
+    pub devices: Vec<Attach>,
     /// Takes the board's events.
     pub events: Sender<BoardEvent>,
 }
@@ -58,17 +61,6 @@ pub enum BoardEvent {
     Failed(EngineError),
 }
 
-/// A device that is not of the chipset, with threads of its own.
-pub trait Attached: Send + Sync {
-    /// Comes to rest: when it returns, no thread of the device touches guest memory, until [`Attached::resume`]. vCPUs stand
-    /// still already.
-    fn pause(&self);
-    /// Goes on.
-    fn resume(&self);
-    /// As after power-on; the device is paused.
-    fn reset(&self);
-}
-
 /// Writes what the machine starts from into guest memory and gives the state of vCPU 0; called at start and at each reset.
 pub type Boot = Box<dyn Fn(&GuestMemory) -> Result<VcpuState, BoardError> + Send + Sync>;
 
@@ -87,6 +79,12 @@ pub enum BoardError {
     /// vCPUs did not come to rest.
     #[error(transparent)]
     Pause(#[from] PauseError),
+    /// A device could not be attached; the text is for the user.
+    #[error("{0}")]
+    Device(String),
+    /// A device did not come to rest.
+    #[error("{0} does not come to rest: requests of the guest are still under way")]
+    Busy(String),
     /// What is to boot is unusable; the text is for the user.
     #[error("{0}")]
     Boot(String),
@@ -95,7 +93,7 @@ pub enum BoardError {
     Thread(#[source] std::io::Error),
 }
 
-/// How long vCPUs get to come to rest.
+/// How long vCPUs get to come to rest, and then the devices.
 const PAUSE_DEADLINE: Duration = Duration::from_secs(5);
 
 struct EventSink {
@@ -154,9 +152,9 @@ pub struct Board {
     memory: Arc<GuestMemory>,
     chipset: Arc<Chipset>,
     hyperv: Option<Arc<Hyperv>>,
-    attached: Mutex<Vec<Arc<dyn Attached>>>,
     clock: Arc<HostClock>,
     timers: Arc<TimerThread>,
+    devices: Attachments,
     vcpus: Vec<Arc<SharedVcpu>>,
     threads: Vec<JoinHandle<()>>,
     input: Arc<SerialInput>,
@@ -194,16 +192,14 @@ impl Board {
         let timers =
             Arc::new(TimerThread::start(Arc::clone(&clock) as Arc<dyn Clock>).map_err(BoardError::Thread)?);
         let wires = Arc::new(InterruptWires::default());
-        let chipset = ChipsetBuilder::new(&Seams {
+        let mut chipset = ChipsetBuilder::new(&Seams {
             clock: Arc::clone(&clock) as _,
             timers: Arc::clone(&timers) as _,
             ext_int: Arc::clone(&wires) as _,
             msi: Arc::clone(&wires) as _,
             events: Arc::clone(&events) as _,
             serial: Arc::clone(&spec.serial),
-        })?
-        .build()?;
-        wires.connect(Arc::clone(&partition));
+        })?;
         let hyperv = spec.enlightenments.map(|_| {
             Arc::new(Hyperv::new(vireo_hyperv::Seams {
                 memory: Arc::clone(&memory),
@@ -215,7 +211,10 @@ impl Board {
                 vcpus: spec.vcpus,
             }))
         });
-        let chipset = Arc::new(chipset);
+        let seat = Seat { chipset: &mut chipset, memory: &memory, hyperv: hyperv.as_ref() };
+        let devices = Attachments::attach(&spec.devices, seat)?;
+        let chipset = Arc::new(chipset.build()?);
+        wires.connect(Arc::clone(&partition));
         let gate = RunGate::new(Arc::clone(&partition), spec.vcpus);
         let mut board = Self {
             input: SerialInput::new(chipset.uart()).map_err(BoardError::Thread)?,
@@ -225,9 +224,9 @@ impl Board {
             memory,
             chipset,
             hyperv,
-            attached: Mutex::default(),
             clock,
             timers,
+            devices,
             vcpus: Vec::new(),
             threads: Vec::new(),
             events,
@@ -271,29 +270,25 @@ impl Board {
             self.clock.resume();
             self.partition.thaw_clock();
             self.timers.resume();
-            self.attached().iter().for_each(|d| d.resume());
+            self.devices.resume();
         }
         self.gate.resume();
     }
 
-    /// Adds a device, paused as the machine is. It needs to be let run by nobody but the board.
-    pub fn attach(&self, device: Arc<dyn Attached>) {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner).push(device);
-    }
-
-    fn attached(&self) -> Vec<Arc<dyn Attached>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Stops everything: vCPUs first, then devices and timers, then guest time. Pauses nest.
+    /// Stops everything: vCPUs first, then devices, then timers, then guest time. Pauses nest.
+    ///
+    /// # Errors
+    /// vCPUs or a device did not come to rest; everything goes on.
     pub fn pause(&self) -> Result<(), BoardError> {
         self.gate.pause_all(PAUSE_DEADLINE)?;
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
-        *pauses += 1;
-        if *pauses == 1 {
-            self.attached().iter().for_each(|d| d.pause());
+        if *pauses == 0
+            && let Err(e) = self.devices.pause(Instant::now() + PAUSE_DEADLINE)
+        {
+            self.gate.resume();
+            return Err(e);
         }
-        drop(pauses);
+        *pauses += 1;
         self.timers.pause();
         self.partition.freeze_clock();
         self.clock.pause();
@@ -303,11 +298,11 @@ impl Board {
     /// Resets the machine; it goes on as it was, running or paused.
     pub fn reset(&self) -> Result<(), BoardError> {
         self.pause()?;
-        self.attached().iter().for_each(|d| d.reset());
         if let Some(hyperv) = &self.hyperv {
             hyperv.reset();
         }
         self.chipset.reset_all();
+        self.devices.reset();
         self.events.forget();
         self.input.clear();
         self.boot()?;
@@ -358,6 +353,11 @@ impl Board {
             _ = thread.join();
         }
         self.timers.pause();
+        // One that does not rest now never touches the memory of another machine: it keeps this one's.
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        if *pauses == 0 && self.devices.pause(Instant::now() + PAUSE_DEADLINE).is_ok() {
+            *pauses += 1;
+        }
     }
 }
 

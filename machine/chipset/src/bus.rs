@@ -1,11 +1,14 @@
 //! Port and memory buses: which device answers which address.
 //!
-//! A bus is built once from non-overlapping ranges and never changes after, so dispatch takes no lock. What
-//! nobody claims reads as all ones and swallows writes, as an ISA or PCI bus does.
+//! A bus is built once from non-overlapping ranges that never change after. Beside them it has the ranges that the guest
+//! moves ([`MovingRanges`]: what PCI functions decode), which count where no fixed range is. Dispatch takes no lock: the
+//! moving ranges are replaced as a whole. What nobody claims reads as all ones and swallows writes, as an ISA or PCI bus does.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
 
 /// A device on the port bus. An access lies inside one range the device is registered for.
 pub trait PioDevice: Send + Sync {
@@ -129,6 +132,39 @@ impl<D: ?Sized> RangeTable<D> {
     }
 }
 
+/// The ranges of a bus that change while it is used; none at first.
+pub struct MovingRanges<D: ?Sized> {
+    bus: &'static str,
+    table: ArcSwap<RangeTable<D>>,
+}
+
+impl<D: ?Sized> MovingRanges<D> {
+    fn new(bus: &'static str) -> Arc<Self> {
+        Arc::new(Self { bus, table: ArcSwap::from_pointee(RangeTable::new(bus)) })
+    }
+
+    /// Replaces all of them. An access that is on its way may still reach a device where it was. A range that overlaps an
+    /// earlier one of the list is left out, whole: what two devices decode is anything on a real bus.
+    pub fn replace(&self, ranges: impl IntoIterator<Item = (Range<u64>, String, Arc<D>)>) {
+        let mut table = RangeTable::new(self.bus);
+        for (range, name, device) in ranges {
+            // Refused for its overlap, as said.
+            _ = table.insert(range.start, range.end, &name, device);
+        }
+        self.table.store(Arc::new(table));
+    }
+
+    /// Has the device that has all `len` bytes from `address` on do `access`, given where its range starts.
+    fn serve(&self, address: u64, len: usize, access: impl FnOnce(u64, &D)) -> bool {
+        let table = self.table.load();
+        let found = table.find(address, len);
+        if let Some(entry) = found {
+            access(entry.start, &entry.device);
+        }
+        found.is_some()
+    }
+}
+
 #[derive(Default)]
 struct Counters {
     reads: AtomicU64,
@@ -142,7 +178,10 @@ impl Counters {
 }
 
 /// Collects the devices of a [`PioBus`].
-pub struct PioBusBuilder(RangeTable<dyn PioDevice>);
+pub struct PioBusBuilder {
+    table: RangeTable<dyn PioDevice>,
+    moving: Arc<MovingRanges<dyn PioDevice>>,
+}
 
 impl PioBusBuilder {
     /// Lets `device` answer `ports`. `name` is for messages.
@@ -150,31 +189,39 @@ impl PioBusBuilder {
     /// # Errors
     /// The range is empty or overlaps another.
     pub fn add(&mut self, ports: Range<u16>, name: &str, device: Arc<dyn PioDevice>) -> Result<(), BusError> {
-        self.0.insert(ports.start.into(), ports.end.into(), name, device)
+        self.table.insert(ports.start.into(), ports.end.into(), name, device)
+    }
+
+    /// The ranges that may change when the bus is finished.
+    pub fn moving(&self) -> &Arc<MovingRanges<dyn PioDevice>> {
+        &self.moving
     }
 
     /// The finished bus.
     pub fn build(self) -> PioBus {
-        PioBus { table: self.0, unclaimed: Counters::default() }
+        PioBus { table: self.table, moving: self.moving, unclaimed: Counters::default() }
     }
 }
 
 /// The port bus.
 pub struct PioBus {
     table: RangeTable<dyn PioDevice>,
+    moving: Arc<MovingRanges<dyn PioDevice>>,
     unclaimed: Counters,
 }
 
 impl PioBus {
     /// Starts an empty bus.
-    pub const fn builder() -> PioBusBuilder {
-        PioBusBuilder(RangeTable::new("port"))
+    pub fn builder() -> PioBusBuilder {
+        PioBusBuilder { table: RangeTable::new("port"), moving: MovingRanges::new("port") }
     }
 
     /// Reads `data.len()` ports from `port` on. An access that no single range holds is done byte by byte.
     pub fn read(&self, port: u16, data: &mut [u8]) {
         if let Some(entry) = self.table.find(port.into(), data.len()) {
             entry.device.read(port, data);
+        } else if self.moving.serve(port.into(), data.len(), |_, device| device.read(port, data)) {
+            // It was where the guest had put it.
         } else if data.len() > 1 {
             for (i, byte) in data.iter_mut().enumerate() {
                 self.read(port.wrapping_add(i as u16), std::slice::from_mut(byte));
@@ -189,6 +236,8 @@ impl PioBus {
     pub fn write(&self, port: u16, data: &[u8]) {
         if let Some(entry) = self.table.find(port.into(), data.len()) {
             entry.device.write(port, data);
+        } else if self.moving.serve(port.into(), data.len(), |_, device| device.write(port, data)) {
+            // As above.
         } else if data.len() > 1 {
             for (i, byte) in data.iter().enumerate() {
                 self.write(port.wrapping_add(i as u16), std::slice::from_ref(byte));
@@ -205,7 +254,10 @@ impl PioBus {
 }
 
 /// Collects the devices of an [`MmioBus`].
-pub struct MmioBusBuilder(RangeTable<dyn MmioDevice>);
+pub struct MmioBusBuilder {
+    table: RangeTable<dyn MmioDevice>,
+    moving: Arc<MovingRanges<dyn MmioDevice>>,
+}
 
 impl MmioBusBuilder {
     /// Lets `device` answer the guest-physical range `addresses`. `name` is for messages.
@@ -218,45 +270,51 @@ impl MmioBusBuilder {
         name: &str,
         device: Arc<dyn MmioDevice>,
     ) -> Result<(), BusError> {
-        self.0.insert(addresses.start, addresses.end, name, device)
+        self.table.insert(addresses.start, addresses.end, name, device)
+    }
+
+    /// The ranges that may change when the bus is finished.
+    pub fn moving(&self) -> &Arc<MovingRanges<dyn MmioDevice>> {
+        &self.moving
     }
 
     /// The finished bus.
     pub fn build(self) -> MmioBus {
-        MmioBus { table: self.0, unclaimed: Counters::default() }
+        MmioBus { table: self.table, moving: self.moving, unclaimed: Counters::default() }
     }
 }
 
 /// The memory bus: everything that is neither RAM nor the local APIC.
 pub struct MmioBus {
     table: RangeTable<dyn MmioDevice>,
+    moving: Arc<MovingRanges<dyn MmioDevice>>,
     unclaimed: Counters,
 }
 
 impl MmioBus {
     /// Starts an empty bus.
-    pub const fn builder() -> MmioBusBuilder {
-        MmioBusBuilder(RangeTable::new("memory"))
+    pub fn builder() -> MmioBusBuilder {
+        MmioBusBuilder { table: RangeTable::new("memory"), moving: MovingRanges::new("memory") }
     }
 
     /// Reads from guest-physical `address` on. An access that no single range holds reads as all ones.
     pub fn read(&self, address: u64, data: &mut [u8]) {
-        match self.table.find(address, data.len()) {
-            Some(entry) => entry.device.read(address - entry.start, data),
-            None => {
-                data.fill(0xFF);
-                self.unclaimed.reads.fetch_add(1, Ordering::Relaxed);
-            }
+        if let Some(entry) = self.table.find(address, data.len()) {
+            entry.device.read(address - entry.start, data);
+        } else if !self.moving.serve(address, data.len(), |start, device| device.read(address - start, data))
+        {
+            data.fill(0xFF);
+            self.unclaimed.reads.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Writes from guest-physical `address` on. An access that no single range holds is ignored.
     pub fn write(&self, address: u64, data: &[u8]) {
-        match self.table.find(address, data.len()) {
-            Some(entry) => entry.device.write(address - entry.start, data),
-            None => {
-                self.unclaimed.writes.fetch_add(1, Ordering::Relaxed);
-            }
+        if let Some(entry) = self.table.find(address, data.len()) {
+            entry.device.write(address - entry.start, data);
+        } else if !self.moving.serve(address, data.len(), |start, device| device.write(address - start, data))
+        {
+            self.unclaimed.writes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -319,6 +377,29 @@ mod tests {
         assert_eq!(bus.unclaimed(), Unclaimed { reads: 2, writes: 1 });
         bus.read(0xFFFF, &mut data);
         assert_eq!(data, [0xFF; 4]);
+    }
+
+    #[test]
+    fn moving_ranges_count_where_no_fixed_one_is() {
+        let (fixed, moving) = (Arc::new(Recorder::default()), Arc::new(Recorder::default()));
+        let mut bus = MmioBus::builder();
+        bus.add(0x1000..0x2000, "fixed", fixed.clone()).unwrap();
+        let ranges = Arc::clone(bus.moving());
+        let bus = bus.build();
+        let entry = |range| (range, String::from("moves"), moving.clone() as Arc<dyn MmioDevice>);
+        ranges.replace([entry(0x1800..0x2800), entry(0x2400..0x3000), entry(0x3000..0x3010)]);
+        for address in [0x1900, 0x2004, 0x2900, 0x300C] {
+            bus.write(address, &[1]);
+        }
+        assert_eq!(*fixed.0.lock().unwrap(), [(0x900, vec![1])]);
+        assert_eq!(
+            *moving.0.lock().unwrap(),
+            [(0x804, vec![1]), (0xC, vec![1])],
+            "the overlapping one is left out"
+        );
+        ranges.replace([]);
+        bus.write(0x2004, &[1]);
+        assert_eq!(bus.unclaimed().writes, 2);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::clock::{Clock, TimerService};
 use crate::i8042::{I8042, I8042State};
 use crate::ioapic::{IoApic, IoApicState};
 use crate::layout::{self, ioapic_pin};
-use crate::lines::{ExtIntSink, IrqLine, MsiSink, SerialSink, SystemEventSink};
+use crate::lines::{ExtIntSink, IrqLine, MsiSink, SerialSink, SharedLine, SystemEventSink};
 use crate::pci::{
     ConfigSpaceState, PassiveFunction, PciFunction, PciHost, PciHostState, PciSlot, SlotTaken, host_bridge,
     isa_bridge,
@@ -64,6 +64,9 @@ pub struct ChipsetBuilder {
     pio: PioBusBuilder,
     mmio: MmioBusBuilder,
     pci: PciHost,
+    /// The interrupts of PCI, from [`layout::PCI_FIRST_GSI`] on.
+    pci_lines: Vec<Arc<SharedLine>>,
+    msi: Arc<dyn MsiSink>,
     devices: Devices,
 }
 
@@ -151,17 +154,33 @@ impl ChipsetBuilder {
         let mut mmio = MmioBus::builder();
         let ioapic = layout::IOAPIC_BASE..layout::IOAPIC_BASE + layout::IOAPIC_SIZE;
         mmio.add(ioapic, "IOAPIC", devices.ioapic.clone())?;
-        let mut pci = PciHost::new(seams.events.clone());
+        let mut pci = PciHost::new(seams.events.clone(), pio.moving().clone(), mmio.moving().clone());
         pci.add(PciSlot::HOST_BRIDGE, devices.host_bridge.clone())?;
         pci.add(PciSlot::ISA_BRIDGE, devices.isa_bridge.clone())?;
-        Ok(Self { pio, mmio, pci, devices })
+        let pci_lines = (layout::PCI_FIRST_GSI..layout::IOAPIC_PINS)
+            .map(|gsi| SharedLine::new(line(&devices.pic, &devices.ioapic, gsi)))
+            .collect();
+        Ok(Self { pio, mmio, pci, pci_lines, msi: seams.msi.clone(), devices })
     }
 
-    /// The line of interrupt `number`: 0 to 15 reach both interrupt controllers, 16 to 23 the I/O APIC alone.
-    /// `None` for the cascade (2) and beyond 23. A line has one driver: who shares it must combine the levels.
+    /// The line of ISA interrupt `number`, which reaches both interrupt controllers. `None` for the cascade (2) and beyond 15.
+    /// A line has one driver: who shares it must combine the levels ([`SharedLine`]).
     pub fn irq_line(&self, number: u8) -> Option<Arc<dyn IrqLine>> {
-        let exists = number < layout::IOAPIC_PINS && number != layout::IRQ_CASCADE;
+        let exists = number < layout::ISA_IRQS && number != layout::IRQ_CASCADE;
         exists.then(|| line(&self.devices.pic, &self.devices.ioapic, number))
+    }
+
+    /// Pin 1 to 4 (INTA to INTD) of the function at `slot`, wired as `_PRT` tells the guest ([`layout::pci_gsi`]). Functions
+    /// share these lines; each drives its own pin. `None`: there is no such pin.
+    pub fn pci_pin(&self, slot: PciSlot, pin: u8) -> Option<Arc<dyn IrqLine>> {
+        let gsi = (1..=4).contains(&pin).then(|| layout::pci_gsi(slot.device(), pin - 1))?;
+        let line = self.pci_lines.get(usize::from(gsi - layout::PCI_FIRST_GSI))?;
+        Some(line.driver())
+    }
+
+    /// Where functions send their message-signalled interrupts.
+    pub fn msi_sink(&self) -> &Arc<dyn MsiSink> {
+        &self.msi
     }
 
     /// Adds a device on the port bus.
@@ -204,6 +223,7 @@ impl ChipsetBuilder {
     /// A device was put on the ports of PCI configuration.
     pub fn build(mut self) -> Result<Chipset, ChipsetError> {
         let pci = Arc::new(self.pci);
+        pci.assign_bars();
         self.pio.add(layout::PCI_CONFIG, "PCI configuration", pci.clone())?;
         Ok(Chipset { pio: self.pio.build(), mmio: self.mmio.build(), pci, devices: self.devices })
     }
@@ -261,6 +281,11 @@ impl Chipset {
         &self.devices.rtc
     }
 
+    /// PCI bus 0; `follow_bars` must be called when the state of a function was restored.
+    pub fn pci(&self) -> &Arc<PciHost> {
+        &self.pci
+    }
+
     /// The last POST code.
     pub fn post_code(&self) -> u8 {
         self.devices.post.last()
@@ -280,7 +305,7 @@ impl Chipset {
         devices.ioapic.reset();
     }
 
-    /// The state of all standard devices. vCPUs and timers must stand still; the guest clock is the board's
+    /// The state of all standard devices; others on the buses save their own. vCPUs and timers must stand still; the guest clock is the board's
     /// to save.
     pub fn save_all(&self) -> ChipsetState {
         let devices = &self.devices;
@@ -299,7 +324,8 @@ impl Chipset {
         }
     }
 
-    /// Takes over a saved state. vCPUs and timers must stand still and the guest clock be restored already.
+    /// Takes over a saved state. vCPUs and timers must stand still and the guest clock be restored already. The levels of all
+    /// interrupt lines are in it: devices of others are restored before, so that what their pins do on the way is forgotten.
     ///
     /// # Errors
     /// A device refuses its state. Others may have taken theirs: discard the machine, or reset it.
@@ -314,6 +340,7 @@ impl Chipset {
         self.pci.restore(&state.pci)?;
         devices.host_bridge.restore(&state.host_bridge)?;
         devices.isa_bridge.restore(&state.isa_bridge)?;
+        self.pci.follow_bars();
         devices.pic.restore(&state.pic)?;
         devices.ioapic.restore(&state.ioapic)
     }

@@ -15,6 +15,9 @@ pub const LEGACY_HOLE_END: u64 = 0x0010_0000;
 pub const PCI_HOLE_START: u64 = 0xC000_0000;
 /// First address above the 32-bit PCI hole.
 pub const PCI_HOLE_END: u64 = IOAPIC_BASE;
+/// Where the board puts memory BARs at reset: the upper part of the PCI hole, so that the lower is free for large ones that the
+/// guest places itself.
+pub const PCI_BAR_MEMORY: Range<u64> = 0xF000_0000..PCI_HOLE_END;
 /// I/O APIC registers (82093AA datasheet §3.0).
 pub const IOAPIC_BASE: u64 = 0xFEC0_0000;
 /// Size of the I/O APIC window in bytes.
@@ -58,6 +61,9 @@ pub const PCI_CONFIG: Range<u16> = 0xCF8..0xD00;
 pub const RESET_CONTROL: u16 = 0xCF9;
 /// Value the firmware names in FADT.RESET_VALUE: full reset through [`RESET_CONTROL`].
 pub const RESET_VALUE: u8 = 0x06;
+
+/// Where the board puts I/O BARs at reset: beyond all that ISA decodes with 10 address lines or less.
+pub const PCI_BAR_PORTS: Range<u16> = 0xC000..0xD000;
 
 /// Base of the ACPI fixed hardware block.
 pub const PM_BASE: u16 = 0x600;
@@ -106,6 +112,16 @@ pub const PIT_IOAPIC_PIN: u8 = 2;
 /// The I/O APIC input (global system interrupt) that carries ISA interrupt `irq`.
 pub const fn ioapic_pin(irq: u8) -> u8 {
     if irq == IRQ_PIT { PIT_IOAPIC_PIN } else { irq }
+}
+
+/// First global system interrupt of PCI functions: those that ISA does not use.
+pub const PCI_FIRST_GSI: u8 = ISA_IRQS;
+const PCI_GSIS: u8 = IOAPIC_PINS - PCI_FIRST_GSI;
+
+/// The global system interrupt of pin 0 to 3 (INTA to INTD) of a device of bus 0, as `_PRT` tells it. Level triggered, active
+/// low. There is no route to the 8259As.
+pub const fn pci_gsi(device: u8, pin: u8) -> u8 {
+    PCI_FIRST_GSI + device.wrapping_add(pin) % PCI_GSIS
 }
 
 // ---- Frequencies ---------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 //! Rule for every sink here: it is called while a device holds its own lock, so it must be short and must
 //! never call back into the chipset.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
 /// An interrupt input, seen from the device that drives it.
 pub trait IrqLine: Send + Sync {
     /// Drives the line: `true` is asserted. Repeating a level has no effect.
@@ -13,6 +16,49 @@ pub trait IrqLine: Send + Sync {
     fn pulse(&self) {
         self.set(false);
         self.set(true);
+    }
+}
+
+/// An interrupt input that several devices drive: asserted while one of them asserts it, as PCI's open-drain pins are.
+pub struct SharedLine {
+    line: Arc<dyn IrqLine>,
+    /// Drivers that assert it now.
+    asserting: Mutex<usize>,
+}
+
+impl SharedLine {
+    /// Shares `line`, which nobody else may drive.
+    pub fn new(line: Arc<dyn IrqLine>) -> Arc<Self> {
+        Arc::new(Self { line, asserting: Mutex::new(0) })
+    }
+
+    /// One more driver, which does not assert it yet.
+    pub fn driver(self: &Arc<Self>) -> Arc<dyn IrqLine> {
+        Arc::new(SharedDriver { shared: Arc::clone(self), asserts: AtomicBool::new(false) })
+    }
+}
+
+struct SharedDriver {
+    shared: Arc<SharedLine>,
+    /// Changed under the lock of `shared` only.
+    asserts: AtomicBool,
+}
+
+impl IrqLine for SharedDriver {
+    fn set(&self, asserted: bool) {
+        let mut asserting = self.shared.asserting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.asserts.swap(asserted, Ordering::Relaxed) == asserted {
+            return;
+        }
+        *asserting = if asserted { *asserting + 1 } else { asserting.saturating_sub(1) };
+        // Under the lock, so that the levels arrive in the order in which they came about.
+        self.shared.line.set(*asserting > 0);
+    }
+}
+
+impl Drop for SharedDriver {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }
 

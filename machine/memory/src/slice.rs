@@ -60,6 +60,12 @@ impl GuestSlice {
         self.memory.wrote(self.gpa, written.min(self.len) as u64);
     }
 
+    /// As [`Self::done_write`], for `written` bytes that start `offset` bytes into it.
+    pub fn done_write_at(&self, offset: usize, written: usize) {
+        let offset = offset.min(self.len);
+        self.memory.wrote(self.gpa + offset as u64, written.min(self.len - offset) as u64);
+    }
+
     /// Copies from the slice, starting `offset` bytes into it.
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<(), MemoryError> {
         self.memory.read(self.inside(offset, to.len())?, to)
@@ -114,6 +120,11 @@ mod tests {
         a.done_write(a.len());
         b.done_write(usize::MAX);
         assert_eq!(*told.lock().unwrap(), [(0x12_3000, 5), (0x12_3005, 7)]);
+        told.lock().unwrap().clear();
+        whole.done_write_at(2, 3);
+        whole.done_write_at(10, 9);
+        whole.done_write_at(99, 9);
+        assert_eq!(*told.lock().unwrap(), [(0x12_3002, 3), (0x12_300a, 2)]);
         let mut text = [0; 7];
         whole.read(5, &mut text).unwrap();
         assert_eq!(&text, b", guest");

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use vireo_block::Buffer;
 use vireo_scsi::{Command, LogicalUnit, Outcome, fill, opcode};
@@ -154,13 +155,18 @@ impl Worker {
         &self.port
     }
 
-    /// Comes to rest, with nothing in flight.
-    pub fn pause(&self) {
+    /// Comes to rest, with nothing in flight, before `deadline`; `false`: it could not, and goes on.
+    pub fn pause(&self, deadline: Instant) -> bool {
         let mut out = self.port.lock();
         out.paused = true;
-        while out.busy || out.in_flight > 0 {
-            out = self.port.rest.wait(out).unwrap_or_else(PoisonError::into_inner);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let works = |out: &mut Outgoing| out.busy || out.in_flight > 0;
+        let waited = self.port.rest.wait_timeout_while(out, left, works);
+        let late = waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
+        if late {
+            self.resume();
         }
+        !late
     }
 
     /// Goes on.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use uuid::{Uuid, uuid};
 use vireo_vmbus::{Channel, Device, Offer, OpenError, VmBus};
@@ -100,8 +101,13 @@ impl Device for Provider {
         drop(worker);
     }
 
-    fn pause(&self) {
-        self.workers().values().for_each(Worker::pause);
+    fn pause(&self, deadline: Instant) -> bool {
+        let workers = self.workers();
+        let rests = workers.values().all(|w| w.pause(deadline));
+        if !rests {
+            workers.values().for_each(Worker::resume);
+        }
+        rests
     }
 
     fn resume(&self) {

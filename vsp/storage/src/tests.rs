@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use vireo_block::{BlockDevice, BlockInfo, RamDisk, Request};
@@ -252,7 +252,7 @@ fn a_disk_that_is_slow_keeps_no_other_waiting() {
 #[test]
 fn a_pause_waits_for_what_is_under_way_and_nothing_starts_in_it() {
     let slow = Arc::new(Slow { disk: RamDisk::new(1 << 20, 512), held: Mutex::default() });
-    let rig = Rig::with(&[Arc::clone(&slow) as _]);
+    let rig = &Rig::with(&[Arc::clone(&slow) as _]);
     *slow.held.lock().unwrap() = Some(Vec::new());
     let read = [opcode::READ_10, 0, 0, 0, 0, 0, 0, 0, 1];
     rig.start([0, 0, 0], &read, &[DATA >> 12], 512);
@@ -260,10 +260,13 @@ fn a_pause_waits_for_what_is_under_way_and_nothing_starts_in_it() {
         std::thread::yield_now();
     }
     std::thread::scope(|s| {
-        let pause = s.spawn(|| rig.provider.pause());
+        let soon = || Instant::now() + Duration::from_secs(20);
+        assert!(!rig.provider.pause(Instant::now()), "it is busy");
+        let pause = s.spawn(move || rig.provider.pause(soon()));
         std::thread::sleep(Duration::from_millis(20));
         assert!(!pause.is_finished());
         slow.go_on();
+        assert!(pause.join().unwrap());
     });
     assert_eq!(ended(&rig.receive()).0, 1);
     rig.start([0, 0, 0], &read, &[DATA >> 12], 512);
@@ -344,7 +347,7 @@ proptest! {
             rig.memory.write_obj(rig.driver.controls()[0] + word * 4, value).unwrap();
             rig.channel.doorbell().ring();
         }
-        rig.provider.pause();
+        prop_assert!(rig.provider.pause(Instant::now() + Duration::from_secs(20)));
         rig.provider.close(0);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Source: PCI Local Bus Specification 3.0, chapter 6.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::state::{RestoreError, check, check_version};
@@ -29,6 +31,9 @@ const FIRST_CAPABILITY: usize = 0x40;
 const COMMAND_WRITABLE: u16 = 0x0547;
 const COMMAND_IO: u16 = 1 << 0;
 const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_INTX_DISABLE: u16 = 1 << 10;
+/// Interrupt status: read-only, and no part of the state, because the function knows it.
+const STATUS_INTERRUPT: u8 = 1 << 3;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 const MULTI_FUNCTION: u8 = 0x80;
 const BARS: usize = 6;
@@ -78,6 +83,17 @@ pub enum Bar {
     },
 }
 
+/// Where a base address register decodes now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BarWindow {
+    /// Which register: 0 to 5.
+    pub bar: u8,
+    /// Ports, rather than memory.
+    pub ports: bool,
+    /// The addresses; ports are below 0x1_0000.
+    pub range: Range<u64>,
+}
+
 /// Why a configuration space cannot be laid out so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PciLayoutError {
@@ -87,6 +103,11 @@ pub enum PciLayoutError {
     /// Not a power of two, or out of range.
     #[error("BAR {0} has an impossible size; it must be a power of two in the range of its kind")]
     BarSize(usize),
+    /// No such table of messages.
+    #[error(
+        "{0} MSI-X vectors are not possible here: there are 1 to 2048, in tables on multiples of 8 bytes"
+    )]
+    Vectors(u16),
     /// The capabilities together need more than 192 bytes.
     #[error("no room for capability {0:#x} in the configuration space")]
     CapabilitySpace(u8),
@@ -232,6 +253,41 @@ impl ConfigSpace {
         (self.command() & enable != 0 && address != 0).then_some(address)
     }
 
+    /// All that decodes now. A register that holds an address where nothing can be (guests find the size of a BAR by writing
+    /// ones) decodes nothing.
+    pub fn windows(&self) -> Vec<BarWindow> {
+        let window = |index: usize| {
+            let start = self.bar_address(index)?;
+            let (ports, size) = match self.bars[index]? {
+                Bar::Io { size } => (true, size.into()),
+                Bar::Memory32 { size, .. } => (false, size.into()),
+                Bar::Memory64 { size, .. } => (false, size),
+            };
+            let end = start.checked_add(size).filter(|end| !ports || *end <= 1 << 16)?;
+            Some(BarWindow { bar: index as u8, ports, range: start..end })
+        };
+        (0..BARS).filter_map(window).collect()
+    }
+
+    /// Whether a write of `len` bytes at `offset` may change what [`ConfigSpace::windows`] tells.
+    pub fn may_move_bars(offset: u8, len: usize) -> bool {
+        let range = usize::from(offset)..usize::from(offset) + len;
+        [COMMAND..COMMAND + 1, BAR0..BAR0 + 4 * BARS]
+            .iter()
+            .any(|r| range.start < r.end && r.start < range.end)
+    }
+
+    /// Whether the guest has forbidden the INTx pin.
+    pub fn intx_disabled(&self) -> bool {
+        self.command() & COMMAND_INTX_DISABLE != 0
+    }
+
+    /// Tells the guest whether the function wants to interrupt by its INTx pin, be it disabled or not.
+    pub fn set_interrupt_status(&mut self, pending: bool) {
+        let status = &mut self.bytes[STATUS];
+        *status = *status & !STATUS_INTERRUPT | if pending { STATUS_INTERRUPT } else { 0 };
+    }
+
     /// The command register.
     pub fn command(&self) -> u16 {
         u16::from_le_bytes([self.bytes[COMMAND], self.bytes[COMMAND + 1]])
@@ -244,10 +300,12 @@ impl ConfigSpace {
 
     /// The state.
     pub fn save(&self) -> ConfigSpaceState {
-        ConfigSpaceState { version: VERSION, bytes: self.bytes.to_vec() }
+        let mut bytes = self.bytes.to_vec();
+        bytes[STATUS] &= !STATUS_INTERRUPT;
+        ConfigSpaceState { version: VERSION, bytes }
     }
 
-    /// Takes over a saved state.
+    /// Takes over a saved state. The interrupt status is not in it: the function sets it anew.
     ///
     /// # Errors
     /// Another version, or read-only bits that differ: the state is another device's.

@@ -1,16 +1,24 @@
-//! PCI bus 0: configuration mechanism #1 and the functions every board has.
+//! PCI bus 0: configuration mechanism #1, the routing of BARs, and the functions every board has.
+//!
+//! What a function decodes moves with its BARs and its command register. After each write that may have moved it, the host asks
+//! all functions and replaces the moving ranges of both buses; so accesses find their way without a lock.
 //!
 //! Sources: PCI Local Bus Specification 3.0 §3.2.2.3; Intel 82441FX and PIIX3 datasheets.
 
+mod assign;
+mod bar;
 mod config_space;
+mod msix;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-pub use config_space::{Bar, ConfigSpace, ConfigSpaceState, PciIdentity, PciLayoutError};
+use bar::BarRoutes;
+pub use config_space::{Bar, BarWindow, ConfigSpace, ConfigSpaceState, PciIdentity, PciLayoutError};
+pub use msix::{Msix, MsixState};
 
-use crate::bus::PioDevice;
+use crate::bus::{MmioDevice, MovingRanges, PioDevice};
 use crate::layout::{PCI_CONFIG, RESET_CONTROL};
 use crate::lines::{SystemEvent, SystemEventSink};
 use crate::state::{RestoreError, check, check_version};
@@ -28,13 +36,30 @@ const DATA_PORT: u16 = PCI_CONFIG.start + 4;
 const RESET_WRITABLE: u8 = 0x06;
 const RESET_CPU: u8 = 0x04;
 
-/// A function on bus 0. Accesses are 1, 2 or 4 bytes and do not cross a 4-byte boundary.
+/// A function on bus 0.
+///
+/// Configuration accesses are 1, 2 or 4 bytes and do not cross a 4-byte boundary. The host calls it without a lock of its own,
+/// and it must not call the host.
 pub trait PciFunction: Send + Sync {
     /// Reads configuration space.
     fn config_read(&self, offset: u8, data: &mut [u8]);
     /// Writes configuration space.
     fn config_write(&self, offset: u8, data: &[u8]);
-    /// Bus reset.
+    /// What its BARs decode now ([`ConfigSpace::windows`]); nothing, if it has none.
+    fn windows(&self) -> Vec<BarWindow> {
+        Vec::new()
+    }
+    /// Reads `data.len()` bytes from `offset` of BAR `bar` on, all of them inside it. Ports are read by 1, 2 or 4 bytes, memory
+    /// by any number, at any alignment. `data` may hold anything before.
+    fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        let _ = (bar, offset);
+        data.fill(0xFF);
+    }
+    /// Writes BAR `bar` from `offset` on; as for reads.
+    fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        let _ = (bar, offset, data);
+    }
+    /// Bus reset: nothing is decoded afterwards, and the INTx pin not asserted. The host then assigns the BARs.
     fn reset(&self);
 }
 
@@ -52,11 +77,21 @@ impl PciSlot {
     pub const fn new(device: u8, function: u8) -> Option<Self> {
         if device < 32 && function < 8 { Some(Self(device << 3 | function)) } else { None }
     }
+
+    /// Device number: 0 to 31.
+    pub const fn device(self) -> u8 {
+        self.0 >> 3
+    }
+
+    /// Function number: 0 to 7.
+    pub const fn function(self) -> u8 {
+        self.0 & 7
+    }
 }
 
 /// The slot is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("PCI slot 00:{:02x}.{} is taken; choose another", .0.0 >> 3, .0.0 & 7)]
+#[error("PCI slot 00:{:02x}.{} is taken; choose another", .0.device(), .0.function())]
 pub struct SlotTaken(pub PciSlot);
 
 /// A function that is nothing but its configuration space.
@@ -153,13 +188,19 @@ pub struct PciHostState {
 pub struct PciHost {
     registers: Mutex<Registers>,
     functions: Vec<Option<Arc<dyn PciFunction>>>,
+    routes: BarRoutes,
     events: Arc<dyn SystemEventSink>,
 }
 
 impl PciHost {
-    /// An empty bus.
-    pub fn new(events: Arc<dyn SystemEventSink>) -> Self {
-        Self { registers: Mutex::default(), functions: vec![None; SLOTS], events }
+    /// An empty bus; what its functions decode becomes ranges of `ports` and `memory`.
+    pub fn new(
+        events: Arc<dyn SystemEventSink>,
+        ports: Arc<MovingRanges<dyn PioDevice>>,
+        memory: Arc<MovingRanges<dyn MmioDevice>>,
+    ) -> Self {
+        let routes = BarRoutes::new(ports, memory);
+        Self { registers: Mutex::default(), functions: vec![None; SLOTS], routes, events }
     }
 
     /// Plugs in a function. Function 0 of a device with several must say so in its header type.
@@ -176,12 +217,25 @@ impl PciHost {
         }
     }
 
-    /// Resets the bus and every function on it.
+    /// Resets the bus and every function on it, and assigns their BARs. The vCPUs must stand still.
     pub fn reset(&self) {
         *self.lock() = Registers::default();
         for function in self.functions.iter().flatten() {
             function.reset();
         }
+        self.assign_bars();
+    }
+
+    /// Gives the BARs of all functions, which decode nothing yet, the addresses that they have after reset.
+    pub(crate) fn assign_bars(&self) {
+        assign::assign(self.functions.iter().flatten().map(|function| &**function));
+        self.follow_bars();
+    }
+
+    /// Sends accesses where the BARs are now. Whoever changes a function's BARs in another way than by configuration accesses
+    /// (restores its state) calls it afterwards.
+    pub fn follow_bars(&self) {
+        self.routes.update(&self.functions);
     }
 
     /// The state of the host's own registers.
@@ -258,6 +312,9 @@ impl PioDevice for PciHost {
             && let Some((function, offset)) = self.target(port)
         {
             function.config_write(offset, data);
+            if ConfigSpace::may_move_bars(offset, data.len()) {
+                self.follow_bars();
+            }
         }
     }
 }

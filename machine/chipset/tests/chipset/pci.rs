@@ -8,19 +8,14 @@ fn config_address(device: u32, register: u32) -> u32 {
     0x8000_0000 | device << 11 | register
 }
 
-fn read(rig: &Rig, device: u32, register: u32) -> u32 {
-    rig.outl(0xCF8, config_address(device, register));
-    rig.inl(0xCFC)
-}
-
 #[test]
 fn only_the_two_bridges_are_there() {
     let rig = Rig::new();
-    assert_eq!(read(&rig, 0, 0), 0x1237_8086);
-    assert_eq!(read(&rig, 0, 8) >> 8, 0x06_00_00);
-    assert_eq!(read(&rig, 1, 0), 0x7000_8086);
-    assert_eq!(read(&rig, 1, 8) >> 8, 0x06_01_00);
-    assert!((2..32).all(|device| read(&rig, device, 0) == 0xFFFF_FFFF));
+    assert_eq!(rig.config_read(0, 0), 0x1237_8086);
+    assert_eq!(rig.config_read(0, 8) >> 8, 0x06_00_00);
+    assert_eq!(rig.config_read(1, 0), 0x7000_8086);
+    assert_eq!(rig.config_read(1, 8) >> 8, 0x06_01_00);
+    assert!((2..32).all(|device| rig.config_read(device, 0) == 0xFFFF_FFFF));
     rig.outl(0xCF8, config_address(0, 0) | 1 << 16);
     assert_eq!(rig.inl(0xCFC), 0xFFFF_FFFF, "bus 1");
     rig.outl(0xCF8, 0);
@@ -47,7 +42,7 @@ fn narrow_accesses_see_their_bytes() {
     rig.outb(0xCFD, 0x0B);
     assert_eq!(rig.inl(0xCFC), 0x8080_0B80);
     rig.chipset.reset_all();
-    assert_eq!(read(&rig, 1, 0x60), 0x8080_8080);
+    assert_eq!(rig.config_read(1, 0x60), 0x8080_8080);
 }
 
 fn identity() -> PciIdentity {

@@ -8,6 +8,7 @@ use vireo_chipset::layout::IOAPIC_BASE;
 use vireo_chipset::lines::{
     ExtIntSink, IrqLine, MsiMessage, MsiSink, SerialSink, SystemEvent, SystemEventSink,
 };
+use vireo_chipset::pci::PciSlot;
 use vireo_chipset::simulated::SimulatedTime;
 use vireo_chipset::{Chipset, ChipsetBuilder, Seams};
 
@@ -62,6 +63,11 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With what `add` puts on the buses besides.
+    pub fn with(add: impl FnOnce(&mut ChipsetBuilder)) -> Self {
         let time = SimulatedTime::new(Duration::from_secs(WALL_START));
         let seen = Arc::new(Seen::default());
         let seams = Seams {
@@ -72,9 +78,13 @@ impl Rig {
             events: seen.clone(),
             serial: seen.clone(),
         };
-        let builder = ChipsetBuilder::new(&seams).unwrap();
-        assert!(builder.irq_line(2).is_none() && builder.irq_line(24).is_none());
-        let [irq5, irq11, gsi20] = [5, 11, 20].map(|number| builder.irq_line(number).unwrap());
+        let mut builder = ChipsetBuilder::new(&seams).unwrap();
+        assert!(builder.irq_line(2).is_none() && builder.irq_line(16).is_none());
+        let [irq5, irq11] = [5, 11].map(|number| builder.irq_line(number).unwrap());
+        let slot = PciSlot::new(4, 0).unwrap();
+        assert!(builder.pci_pin(slot, 0).is_none() && builder.pci_pin(slot, 5).is_none());
+        let gsi20 = builder.pci_pin(slot, 1).unwrap();
+        add(&mut builder);
         Self { time, chipset: builder.build().unwrap(), irq5, irq11, gsi20, seen }
     }
 
@@ -118,6 +128,27 @@ impl Rig {
     pub fn ioapic_write(&self, register: u8, value: u32) {
         self.chipset.mmio.write(IOAPIC_BASE, &u32::from(register).to_le_bytes());
         self.chipset.mmio.write(IOAPIC_BASE + 0x10, &value.to_le_bytes());
+    }
+
+    pub fn readl(&self, address: u64) -> u32 {
+        let mut data = [0; 4];
+        self.chipset.mmio.read(address, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    pub fn writel(&self, address: u64, value: u32) {
+        self.chipset.mmio.write(address, &value.to_le_bytes());
+    }
+
+    /// Configuration space of function 0 of `device`.
+    pub fn config_read(&self, device: u32, register: u32) -> u32 {
+        self.outl(0xCF8, 0x8000_0000 | device << 11 | register);
+        self.inl(0xCFC)
+    }
+
+    pub fn config_write(&self, device: u32, register: u32, value: u32) {
+        self.outl(0xCF8, 0x8000_0000 | device << 11 | register);
+        self.outl(0xCFC, value);
     }
 
     /// Both 8259A as Linux sets them up: vectors 0x30 and 0x38, nothing masked.

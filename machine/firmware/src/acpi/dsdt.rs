@@ -13,16 +13,6 @@ use vireo_chipset::layout;
 use super::fixed::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use super::{AcpiSpec, Ecam, SerialPort};
 
-/// I/O APIC inputs of PCI interrupts: those that ISA does not use.
-const PCI_FIRST_GSI: u8 = layout::ISA_IRQS;
-const PCI_GSIS: u8 = layout::IOAPIC_PINS - PCI_FIRST_GSI;
-
-/// The global system interrupt of pin 0 to 3 (INTA to INTD) of a device of bus 0, as `_PRT` tells it. Level
-/// triggered, active low. There is no route to the 8259As.
-pub const fn pci_gsi(device: u8, pin: u8) -> u8 {
-    PCI_FIRST_GSI + device.wrapping_add(pin) % PCI_GSIS
-}
-
 /// Legacy frame buffer window: a VGA on PCI would decode it.
 const VGA_MEMORY: Range<u32> = 0xa_0000..0xc_0000;
 
@@ -106,7 +96,7 @@ fn routing() -> Vec<u8> {
     for device in 0..DEVICES {
         for pin in 0..PINS {
             let address = u32::from(device) << 16 | ANY_FUNCTION;
-            table.add_element(&Package::new(vec![&address, &pin, &0u8, &pci_gsi(device, pin)]));
+            table.add_element(&Package::new(vec![&address, &pin, &0u8, &layout::pci_gsi(device, pin)]));
         }
     }
     name("_PRT", &table)

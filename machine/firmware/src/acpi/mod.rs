@@ -14,7 +14,7 @@ use vireo_chipset::layout;
 use vireo_memory::{GuestMemory, MemoryError};
 
 use crate::map;
-pub use dsdt::pci_gsi;
+pub use layout::pci_gsi;
 
 /// What the tables describe besides what every board has.
 #[derive(Clone, Debug, PartialEq, Eq)]
