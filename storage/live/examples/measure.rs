@@ -37,9 +37,9 @@ struct Load {
 
 /// Requests per second of a loop around io_uring.
 fn plain(path: &Path, load: Load) -> f64 {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).expect("a file");
-    let mut ring =
-        IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(256).expect("a ring");
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).expect("a file");
+    let mut ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(256).expect("a ring");
     ring.submitter().register_files(&[file.as_raw_fd()]).expect("registered");
     let buffers: Vec<_> = (0..load.depth).map(|_| HostBuffer::new(UNIT as usize)).collect();
     let mut random = Random(1);
@@ -126,7 +126,14 @@ fn through(disk: &Arc<LiveDisk>, load: Load) -> f64 {
 /// Requests per second of fio. `None`: there is none.
 fn fio(path: &Path, load: Load) -> Option<f64> {
     let output = Command::new("fio")
-        .args(["--name=x", "--ioengine=io_uring", "--direct=1", "--bs=4k", "--time_based", "--output-format=terse"])
+        .args([
+            "--name=x",
+            "--ioengine=io_uring",
+            "--direct=1",
+            "--bs=4k",
+            "--time_based",
+            "--output-format=terse",
+        ])
         .args(["--registerfiles=1", "--allow_file_create=0", "--randrepeat=0"])
         .arg(format!("--filename={}", path.display()))
         .arg(format!("--size={}", load.size))
@@ -184,7 +191,8 @@ fn main() {
     let (raw, vhdx) = (folder.join("measure.raw"), folder.join("measure.vhdx"));
     fill_file(&raw, size);
     _ = std::fs::remove_file(&vhdx);
-    let new = NewDisk { format: Format::Vhdx, kind: Kind::Dynamic, size: Some(size), block: None, sector: None };
+    let new =
+        NewDisk { format: Format::Vhdx, kind: Kind::Dynamic, size: Some(size), block: None, sector: None };
     create(&vhdx, &new).expect("an image");
     let image = open(&vhdx, Format::Vhdx);
     fill_disk(&image, size);
@@ -219,7 +227,6 @@ fn main() {
 }
 
 fn open_quietly(path: &Path) -> Arc<LiveDisk> {
-    let options =
-        vireo_live::OpenOptions { format: Some(Format::Raw), ..vireo_live::OpenOptions::default() };
+    let options = vireo_live::OpenOptions { format: Some(Format::Raw), ..vireo_live::OpenOptions::default() };
     LiveDisk::open(path, &options).expect("it opens")
 }
