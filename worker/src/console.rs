@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use rustix::termios::{self, Termios};
 use vireo_board::SerialInput;
 
 use crate::output::Output;
+use crate::socket::Socket;
 use crate::{RunError, SerialSpec};
 
 /// What the user does at the console, besides typing.
@@ -99,32 +100,10 @@ pub struct Console {
     notices: Arc<Output>,
     client: Arc<Client>,
     terminal: Option<Termios>,
+    /// Removed when the console goes.
     socket: Option<Socket>,
     /// Until [`Console::start`].
     file: Option<UnusedFile>,
-}
-
-/// A socket that we made.
-struct Socket {
-    path: PathBuf,
-    /// Device and inode: another one may take its name.
-    identity: Option<(u64, u64)>,
-}
-
-impl Socket {
-    fn made(path: &Path) -> Self {
-        Self { path: path.into(), identity: Self::identity(path) }
-    }
-
-    fn identity(path: &Path) -> Option<(u64, u64)> {
-        std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
-    }
-
-    fn remove(&self) {
-        if Self::identity(&self.path) == self.identity {
-            _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// The client of the socket, when there is one.
@@ -236,7 +215,7 @@ impl Console {
         let client = Arc::<Client>::default();
         let console = |output: io::Result<Arc<Output>>| {
             let output = output.map_err(fail)?;
-            Ok(Self {
+            Ok::<_, RunError>(Self {
                 output,
                 notices: standard_error().map_err(fail)?,
                 client: Arc::clone(&client),
@@ -259,15 +238,8 @@ impl Console {
             }
             SerialSpec::Socket(path) => {
                 let mut console = console(Output::start(ToClient(Arc::clone(&client))))?;
-                let listener = UnixListener::bind(path).map_err(|e| match e.kind() {
-                    io::ErrorKind::AddrInUse => RunError::Console(format!(
-                        "{}: something is there already: another machine's console, or what a killed one left; \
-                         then remove it",
-                        path.display()
-                    )),
-                    _ => fail(e),
-                })?;
-                console.socket = Some(Socket::made(path));
+                let (socket, listener) = Socket::bind(path).map_err(RunError::Console)?;
+                console.socket = Some(socket);
                 Ok((console, Some(listener)))
             }
         }
@@ -348,9 +320,6 @@ impl Drop for Console {
         if let Some(saved) = &self.terminal {
             _ = termios::tcsetattr(io::stdin(), termios::OptionalActions::Now, saved);
         }
-        if let Some(socket) = &self.socket {
-            socket.remove();
-        }
         if let Some(file) = self.file.take() {
             file.discard();
         }
@@ -424,19 +393,6 @@ mod tests {
         client.set(None);
         assert_eq!(writer.join().unwrap(), Err(io::ErrorKind::BrokenPipe));
         drop(theirs);
-    }
-
-    #[test]
-    fn only_the_socket_that_was_made_is_removed() {
-        let path = std::env::temp_dir().join(format!("vireo-console-{}-socket", std::process::id()));
-        let _first = UnixListener::bind(&path).unwrap();
-        let made = Socket::made(&path);
-        std::fs::remove_file(&path).unwrap();
-        let _second = UnixListener::bind(&path).unwrap();
-        made.remove();
-        assert!(path.exists(), "another machine's");
-        Socket::made(&path).remove();
-        assert!(!path.exists());
     }
 
     #[test]

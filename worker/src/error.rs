@@ -1,5 +1,7 @@
 //! Why a machine could not be run; each in one line that says what to do.
 
+use crate::disks::DisksError;
+
 /// A machine that could not be started, or that stopped for a reason of the host.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -37,6 +39,12 @@ pub enum RunError {
     /// The console could not be set up.
     #[error("serial port: {0}")]
     Console(String),
+    /// A disk.
+    #[error(transparent)]
+    Disks(#[from] DisksError),
+    /// The socket by which the machine is changed.
+    #[error("control socket: {0}")]
+    Control(String),
     /// The signals that end a machine could not be caught.
     #[error("signals cannot be caught: {0}")]
     Signals(#[source] std::io::Error),

@@ -1,19 +1,25 @@
 //! One virtual machine: builds a board from a spec, attaches its console and runs it to its end.
 //!
-//! Owns the choice of engine, the checks of a spec against this host, the console (terminal, socket or file), the process's
-//! signals while a machine runs, and the reaction to the guest's power events. It never parses a command line and never decides what machine to run.
+//! Owns the choice of engine, the checks of a spec against this host, the console (terminal, socket or file), which disks there
+//! are and where the guest finds them, the socket by which that is changed, the process's signals while a machine runs, and the
+//! reaction to the guest's power events. It never parses a command line and never decides what machine to run.
 #![forbid(unsafe_code)]
 
 pub mod console;
+pub mod control;
+mod disks;
 pub mod engines;
 mod error;
 pub mod output;
 mod run;
 mod signals;
+mod socket;
 mod spec;
 
+pub use disks::{DiskBus, DiskSpec, DiskStatus, Disks, DisksError};
 pub use error::RunError;
 pub use run::{GuestEnd, Outcome, run};
 pub use spec::{
-    EngineChoice, RunSpec, SerialSpec, parse_enlightenments, parse_memory, parse_translation_memory,
+    EngineChoice, RunSpec, SerialSpec, parse_bytes, parse_enlightenments, parse_memory,
+    parse_translation_memory,
 };

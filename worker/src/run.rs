@@ -1,7 +1,7 @@
 //! Runs a machine from start to end.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -16,6 +16,8 @@ use vireo_hyperv::GuestCrash;
 use vireo_memory::GuestMemory;
 
 use crate::console::{Console, ConsoleEvent, Events};
+use crate::control::ControlServer;
+use crate::disks::Disks;
 use crate::output::Output;
 use crate::{RunError, RunSpec, SerialSpec, engines, signals};
 
@@ -74,6 +76,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         return Err(RunError::Cpus { asked: spec.cpus, engine: chosen.capabilities.engine.to_string(), max });
     }
     spare_files(spec)?;
+    let disks = Disks::open(&spec.disks, spec.enlightenments.is_some())?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let (events, inbox) = channel();
     let board_events = forward_board_events(&events);
@@ -87,11 +90,13 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         cpu_model,
         enlightenments: spec.enlightenments,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: Vec::new(),
+        devices: disks.attach(spec.cpus),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))
         .map_err(|e| RunError::Machine(e.to_string()))?;
+    let start = |path: &PathBuf| ControlServer::start(path, &disks).map_err(RunError::Control);
+    let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, board.serial_input(), user.events());
     let started = Instant::now();
     board.resume();
@@ -129,12 +134,14 @@ fn cpu_model(spec: &RunSpec, chosen: &engines::Chosen) -> Result<Arc<CpuModel>, 
     Ok(model)
 }
 
-/// The console's file starts empty: it must not be one that the machine boots from.
+/// The console's file starts empty: it must not be one that the machine boots from or keeps its disks in.
 fn spare_files(spec: &RunSpec) -> Result<(), RunError> {
     let SerialSpec::File(path) = &spec.serial else { return Ok(()) };
     let identity = |p: &Path| std::fs::metadata(p).ok().map(|m| (m.dev(), m.ino()));
     let Some(console) = identity(path) else { return Ok(()) };
-    for (what, file) in [("kernel", Some(&spec.kernel)), ("initrd", spec.initrd.as_ref())] {
+    let disks = spec.disks.iter().map(|d| ("file of a disk", Some(&d.path)));
+    let boots = [("kernel", Some(&spec.kernel)), ("initrd", spec.initrd.as_ref())];
+    for (what, file) in boots.into_iter().chain(disks) {
         if file.and_then(|f| identity(f)) == Some(console) {
             return Err(RunError::Console(format!("{} is the {what}", path.display())));
         }

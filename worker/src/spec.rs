@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use vireo_hyperv::Enlightenments;
 
+use crate::disks::DiskSpec;
+
 /// Which engine executes the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -57,11 +59,22 @@ impl FromStr for SerialSpec {
 
 /// Bytes from `512M`, `2G`, `1024K`, with or without `iB` or `B`; a bare number is in MiB.
 pub fn parse_memory(s: &str) -> Result<u64, String> {
+    parse_size(s, 20)
+}
+
+/// As [`parse_memory`], but a bare number is in bytes.
+pub fn parse_bytes(s: &str) -> Result<u64, String> {
+    parse_size(s, 0)
+}
+
+/// A bare number is in units of `1 << bare`.
+fn parse_size(s: &str, bare: u32) -> Result<u64, String> {
     let digits = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
     let (number, unit) = s.split_at(digits);
     let shift = match unit.to_ascii_lowercase().as_str() {
+        "" => bare,
         "k" | "kb" | "kib" => 10,
-        "" | "m" | "mb" | "mib" => 20,
+        "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
         _ => return Err(format!("the unit {unit:?} is not one of K, M, G, T")),
@@ -106,6 +119,10 @@ pub struct RunSpec {
     pub cpu_model: String,
     /// What the guest is told of the hypervisor interface of Hyper-V; `None`: there is none.
     pub enlightenments: Option<&'static Enlightenments>,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskSpec>,
+    /// Socket by which the running machine is changed.
+    pub control: Option<PathBuf>,
     /// Console.
     pub serial: SerialSpec,
     /// End instead of starting again when the guest resets.

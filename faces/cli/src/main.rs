@@ -7,6 +7,8 @@ mod disk;
 mod host;
 mod output;
 mod run;
+mod size;
+mod vm;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,6 +32,11 @@ enum Command {
     Disk {
         #[command(subcommand)]
         command: disk::DiskCommand,
+    },
+    /// Running machines: changes their disks.
+    Vm {
+        #[command(subcommand)]
+        command: vm::VmCommand,
     },
     /// About this host.
     Host {
@@ -55,6 +62,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Disk { command } => disk::run(&command),
+        Command::Vm { command } => vm::run(&command),
         Command::Host { command } => host::run(&command),
     }
 }

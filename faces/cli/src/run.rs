@@ -8,8 +8,8 @@ use vireo_core::PartitionStats;
 use vireo_hyperv::Enlightenments;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_enlightenments, parse_memory,
-    parse_translation_memory,
+    DiskSpec, EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_enlightenments,
+    parse_memory, parse_translation_memory,
 };
 
 /// Shown below the options.
@@ -47,6 +47,13 @@ pub struct RunArgs {
     /// The processor that the guest sees.
     #[arg(long, value_name = "MODEL", default_value = "vireo-v2")]
     cpu_model: String,
+    /// A disk: an image (raw, VHD, VHDX) or a block device. Options: bus=scsi|virtio, readonly, iops=N, bandwidth=BYTES (per
+    /// second), format=raw|vhd|vhdx. A comma that is the name's own is written twice. May be given often.
+    #[arg(long = "disk", value_name = "FILE[,OPTION…]")]
+    disks: Vec<DiskSpec>,
+    /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
     /// The hypervisor interface that the guest finds: a named set of Hyper-V's, or none.
     #[arg(long, value_name = "SET", default_value = Enlightenments::newest().name(), value_parser = Enlightened::parse)]
     enlightenments: Enlightened,
@@ -83,6 +90,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
         translation_memory: args.translation_memory,
         cpu_model: args.cpu_model.clone(),
         enlightenments: args.enlightenments.0,
+        disks: args.disks.clone(),
+        control: args.control.clone(),
         serial: args.serial.clone(),
         no_reboot: args.no_reboot,
     };

@@ -1,0 +1,134 @@
+//! `vireo vm`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use vireo_worker::control::{Answer, ControlError, Request, ask};
+use vireo_worker::{DiskSpec, DiskStatus, parse_bytes};
+
+use crate::output::{Format as Output, print};
+use crate::size::Size;
+
+/// Subcommands of `vireo vm`.
+#[derive(Subcommand)]
+pub enum VmCommand {
+    /// Disks of a running machine.
+    Disk {
+        #[command(subcommand)]
+        command: VmDiskCommand,
+    },
+}
+
+/// The machine that is meant, and how to print its answer.
+#[derive(Args)]
+pub struct Target {
+    /// The socket that the machine was started with (`vireo run --control`).
+    #[arg(long, value_name = "SOCKET")]
+    control: PathBuf,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// Subcommands of `vireo vm disk`.
+#[derive(Subcommand)]
+pub enum VmDiskCommand {
+    /// Adds a disk, which the guest finds at once. Prints what it is called.
+    Add {
+        #[command(flatten)]
+        target: Target,
+        /// As for `vireo run --disk`.
+        #[arg(value_name = "FILE[,OPTION…]")]
+        disk: String,
+    },
+    /// Takes a disk away. What the guest has not written by then is lost, as when a cable is pulled.
+    Remove {
+        #[command(flatten)]
+        target: Target,
+        /// What `list` calls it.
+        name: String,
+    },
+    /// Makes a disk larger, which the guest notices at once.
+    Grow {
+        #[command(flatten)]
+        target: Target,
+        /// What `list` calls it.
+        name: String,
+        /// Its new size: 20G, 512M; a bare number is in bytes. Without: as large as its file or device has become.
+        #[arg(value_parser = parse_bytes)]
+        size: Option<u64>,
+    },
+    /// Says which disks there are.
+    List {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// Runs a subcommand.
+pub fn run(command: &VmCommand) -> ExitCode {
+    let VmCommand::Disk { command } = command;
+    let (target, request) = match command {
+        VmDiskCommand::Add { target, disk } => (target, absolute(disk).map(|disk| Request::DiskAdd { disk })),
+        VmDiskCommand::Remove { target, name } => (target, Ok(Request::DiskRemove { name: name.clone() })),
+        VmDiskCommand::Grow { target, name, size } => {
+            (target, Ok(Request::DiskGrow { name: name.clone(), size: *size }))
+        }
+        VmDiskCommand::List { target } => (target, Ok(Request::DiskList)),
+    };
+    let asked = request.and_then(|r| ask(&target.control, &r).map_err(|e: ControlError| e.to_string()));
+    match asked {
+        Ok(Answer::Disks { disks }) => print(target.output, &disks, |d, out| print_disks(d, out)),
+        Ok(_) => ExitCode::SUCCESS,
+        Err(e) => {
+            crate::complain(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The machine may run in another folder: it is told an absolute path.
+fn absolute(disk: &str) -> Result<String, String> {
+    let spec: DiskSpec = disk.parse()?;
+    let path = std::path::absolute(&spec.path).map_err(|e| format!("{}: {e}", spec.path.display()))?;
+    let options = disk.strip_prefix(&doubled(&spec.path)).unwrap_or_default();
+    Ok(doubled(&path) + options)
+}
+
+/// A path as the text of a disk has it.
+fn doubled(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+fn print_disks(disks: &[DiskStatus], out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{:<10} {:>10}  {:<4} {:>8} {:>11}  FILE", "NAME", "SIZE", "MODE", "IOPS", "BANDWIDTH")?;
+    for d in disks {
+        let mode = if d.read_only { "ro" } else { "rw" };
+        let iops = d.iops.map_or("-".into(), |n| n.to_string());
+        let bandwidth = d.bandwidth.map_or("-".into(), |n| format!("{}/s", Size(n)));
+        let size = Size(d.size).to_string();
+        writeln!(
+            out,
+            "{:<10} {size:>10}  {mode:<4} {iops:>8} {bandwidth:>11}  {}",
+            d.name,
+            d.path.display()
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_told_where_a_file_is_whatever_it_is_called() {
+        let here = std::env::current_dir().expect("there is one");
+        let here = doubled(&here);
+        assert_eq!(absolute("a.vhdx,readonly"), Ok(format!("{here}/a.vhdx,readonly")));
+        assert_eq!(absolute("/x,,y,iops=5"), Ok("/x,,y,iops=5".into()));
+        assert!(absolute("a,cache=none").is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! The disks of a machine: opened, put where its guest finds them, changed while it runs.
+
+mod spec;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use vireo_block::{BlockDevice, Limited};
+use vireo_board::{Attach, Attachment, BoardError, Seat};
+use vireo_chipset::pci::PciSlot;
+use vireo_live::{LiveDisk, LiveError, OpenOptions};
+use vireo_scsi::ScsiDisk;
+use vireo_storvsp::{Controller, LUNS, Provider, UnitError};
+use vireo_virtio::{Blk, Rng, VirtioPci};
+use vireo_vmbus::VmBus;
+
+pub use spec::{DiskBus, DiskSpec};
+
+/// SCSI controllers of a machine, at most: as Hyper-V has it.
+const CONTROLLERS_MAX: usize = 4;
+
+/// Names of the controllers: by them guests know theirs again, so they never change.
+const CONTROLLER_NAMES: Uuid = uuid::uuid!("6b0e1f5a-8d0c-4f6e-9d57-3f1c5a7e2b00");
+
+/// First PCI device number of disks; those below are the chipset's and the random number generator's.
+const FIRST_PCI_DEVICE: u8 = 3;
+const RNG_PCI_DEVICE: u8 = 2;
+const PCI_DEVICES: u8 = 32;
+
+/// A disk could not be added, changed or removed; each in one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DisksError {
+    /// It cannot be opened, or changed.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// It has no place on its controller.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// SCSI controllers are on VMBus.
+    #[error(
+        "{0}: a disk with bus=scsi needs a guest with the interface of Hyper-V, so not --enlightenments none"
+    )]
+    NoVmBus(PathBuf),
+    /// More disks than places.
+    #[error("{0}: there is no place for more disks with bus=virtio")]
+    NoSlot(PathBuf),
+    /// It is no disk of the machine's.
+    #[error("there is no disk {0}; `vireo vm disk list` tells which there are")]
+    Unknown(String),
+    /// It was there at the start, and stays.
+    #[error("disk {0} is on a bus that it cannot leave while the machine runs; one with bus=scsi can")]
+    Fixed(String),
+    /// It was not to be on SCSI, which alone takes disks now.
+    #[error("a disk that is added to a running machine has bus=scsi")]
+    NotHot,
+    /// No more threads.
+    #[error("the host refuses a thread for a disk: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A disk, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// By which it is called: bus and place.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Bus.
+    pub bus: DiskBus,
+    /// In bytes.
+    pub size: u64,
+    /// The guest cannot change it.
+    pub read_only: bool,
+    /// Requests per second that may be asked of it.
+    pub iops: Option<u64>,
+    /// Bytes per second.
+    pub bandwidth: Option<u64>,
+}
+
+/// Where a disk is.
+enum Place {
+    Scsi { controller: usize, lun: u8 },
+    Virtio(Arc<Blk>),
+}
+
+struct Entry {
+    spec: DiskSpec,
+    disk: Arc<LiveDisk>,
+    place: Place,
+}
+
+/// The disks of one machine.
+pub struct Disks {
+    controllers: Vec<Arc<Controller>>,
+    entries: Mutex<BTreeMap<String, Entry>>,
+}
+
+impl Disks {
+    /// Opens the disks of a machine that has VMBus, or not.
+    ///
+    /// # Errors
+    /// One of them cannot be opened, or has no place.
+    pub fn open(specs: &[DiskSpec], vmbus: bool) -> Result<Arc<Self>, DisksError> {
+        let bus = |s: &DiskSpec| s.bus.unwrap_or(if vmbus { DiskBus::Scsi } else { DiskBus::Virtio });
+        let on_scsi = specs.iter().filter(|s| bus(s) == DiskBus::Scsi).count();
+        // One is always there, for disks that come later.
+        let controllers = on_scsi.div_ceil(LUNS.into()).clamp(1, CONTROLLERS_MAX);
+        let controllers =
+            if vmbus { (0..controllers).map(|_| Controller::new()).collect() } else { Vec::new() };
+        let disks = Self { controllers, entries: Mutex::default() };
+        for spec in specs {
+            match bus(spec) {
+                DiskBus::Scsi => _ = disks.add_scsi(spec)?,
+                DiskBus::Virtio => disks.add_virtio(spec)?,
+            }
+        }
+        Ok(Arc::new(disks))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add_scsi(&self, spec: &DiskSpec) -> Result<String, DisksError> {
+        if self.controllers.is_empty() {
+            return Err(DisksError::NoVmBus(spec.path.clone()));
+        }
+        let (disk, limited) = open(spec)?;
+        let unit = Arc::new(ScsiDisk::new(limited));
+        let mut refused = UnitError::Full;
+        for (number, controller) in self.controllers.iter().enumerate() {
+            match controller.add(None, Arc::clone(&unit)) {
+                Ok(lun) => {
+                    let name = format!("scsi{number}:{lun}");
+                    let place = Place::Scsi { controller: number, lun };
+                    self.entries().insert(name.clone(), Entry { spec: spec.clone(), disk, place });
+                    return Ok(name);
+                }
+                Err(e) => refused = e,
+            }
+        }
+        Err(refused.into())
+    }
+
+    fn add_virtio(&self, spec: &DiskSpec) -> Result<(), DisksError> {
+        let number = self.virtio().len() as u8;
+        if number >= PCI_DEVICES - FIRST_PCI_DEVICE {
+            return Err(DisksError::NoSlot(spec.path.clone()));
+        }
+        let (disk, limited) = open(spec)?;
+        let place = Place::Virtio(Blk::new(limited, 1));
+        self.entries().insert(format!("virtio{number:02}"), Entry { spec: spec.clone(), disk, place });
+        Ok(())
+    }
+
+    fn virtio(&self) -> Vec<(String, Arc<Blk>)> {
+        let blk = |(name, e): (&String, &Entry)| match &e.place {
+            Place::Virtio(blk) => Some((name.clone(), Arc::clone(blk))),
+            Place::Scsi { .. } => None,
+        };
+        self.entries().iter().filter_map(blk).collect()
+    }
+
+    /// How they, and what belongs to them, come onto a board with so many vCPUs.
+    pub fn attach(&self, vcpus: u32) -> Vec<Attach> {
+        let mut attach: Vec<Attach> = Vec::new();
+        if !self.controllers.is_empty() {
+            let controllers = self.controllers.clone();
+            attach.push(Box::new(move |seat| attach_vmbus(seat, &controllers, vcpus)));
+        } else {
+            // Guests with VMBus get random numbers from the processor; older ones without may have no other source.
+            attach.push(Box::new(|seat| attach_pci(seat, RNG_PCI_DEVICE, "virtio-rng", Rng::new())));
+        }
+        for (device, (name, blk)) in (FIRST_PCI_DEVICE..).zip(self.virtio()) {
+            attach.push(Box::new(move |seat| attach_pci(seat, device, &name, Arc::clone(&blk) as _)));
+        }
+        attach
+    }
+
+    /// Adds a disk to the running machine; what it is then.
+    ///
+    /// # Errors
+    /// It cannot be opened, or has no place.
+    pub fn add(&self, spec: &DiskSpec) -> Result<DiskStatus, DisksError> {
+        if spec.bus.is_some_and(|b| b != DiskBus::Scsi) {
+            return Err(DisksError::NotHot);
+        }
+        let name = self.add_scsi(spec)?;
+        self.status(&name)
+    }
+
+    /// Takes a disk away. Requests of the guest that are under way still end.
+    ///
+    /// # Errors
+    /// There is none, or it has to stay.
+    pub fn remove(&self, name: &str) -> Result<(), DisksError> {
+        let mut entries = self.entries();
+        let entry = entries.get(name).ok_or_else(|| DisksError::Unknown(name.into()))?;
+        let Place::Scsi { controller, lun } = entry.place else { return Err(DisksError::Fixed(name.into())) };
+        self.controllers[controller].remove(lun)?;
+        let entry = entries.remove(name);
+        // Closing it may take a while.
+        drop(entries);
+        drop(entry);
+        Ok(())
+    }
+
+    /// Makes a disk larger, to `size` bytes; or, where no size is given, looks how large its file or device has become. The guest
+    /// is told.
+    ///
+    /// # Errors
+    /// There is none, or it cannot.
+    pub fn grow(&self, name: &str, size: Option<u64>) -> Result<DiskStatus, DisksError> {
+        let entries = self.entries();
+        let entry = entries.get(name).ok_or_else(|| DisksError::Unknown(name.into()))?;
+        match size {
+            Some(size) => entry.disk.grow(size)?,
+            None => _ = entry.disk.refresh()?,
+        }
+        match &entry.place {
+            Place::Scsi { controller, .. } => self.controllers[*controller].look_at_sizes(),
+            Place::Virtio(blk) => blk.look_at_size(),
+        }
+        drop(entries);
+        self.status(name)
+    }
+
+    fn status(&self, name: &str) -> Result<DiskStatus, DisksError> {
+        self.list().into_iter().find(|d| d.name == name).ok_or_else(|| DisksError::Unknown(name.into()))
+    }
+
+    /// All of them.
+    pub fn list(&self) -> Vec<DiskStatus> {
+        let status = |(name, e): (&String, &Entry)| DiskStatus {
+            name: name.clone(),
+            path: e.spec.path.clone(),
+            bus: if matches!(e.place, Place::Virtio(_)) { DiskBus::Virtio } else { DiskBus::Scsi },
+            size: e.disk.info().size,
+            read_only: e.disk.info().read_only,
+            iops: e.spec.limits.requests,
+            bandwidth: e.spec.limits.bytes,
+        };
+        self.entries().iter().map(status).collect()
+    }
+}
+
+/// The disk, and what the guest uses of it.
+fn open(spec: &DiskSpec) -> Result<(Arc<LiveDisk>, Arc<dyn BlockDevice>), DisksError> {
+    let options = OpenOptions { format: spec.format, read_only: spec.read_only, direct: None };
+    let disk = LiveDisk::open(&spec.path, &options)?;
+    let used: Arc<dyn BlockDevice> = match spec.limits.is_none() {
+        true => Arc::clone(&disk) as _,
+        false => Arc::new(Limited::new(Arc::clone(&disk), spec.limits).map_err(DisksError::Thread)?),
+    };
+    Ok((disk, used))
+}
+
+fn attach_vmbus(
+    seat: &mut Seat<'_>,
+    controllers: &[Arc<Controller>],
+    vcpus: u32,
+) -> Result<Arc<dyn Attachment>, BoardError> {
+    let hyperv =
+        seat.hyperv.ok_or_else(|| BoardError::Device("VMBus needs the interface of Hyper-V".into()))?;
+    let bus = VmBus::new(hyperv, seat.memory);
+    for (number, controller) in (0..).zip(controllers) {
+        let instance = Uuid::from_u128(CONTROLLER_NAMES.as_u128() + number);
+        let subchannels = u16::try_from(vcpus.saturating_sub(1)).unwrap_or(u16::MAX);
+        Provider::attach(&bus, instance, Arc::clone(controller), subchannels)
+            .ok_or_else(|| BoardError::Device("VMBus has no room for a SCSI controller".into()))?;
+    }
+    Ok(bus)
+}
+
+fn attach_pci(
+    seat: &mut Seat<'_>,
+    device: u8,
+    name: &str,
+    model: Arc<dyn vireo_virtio::Device>,
+) -> Result<Arc<dyn Attachment>, BoardError> {
+    let slot =
+        PciSlot::new(device, 0).ok_or_else(|| BoardError::Device(format!("no PCI slot for {name}")))?;
+    Ok(VirtioPci::attach(seat, slot, name, model)?)
+}
