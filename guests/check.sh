@@ -26,8 +26,8 @@ check_die() {
     exit 1
 }
 
-# Starts the guest on a machine without disks, besides those of the QEMU options. Its console goes to log, what is written
-# to descriptor 3 into the console, to 4 into the monitor.
+# Starts the guest on a machine without disks, besides those of the QEMU options. Its console goes to log; what is
+# written to descriptor 3 goes into the console, to 4 into the monitor.
 start() { # APPEND QEMU-OPTION…
     local append=$1 folder=$CACHE/$guest-disk
     shift
@@ -64,7 +64,7 @@ finish() { # TEST EXIT-CODE
     wait_for_end
 }
 
-# Sets root_disk to the options for the root disk, never written to: each start has it new. First of the machine's disks.
+# Sets root_disk and root_disk_ide to the options for the root disk, which is never written to: each start has it new.
 attach_root() {
     local drive=file=$CACHE/$guest-disk/root.img,format=raw,snapshot=on
     root_disk=(-drive "$drive,if=none,id=root" -device virtio-blk-pci,drive=root)
@@ -150,10 +150,12 @@ check_crash() {
     wait "$qemu" 2>/dev/null || true
     # The last line may be cut short.
     acknowledged=$(tr -d '\r' <"$work/log" | sed -n '$!s/^vireo: crash acknowledged //p' | tail -n1)
-    start "root=LABEL=vireo-root vireo.run=crash-check vireo.disk=data vireo.acknowledged=$acknowledged" "${root_disk[@]}" $(disk data)
+    start "root=LABEL=vireo-root vireo.run=crash-check vireo.disk=data vireo.acknowledged=$acknowledged" \
+        "${root_disk[@]}" $(disk data)
     wait_for "^vireo: crash-check records=[0-9]* acknowledged=$acknowledged consistent=yes ok"
     finish crash-check 0
-    start "root=LABEL=vireo-root vireo.run=crash-check vireo.disk=data vireo.acknowledged=100000" "${root_disk[@]}" $(disk data)
+    start "root=LABEL=vireo-root vireo.run=crash-check vireo.disk=data vireo.acknowledged=100000" \
+        "${root_disk[@]}" $(disk data)
     wait_for '^vireo: crash-check records=[0-9]* acknowledged=100000 consistent=yes FAILED'
     finish crash-check 1
 }
@@ -166,11 +168,11 @@ check_panic() {
 
 check_bench() {
     blank data 64M
-    start "root=LABEL=vireo-root vireo.run=fio-bench vireo.disk=data vireo.seconds=1 vireo.depths=1,4 vireo.kinds=randread,write" \
-        "${root_disk[@]}" $(disk data)
+    local parameters="vireo.disk=data vireo.seconds=1 vireo.depths=1,4 vireo.kinds=randread,write"
+    start "root=LABEL=vireo-root vireo.run=fio-bench $parameters" "${root_disk[@]}" $(disk data)
     finish fio-bench 0
-    [ "$(grep -acE '^vireo: fio-bench kind=.* iops=[1-9][0-9]* .* lat_p99_us=[1-9][0-9]* .* error=0' "$work/log")" = 8 ] ||
-        check_die "not 8 lines of results"
+    local line='^vireo: fio-bench kind=.* iops=[1-9][0-9]* .* lat_p99_us=[1-9][0-9]* .* error=0'
+    [ "$(grep -acE "$line" "$work/log")" = 8 ] || check_die "not 8 lines of results"
 }
 
 check_unmap() {
@@ -188,10 +190,10 @@ check_shell() {
     start "root=LABEL=vireo-root" "${root_disk[@]}" -device virtio-scsi-pci \
         -drive "file=$work/data,format=raw,if=none,id=data" -device scsi-hd,drive=data,serial=SERIAL-1
     wait_for '^vireo: root on /dev/vda1 '
-    wait_for '# $'
-    echo 'sg_inq /dev/sda && sg_readcap -l /dev/sda && sg_vpd -p 0x80 /dev/sda && sg_luns /dev/sda && echo scsi-$((1 + 1))' >&3
+    wait_for '^/ # '
+    echo 'cd /dev && sg_inq sda && sg_readcap -l sda && sg_vpd -p 0x80 sda && sg_luns sda && echo scsi-$((1 + 1))' >&3
     wait_for '^scsi-2'
-    echo 'lsblk && sfdisk -d /dev/vda && hdparm -V && tune2fs -l /dev/vda1 && resize2fs -P /dev/vda1 && echo disk-$((1 + 1))' >&3
+    echo 'lsblk && sfdisk -d vda && hdparm -V && tune2fs -l vda1 && resize2fs -P vda1 && echo disk-$((1 + 1))' >&3
     wait_for '^disk-2'
     echo 'modprobe -a sg loop isofs vfat && ls /dev/sg0 && echo modules-$((1 + 1))' >&3
     wait_for '^modules-2'

@@ -65,7 +65,10 @@ write_partition_table() { # IMAGE
     local start=$((DISK_PARTITION_MIB * 2048)) sectors=$(((DISK_MIB - DISK_PARTITION_MIB) * 2048))
     # Flags, first CHS (none), type, last CHS (none), first sector, sectors.
     # shellcheck disable=SC2059 # the bytes are written as escapes
-    printf "$(little_endian 0x6f657276 4)\0\0\x80\xfe\xff\xff\x83\xfe\xff\xff$(little_endian $start 4)$(little_endian $sectors 4)" |
+    printf "$(little_endian 0x6f657276 4)\0\0\x80\xfe\xff\xff\x83\xfe\xff\xff$(
+        little_endian $start 4
+        little_endian $sectors 4
+    )" |
         dd of="$1" bs=1 seek=440 conv=notrunc status=none
     printf '\x55\xaa' | dd of="$1" bs=1 seek=510 conv=notrunc status=none
 }
@@ -77,8 +80,8 @@ own_by_root() { # FILE-SYSTEM TREE
         debugfs -w -f - "$1" >/dev/null 2>&1 || apt_die "cannot set the owners of files on $1"
 }
 
-# Builds OUT/root.img. Features are named where mke2fs of a newer host would make what the oldest kernel cannot mount; the
-# tables are written here, or the guest would write them while something is measured.
+# Builds out/root.img. Features are named where mke2fs of a newer host would make what the oldest kernel cannot mount;
+# the tables are written here, or the guest would write them while something is measured.
 build_root_image() { # WORK KERNEL-DIR RELEASE PACKAGES-DIR DISK-DIR
     local tree=$1/disk image=$1/out/root.img offset=$((DISK_PARTITION_MIB << 20))
     lay_out_disk "$tree" "$2" "$3" "$4" "$5"

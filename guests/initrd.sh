@@ -1,7 +1,7 @@
 # Sourced, not run. Lays out and packs an initial RAM file system, reproducibly.
 # shellcheck shell=bash disable=SC2034 # the groups are read by name
 
-# Modules by what asks for them; /init loads a group when the machine has that hardware, the last ones when they are of use.
+# Modules by what asks for them; /init loads a group when the machine has that hardware or the mode needs it.
 # A module that a kernel has built in, or does not have, is left out.
 readonly MODULES_hyperv="hv_vmbus hv_storvsc sd_mod hv_netvsc hv_utils hv_balloon hid-hyperv hyperv-keyboard hyperv_fb hyperv_drm"
 readonly MODULES_virtio="virtio virtio_ring virtio_pci virtio_blk virtio_net virtio_console virtio-rng"
