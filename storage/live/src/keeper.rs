@@ -117,7 +117,7 @@ pub fn keep(mut disk: Disk, jobs: &Arc<Jobs>, answer: impl Fn(Answer)) {
                 jobs.flushes(&mut flushes);
                 let result = disk.flush().map_err(block_error);
                 for (op, changes) in flushes {
-                    answer(Answer::Flushed(op, changes, result.as_ref().map(|()| ()).map_err(same)));
+                    answer(Answer::Flushed(op, changes, result.as_ref().copied().map_err(same)));
                 }
             }
             Job::Close => break,
