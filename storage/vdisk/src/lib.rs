@@ -14,6 +14,7 @@ mod image;
 mod medium;
 mod range;
 mod raw;
+mod space;
 pub mod trial;
 
 pub use extent::{Extent, Place};
@@ -22,6 +23,7 @@ pub use image::{Image, ImageError};
 pub use medium::{FileMedium, Medium};
 pub use range::{OutOfRange, Piece, check_range, pieces};
 pub use raw::Raw;
+pub use space::Space;
 
 /// The smallest unit of any disk, in bytes.
 pub const SECTOR: u64 = 512;

@@ -45,10 +45,44 @@ impl<M: Medium> Image for Raw<M> {
     fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError> {
         self.check(at, len)
     }
+    fn zero(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        self.resolve(at, len)
+    }
+    fn unmap(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        self.resolve(at, len)
+    }
     fn flush(&mut self) -> Result<(), ImageError> {
         self.medium.flush().map_err(ImageError::new)
     }
     fn examine(&mut self) -> Result<Vec<Finding>, ImageError> {
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::ForgetfulMedium;
+    use crate::trial::{Act, Random, Trial};
+
+    #[test]
+    fn a_raw_disk_is_what_was_written() {
+        let open = |medium| -> Box<dyn Image> { Box::new(Raw::open(medium).expect("it opens")) };
+        let trial = Trial { new: vec![0; 8192], fresh: 0, open: &open };
+        let write = |sector, byte| Act::Write { sector, count: 4, byte };
+        let acts = [
+            write(1, 5),
+            Act::Flush,
+            Act::Zero { sector: 2, count: 2 },
+            write(8, 6),
+            Act::Unmap { sector: 9, count: 2 },
+            Act::Reopen,
+            write(3, 7),
+        ];
+        trial.keeps(&acts);
+        (0..50).for_each(|seed| trial.survives(&acts, Random(seed)));
+        let mut raw = Raw::open(ForgetfulMedium::new(vec![0; 1000])).unwrap();
+        assert_eq!(raw.size(), 512);
+        assert!(raw.zero(0, 1024).is_err() && raw.unmap(256, 256).is_err());
     }
 }

@@ -3,7 +3,7 @@
 pub mod peer;
 
 use crate::crash::ForgetfulMedium;
-use crate::{Image, Place, SECTOR};
+use crate::{Extent, Image, Place, SECTOR};
 
 /// What a parent has at each byte.
 pub const PARENT: u8 = 0xee;
@@ -19,6 +19,20 @@ pub enum Act {
         count: u64,
         /// The byte.
         byte: u8,
+    },
+    /// Sectors are made zero.
+    Zero {
+        /// The first.
+        sector: u64,
+        /// How many.
+        count: u64,
+    },
+    /// Sectors are not needed any more.
+    Unmap {
+        /// The first.
+        sector: u64,
+        /// How many.
+        count: u64,
     },
     /// What was written is made durable.
     Flush,
@@ -58,6 +72,32 @@ pub fn write(image: &mut dyn Image, at: u64, bytes: &[u8]) {
     image.written(at, bytes.len() as u64).expect("it is on the disk");
 }
 
+/// Makes a range of a disk zero.
+///
+/// # Panics
+/// It cannot be made zero.
+pub fn zero(image: &mut dyn Image, at: u64, len: u64) {
+    let extents = image.zero(at, len).expect("it can be zero");
+    punch(image, &extents);
+    image.written(at, len).expect("it is on the disk");
+}
+
+/// Says that a range of a disk is not needed any more.
+///
+/// # Panics
+/// That fails.
+pub fn unmap(image: &mut dyn Image, at: u64, len: u64) {
+    let extents = image.unmap(at, len).expect("it can be unmapped");
+    punch(image, &extents);
+}
+
+fn punch(image: &dyn Image, extents: &[Extent]) {
+    for e in extents {
+        let Place::Medium(at) = e.place else { panic!("{e:?} is no place to make zero") };
+        image.medium().punch(at, e.len).expect("a hole");
+    }
+}
+
 /// Numbers that look like chance, from one that is (Knuth's MMIX generator).
 #[derive(Clone, Copy, Debug)]
 pub struct Random(pub u64);
@@ -68,6 +108,30 @@ impl Random {
         self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (self.0 >> 33) % n
     }
+}
+
+/// Does an act. Gives the first sector that it changes, and what each from there on is now; `None`: it was a flush.
+fn change(image: &mut dyn Image, act: &Act) -> Option<(u64, Vec<u8>)> {
+    let sector = u64::from(image.sector());
+    let (first, count) = match act {
+        Act::Write { sector: at, count, byte } => {
+            write(image, at * sector, &vec![*byte; (count * sector) as usize]);
+            return Some((*at, vec![*byte; *count as usize]));
+        }
+        Act::Zero { sector: at, count } => {
+            zero(image, at * sector, count * sector);
+            return Some((*at, vec![0; *count as usize]));
+        }
+        Act::Unmap { sector, count } => (*sector, *count),
+        Act::Flush | Act::Reopen => {
+            image.flush().expect("it flushes");
+            return None;
+        }
+    };
+    unmap(image, first * sector, count * sector);
+    let now = read(image, first * sector, count * sector);
+    // What it is from now on, for good.
+    Some((first, now.chunks(sector as usize).map(|s| s[0]).collect()))
 }
 
 /// A disk to try.
@@ -97,12 +161,16 @@ impl Trial<'_> {
         let sector = u64::from(image.sector());
         let mut model = vec![self.fresh; image.size() as usize];
         for act in acts {
-            if let Act::Write { sector: at, count, byte } = act {
-                let data = vec![*byte; (count * sector) as usize];
-                write(&mut *image, at * sector, &data);
-                model[(at * sector) as usize..][..data.len()].copy_from_slice(&data);
-            } else {
-                image.flush().expect("it flushes");
+            if let Some((first, now)) = change(&mut *image, act) {
+                for (at, byte) in (first * sector..).step_by(sector as usize).zip(now) {
+                    let part = &mut model[at as usize..][..sector as usize];
+                    // What was unmapped is as it was, or zero.
+                    assert!(
+                        !matches!(act, Act::Unmap { .. }) || byte == 0 || byte == part[0],
+                        "{at}: {byte}"
+                    );
+                    part.fill(byte);
+                }
             }
             if matches!(act, Act::Reopen) {
                 self.is_sound(medium.clone());
@@ -150,12 +218,10 @@ impl Trial<'_> {
         let mut may = vec![vec![self.fresh]; (image.size() / sector) as usize];
         let mut states = vec![(0, may.clone())];
         for act in acts {
-            if let Act::Write { sector: at, count, byte } = act {
-                write(&mut *image, at * sector, &vec![*byte; (count * sector) as usize]);
-                may[*at as usize..][..*count as usize].iter_mut().for_each(|m| m.push(*byte));
+            if let Some((first, now)) = change(&mut *image, act) {
+                may[first as usize..].iter_mut().zip(now).for_each(|(m, byte)| m.push(byte));
                 states.last_mut().expect("the first").1.clone_from(&may);
             } else {
-                image.flush().expect("it flushes");
                 may.iter_mut().for_each(|m| *m = vec![*m.last().expect("one")]);
             }
             states.push((medium.points(), may.clone()));

@@ -20,6 +20,7 @@ mod error;
 mod footer;
 mod header;
 mod image;
+mod trim;
 
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhd};
 pub use error::VhdError;

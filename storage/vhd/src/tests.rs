@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use vireo_vdisk::crash::ForgetfulMedium;
-use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, write};
+use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, unmap, write, zero};
 use vireo_vdisk::{Image, SECTOR};
 
 use super::*;
@@ -106,6 +106,35 @@ fn a_lost_footer_is_found_at_the_start_and_put_back() {
     assert!(matches!(Vhd::open(cut, false), Err(VhdError::NotVhd)));
 }
 
+#[test]
+fn what_is_given_up_is_used_again_and_shows_nothing_of_before() {
+    let (mut vhd, medium) = opened(created(&Kind::Dynamic { block: BLOCK }));
+    write(&mut vhd, 0, &[5; 4096]);
+    vhd.flush().unwrap();
+    unmap(&mut vhd, 0, 4096);
+    let before = medium.contents().len();
+    write(&mut vhd, 4096, &[6; 512]);
+    vhd.flush().unwrap();
+    let during = medium.contents().len();
+    write(&mut vhd, 8192, &[7; 512]);
+    vhd.flush().unwrap();
+    assert_eq!([during - before, medium.contents().len() - during], [8192, 0]);
+    let (mut vhd, _) = opened(medium.contents());
+    assert_eq!(read(&mut vhd, 8192, 4096), [vec![7; 512], vec![0; 4096 - 512]].concat());
+    assert_eq!(read(&mut vhd, 0, 4096), [0; 4096]);
+}
+
+#[test]
+fn a_child_that_is_cleared_still_hides_its_parent() {
+    let (mut vhd, _) = opened(created(&kinds()[2]));
+    zero(&mut vhd, 512, 8192);
+    assert_eq!(read(&mut vhd, 0, 9216), [vec![PARENT; 512], vec![0; 8192], vec![PARENT; 512]].concat());
+    write(&mut vhd, 0, &[8; 512]);
+    unmap(&mut vhd, 0, 12288);
+    vhd.flush().unwrap();
+    assert_eq!(read(&mut vhd, 0, 9216), [vec![0; 8704], vec![PARENT; 512]].concat());
+}
+
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let sectors = SIZE / SECTOR;
     let write = (0..sectors, 1..=12u64, 1..=200u8).prop_map(move |(sector, n, byte)| Act::Write {
@@ -113,7 +142,12 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         count: n.min(sectors - sector),
         byte,
     });
-    prop::collection::vec(prop_oneof![6 => write, 2 => Just(Act::Flush), 1 => Just(Act::Reopen)], 1..24)
+    // Blocks have 8.
+    let range = (0..sectors, 1..=20u64).prop_map(move |(sector, n)| (sector, n.min(sectors - sector)));
+    let zero = range.clone().prop_map(|(sector, count)| Act::Zero { sector, count });
+    let unmap = range.prop_map(|(sector, count)| Act::Unmap { sector, count });
+    let flush = prop_oneof![2 => Just(Act::Flush), 1 => Just(Act::Reopen)];
+    prop::collection::vec(prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush], 1..24)
 }
 
 proptest! {

@@ -1,6 +1,6 @@
 //! An open image.
 
-use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Piece, Place, check_range, pieces};
+use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Piece, Place, Space, check_range, pieces};
 
 use crate::bytes::{Fields, put};
 use crate::error::damaged;
@@ -39,7 +39,9 @@ pub struct Vhdx<M> {
     open: Open,
     /// The identities that tell of changes have changed.
     announced: bool,
-    /// Where new blocks go.
+    /// Of blocks that were given up.
+    pub(crate) space: Space,
+    /// Where new blocks go if there is no such space.
     end: u64,
 }
 
@@ -75,9 +77,21 @@ impl<M: Medium> Vhdx<M> {
         if regions.table.at + regions.table.len > len {
             return damaged("its block table does not lie in it");
         }
-        let (pages, writer) = (Pages::default(), Writer::default());
+        let (pages, writer, space) = (Pages::default(), Writer::default(), Space::default());
         let end = len.next_multiple_of(MIB);
-        Ok(Self { medium, header, regions, metadata, layout, pages, writer, open, announced: false, end })
+        Ok(Self {
+            medium,
+            header,
+            regions,
+            metadata,
+            layout,
+            pages,
+            writer,
+            open,
+            announced: false,
+            space,
+            end,
+        })
     }
 
     /// Size of the disk, in bytes.
@@ -119,7 +133,7 @@ impl<M: Medium> Vhdx<M> {
         [log, self.regions.table, self.regions.metadata]
     }
 
-    fn check(&self, at: u64, len: u64) -> Result<()> {
+    pub(crate) fn check(&self, at: u64, len: u64) -> Result<()> {
         Ok(check_range(at, len, self.metadata.size, self.metadata.sector.into())?)
     }
 
@@ -129,7 +143,7 @@ impl<M: Medium> Vhdx<M> {
         Ok(page.u64((at % PAGE) as usize))
     }
 
-    fn set_entry(&mut self, n: u64, entry: u64) -> Result<()> {
+    pub(crate) fn set_entry(&mut self, n: u64, entry: u64) -> Result<()> {
         let at = self.regions.table.at + 8 * n;
         let page = self.pages.change(&self.medium, at & !(PAGE - 1))?;
         put(page, (at % PAGE) as usize, &entry.to_le_bytes());
@@ -257,7 +271,7 @@ impl<M: Medium> Vhdx<M> {
     }
 
     /// Before the first change: others can tell by these that there was one (2.2.2).
-    fn announce(&mut self) -> Result<()> {
+    pub(crate) fn announce(&mut self) -> Result<()> {
         let Open::Write { random } = self.open else { return Err(VhdxError::ReadOnly) };
         if !self.announced {
             // A crash, or another program, may have left an end that no block begins at.
@@ -270,13 +284,16 @@ impl<M: Medium> Vhdx<M> {
         Ok(())
     }
 
-    /// Gives a block a place at the end, where the file is zero.
-    fn allocate(&mut self, block: u64, whole: bool) -> Result<u64> {
+    /// Gives a block a place, where the file is zero.
+    pub(crate) fn allocate(&mut self, block: u64, whole: bool) -> Result<u64> {
         if !whole && self.bitmap(block)?.is_none() {
             let at = self.extend(MIB)?;
             self.set_entry(self.layout.of_bitmap(block), Block::bitmap_entry(at))?;
         }
-        let at = self.extend(self.layout.block)?;
+        let at = match self.space.take() {
+            Some(at) => at,
+            None => self.extend(self.layout.block)?,
+        };
         self.set_entry(self.layout.of_block(block), Block::entry(at, whole))?;
         Ok(at)
     }
@@ -318,6 +335,7 @@ impl<M: Medium> Vhdx<M> {
             }
         }
         self.pages.is_written();
+        self.space.is_durable(&self.medium, self.layout.block);
         Ok(())
     }
 
@@ -356,6 +374,12 @@ impl<M: Medium> Image for Vhdx<M> {
     }
     fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError> {
         Self::written(self, at, len).map_err(ImageError::new)
+    }
+    fn zero(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::zero(self, at, len).map_err(ImageError::new)
+    }
+    fn unmap(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::unmap(self, at, len).map_err(ImageError::new)
     }
     fn flush(&mut self) -> Result<(), ImageError> {
         Self::flush(self).map_err(ImageError::new)

@@ -25,6 +25,7 @@ mod metadata;
 mod pages;
 mod region;
 mod table;
+mod trim;
 
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhdx};
 pub use error::VhdxError;

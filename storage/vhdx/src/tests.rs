@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use vireo_vdisk::Image;
 use vireo_vdisk::crash::ForgetfulMedium;
-use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, write};
+use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, unmap, write, zero};
 
 use super::*;
 use crate::bytes::{put, seal};
@@ -104,6 +104,34 @@ fn a_change_of_the_disk_changes_what_children_name() {
     assert_ne!(vhdx.data_write(), before);
 }
 
+#[test]
+fn what_is_given_up_is_used_again_and_shows_nothing_of_before() {
+    for new in images() {
+        let child = matches!(new.kind, Kind::Differencing(_));
+        let (mut vhdx, medium) = opened(created(&new));
+        write(&mut vhdx, 0, &vec![5; MIB as usize]);
+        vhdx.flush().unwrap();
+        unmap(&mut vhdx, 0, MIB);
+        assert_eq!(read(&mut vhdx, 0, 4096), [0; 4096], "the parent is hidden");
+        let before = medium.contents().len();
+        write(&mut vhdx, MIB, &[6; 4096]);
+        let during = medium.contents().len();
+        vhdx.flush().unwrap();
+        // Two more blocks: the second needs room.
+        write(&mut vhdx, 2 * MIB, &[7; 4096]);
+        let again = medium.contents().len();
+        if new.kind != Kind::Fixed {
+            assert_eq!((during - before, again - during), (MIB as usize, 0), "{:?}", new.kind);
+        }
+        let rest = if child { PARENT } else { 0 };
+        assert_eq!(read(&mut vhdx, 2 * MIB, 8192), [[7; 4096], [rest; 4096]].concat());
+        zero(&mut vhdx, MIB, 2 * MIB);
+        assert_eq!(read(&mut vhdx, MIB, 2 * MIB), vec![0; 2 << 20]);
+        vhdx.flush().unwrap();
+        assert_eq!(vhdx.examine().unwrap().iter().filter(|f| f.is_harmful()).count(), 0);
+    }
+}
+
 /// An image with something in its log: a crash just after the log was made durable.
 fn with_a_log() -> Vec<u8> {
     let (mut vhdx, medium) = opened(created(&new(Kind::Dynamic, 512)));
@@ -190,7 +218,15 @@ fn acts(sector: u64) -> impl Strategy<Value = Vec<Act>> {
         let first = (block * MIB / sector + n).saturating_sub(3).min(sectors - 1);
         Act::Write { sector: first, count: count.min(sectors - first), byte }
     });
-    prop::collection::vec(prop_oneof![6 => write, 2 => Just(Act::Flush), 1 => Just(Act::Reopen)], 1..10)
+    // Whole blocks, or nearly.
+    let range = (0..4u64, 1..=2u64, 0..3u64).prop_map(move |(block, n, less)| {
+        let first = block * MIB / sector;
+        (first, (n * MIB / sector - less).min(sectors - first))
+    });
+    let zero = range.clone().prop_map(|(sector, count)| Act::Zero { sector, count });
+    let unmap = range.prop_map(|(sector, count)| Act::Unmap { sector, count });
+    let flush = prop_oneof![2 => Just(Act::Flush), 1 => Just(Act::Reopen)];
+    prop::collection::vec(prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush], 1..10)
 }
 
 proptest! {
