@@ -34,9 +34,6 @@ pub enum VhdxError {
         /// Which.
         id: Guid,
     },
-    /// A crash left changes in its log, and it may not be written.
-    #[error("the VHDX was not closed: its log has to be replayed, for which it must be writable")]
-    NeedsReplay,
     /// A disk of this size cannot be.
     #[error("a VHDX of {size} bytes is not possible: it takes a multiple of {sector}, at most 64 TiB")]
     BadSize {

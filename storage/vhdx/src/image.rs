@@ -7,6 +7,7 @@ use crate::error::damaged;
 use crate::header::{FILE, Header};
 use crate::log::{self, MOST_PAGES, Writer};
 use crate::metadata::{Metadata, ParentLink};
+use crate::overlay::Overlay;
 use crate::pages::{PAGE, Pages};
 use crate::region::{Region, Regions};
 use crate::table::{BadEntry, Block, Layout};
@@ -29,7 +30,7 @@ pub enum Open {
 /// To write: [`Vhdx::place`] says where the payload goes; when it is there, [`Vhdx::written`] makes it what is read, and
 /// [`Vhdx::flush`] makes it last. [`Vhdx::close`] spares the next opening the replay of the log.
 pub struct Vhdx<M> {
-    medium: M,
+    medium: Overlay<M>,
     header: Header,
     regions: Regions,
     metadata: Metadata,
@@ -46,7 +47,7 @@ pub struct Vhdx<M> {
 }
 
 impl<M: Medium> Vhdx<M> {
-    /// Opens an image; first does what its log says, if it was not closed.
+    /// Opens an image; first does what its log says, if it was not closed: in memory, if it is to be read only.
     ///
     /// # Errors
     /// It is none, or damaged, or has what is not known; those of the medium.
@@ -61,11 +62,16 @@ impl<M: Medium> Vhdx<M> {
             return Err(VhdxError::NotVhdx);
         }
         let mut header = Header::read(&medium)?;
+        let mut medium = Overlay::new(medium);
         if header.log != Guid::ZERO {
-            let Open::Write { .. } = open else { return Err(VhdxError::NeedsReplay) };
+            if open == Open::Read {
+                medium.keep_changes().map_err(VhdxError::io("find the end of the VHDX"))?;
+            }
             log::replay(&medium, &header)?;
             header.log = Guid::ZERO;
-            header.write(&medium)?;
+            if open != Open::Read {
+                header.write(&medium)?;
+            }
         }
         let regions = Regions::read(&medium)?;
         let metadata = Metadata::read(&medium, regions.metadata)?;
@@ -116,6 +122,11 @@ impl<M: Medium> Vhdx<M> {
 
     /// What it is written on.
     pub fn medium(&self) -> &M {
+        self.medium.base()
+    }
+
+    /// The same, with what its log says.
+    pub(crate) fn replayed(&self) -> &Overlay<M> {
         &self.medium
     }
 
@@ -200,7 +211,10 @@ impl<M: Medium> Vhdx<M> {
             let place = match self.block(piece.block)? {
                 Block::NotHere => elsewhere,
                 Block::Zero => Place::Zero,
-                Block::Here(data) => Place::Medium(data + piece.range.start),
+                Block::Here(data) => {
+                    self.medium.payload(data + piece.range.start, piece.bytes(), &mut extents)?;
+                    continue;
+                }
                 Block::PartlyHere(data) => {
                     self.resolve_partly(&piece, data, &mut extents)?;
                     continue;
@@ -222,8 +236,11 @@ impl<M: Medium> Vhdx<M> {
             let (byte, bit) = bit(bitmap, first + n);
             let page = self.pages.get(&self.medium, byte & !(PAGE - 1))?;
             let here = page[(byte % PAGE) as usize] & bit != 0;
-            let place = if here { Place::Medium(data + n * sector) } else { Place::Parent };
-            Extent { len: sector, place }.append_to(extents);
+            if here {
+                self.medium.payload(data + n * sector, sector, extents)?;
+            } else {
+                Extent { len: sector, place: Place::Parent }.append_to(extents);
+            }
         }
         Ok(())
     }
@@ -312,7 +329,7 @@ impl<M: Medium> Vhdx<M> {
     /// written still is.
     pub fn flush(&mut self) -> Result<()> {
         // And what the last flush wrote in its place, which its entry in the log is no longer needed for then.
-        let flush = |m: &M| m.flush().map_err(VhdxError::io("flush the VHDX"));
+        let flush = |m: &Overlay<M>| m.flush().map_err(VhdxError::io("flush the VHDX"));
         flush(&self.medium)?;
         let dirty = self.pages.dirty();
         if dirty.is_empty() {
@@ -352,7 +369,7 @@ impl<M: Medium> Vhdx<M> {
             self.header.log = Guid::ZERO;
             self.header.write(&self.medium)?;
         }
-        Ok(self.medium)
+        Ok(self.medium.into_base())
     }
 }
 
@@ -364,7 +381,7 @@ impl<M: Medium> Image for Vhdx<M> {
         self.metadata.sector
     }
     fn medium(&self) -> &dyn Medium {
-        &self.medium
+        self.medium.base()
     }
     fn resolve(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
         Self::resolve(self, at, len).map_err(ImageError::new)

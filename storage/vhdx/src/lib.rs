@@ -22,6 +22,7 @@ mod header;
 mod image;
 mod log;
 mod metadata;
+mod overlay;
 mod pages;
 mod region;
 mod table;

@@ -26,8 +26,6 @@ const MOST_LOOKS: u64 = 64;
 const MOST_LENGTH: u64 = 2 * crate::MAX_SIZE;
 /// Bytes that a replay may clear.
 const MOST_ZEROS: u64 = 1 << 30;
-/// How much is cleared at once, in bytes.
-const ZEROS: u64 = MIB;
 
 /// Where the next entry goes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,12 +140,7 @@ fn apply(medium: &dyn Medium, e: &[u8], end: u64, zeros: &mut u64) -> Result<()>
             if *zeros > MOST_ZEROS {
                 return Err(VhdxError::Unsupported(format!("a log that clears {zeros} bytes")));
             }
-            let piece = vec![0; ZEROS as usize];
-            let pieces = (0..len).step_by(ZEROS as usize);
-            pieces
-                .map(|from| (at + from, &piece[..(len - from).min(ZEROS) as usize]))
-                .try_for_each(|(at, zeros)| medium.write(at, zeros))
-                .map_err(wrote)?;
+            medium.punch(at, len).map_err(wrote)?;
         }
     }
     Ok(())
