@@ -76,6 +76,18 @@ pub trait Image: Send {
     /// The format's.
     fn unmap(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError>;
 
+    /// Makes the disk larger, durably. What is new is zero, or the parent's.
+    ///
+    /// # Errors
+    /// The format's: then the disk has its size, or after a failure of the medium perhaps the new one when it is opened next.
+    fn grow(&mut self, size: u64) -> Result<(), ImageError>;
+
+    /// Makes the disk smaller, durably. What is beyond is lost.
+    ///
+    /// # Errors
+    /// As [`Image::grow`]; and it has a parent.
+    fn shrink(&mut self, size: u64) -> Result<(), ImageError>;
+
     /// Makes all that was written durable.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod compact;
 pub mod crash;
 mod extent;
 mod finding;
@@ -17,6 +18,7 @@ mod raw;
 mod space;
 pub mod trial;
 
+pub use compact::{Compact, Move, Used, compact, gaps, plan};
 pub use extent::{Extent, Place};
 pub use finding::Finding;
 pub use image::{Image, ImageError};

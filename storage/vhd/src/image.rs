@@ -18,8 +18,8 @@ const BITMAPS: usize = 4096;
 /// To write: [`Vhd::place`] says where the payload goes; when it is there, [`Vhd::written`] makes it what is read, and
 /// [`Vhd::flush`] makes it last.
 pub struct Vhd<M> {
-    medium: M,
-    footer: Footer,
+    pub(crate) medium: M,
+    pub(crate) footer: Footer,
     pub(crate) sparse: Option<Sparse>,
     writable: bool,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Sparse {
     /// Of blocks that were given up, with their bitmaps.
     pub(crate) space: Space,
     /// Where the footer is, and blocks go next.
-    end: u64,
+    pub(crate) end: u64,
 }
 
 impl<M: Medium> Vhd<M> {
@@ -244,6 +244,12 @@ impl<M: Medium> Image for Vhd<M> {
     }
     fn unmap(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
         Self::unmap(self, at, len).map_err(ImageError::new)
+    }
+    fn grow(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::grow(self, size).map_err(ImageError::new)
+    }
+    fn shrink(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::shrink(self, size).map_err(ImageError::new)
     }
     fn flush(&mut self) -> Result<(), ImageError> {
         Self::flush(self).map_err(ImageError::new)

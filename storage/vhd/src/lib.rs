@@ -15,11 +15,13 @@
 
 mod bitmap;
 mod check;
+mod compact;
 mod create;
 mod error;
 mod footer;
 mod header;
 mod image;
+mod resize;
 mod trim;
 
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhd};

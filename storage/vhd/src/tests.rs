@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use vireo_vdisk::crash::ForgetfulMedium;
 use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, unmap, write, zero};
-use vireo_vdisk::{Image, SECTOR};
+use vireo_vdisk::{Compact, SECTOR};
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn fresh(kind: &Kind) -> u8 {
 
 /// The trial of a kind of image.
 fn trial(kind: &Kind, run: impl FnOnce(&Trial<'_>)) {
-    let open = |medium| -> Box<dyn Image> { Box::new(Vhd::open(medium, true).expect("it opens")) };
+    let open = |medium| -> Box<dyn Compact> { Box::new(Vhd::open(medium, true).expect("it opens")) };
     run(&Trial { new: created(kind), fresh: fresh(kind), open: &open });
 }
 
@@ -125,6 +125,25 @@ fn what_is_given_up_is_used_again_and_shows_nothing_of_before() {
 }
 
 #[test]
+fn a_compacted_image_is_shorter() {
+    for kind in &kinds()[1..] {
+        let (mut vhd, medium) = opened(created(kind));
+        for (n, byte) in [(0, 0), (1, 2), (2, 3)] {
+            write(&mut vhd, n * 4096, &[byte; 512]);
+        }
+        vhd.deallocate(0, 4096).unwrap();
+        let before = medium.contents().len();
+        assert!(vireo_vdisk::compact(&mut vhd, &mut |_, _| true).unwrap());
+        let less = before - medium.contents().len();
+        // A child keeps the block, since it hides the parent's.
+        assert_eq!(less, if vhd.parent().is_some() { 0 } else { 8192 });
+        let (mut vhd, _) = opened(medium.contents());
+        assert_eq!([0, 4096, 8192].map(|at| read(&mut vhd, at, 512)[0]), [0, 2, 3]);
+        assert_eq!(vhd.examine().unwrap(), []);
+    }
+}
+
+#[test]
 fn a_child_that_is_cleared_still_hides_its_parent() {
     let (mut vhd, _) = opened(created(&kinds()[2]));
     zero(&mut vhd, 512, 8192);
@@ -147,7 +166,17 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let zero = range.clone().prop_map(|(sector, count)| Act::Zero { sector, count });
     let unmap = range.prop_map(|(sector, count)| Act::Unmap { sector, count });
     let flush = prop_oneof![2 => Just(Act::Flush), 1 => Just(Act::Reopen)];
-    prop::collection::vec(prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush], 1..24)
+    // The table is full after 128 blocks.
+    let grow = prop_oneof![4 => 1..20u64, 1 => 900..1100u64].prop_map(|by| Act::Grow { by });
+    let some = prop::collection::vec(
+        prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush, 1 => grow, 1 => Just(Act::Compact)],
+        1..24,
+    );
+    // Thereafter sectors may be missing.
+    let shrink = prop::option::of((1..30u64).prop_map(|by| Act::Shrink { by }));
+    let again = prop::option::of((1..30u64).prop_map(|by| Act::Grow { by }));
+    (some, shrink, again)
+        .prop_map(|(acts, shrink, again)| acts.into_iter().chain(shrink).chain(again).collect())
 }
 
 proptest! {

@@ -64,7 +64,7 @@ impl<M: Medium> Vhd<M> {
     }
 
     /// Gives up what a block has of the file.
-    fn give_up(&mut self, block: u32) {
+    pub(crate) fn give_up(&mut self, block: u32) {
         let Some(sparse) = &mut self.sparse else { return };
         let entry = std::mem::replace(&mut sparse.table[block as usize], NOWHERE);
         if entry != NOWHERE {

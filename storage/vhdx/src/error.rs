@@ -42,6 +42,12 @@ pub enum VhdxError {
         /// Size of a sector, in bytes.
         sector: u32,
     },
+    /// The block table cannot be longer.
+    #[error("the VHDX has no room in its block table for a disk of {size} bytes: convert it")]
+    FullTable {
+        /// The size asked for, in bytes.
+        size: u64,
+    },
     /// Blocks of this size cannot be.
     #[error("blocks of {0} bytes are not possible: it takes a power of two from 1 to 256 MiB")]
     BadBlock(u32),

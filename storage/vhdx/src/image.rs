@@ -6,7 +6,7 @@ use crate::bytes::{Fields, put};
 use crate::error::damaged;
 use crate::header::{FILE, Header};
 use crate::log::{self, MOST_PAGES, Writer};
-use crate::metadata::{Metadata, ParentLink};
+use crate::metadata::{ItemPlaces, Metadata, ParentLink};
 use crate::overlay::Overlay;
 use crate::pages::{PAGE, Pages};
 use crate::region::{Region, Regions};
@@ -34,6 +34,7 @@ pub struct Vhdx<M> {
     header: Header,
     regions: Regions,
     metadata: Metadata,
+    items: ItemPlaces,
     layout: Layout,
     pages: Pages,
     writer: Writer,
@@ -74,7 +75,7 @@ impl<M: Medium> Vhdx<M> {
             }
         }
         let regions = Regions::read(&medium)?;
-        let metadata = Metadata::read(&medium, regions.metadata)?;
+        let (metadata, items) = Metadata::read(&medium, regions.metadata)?;
         let layout = Layout::of(&metadata);
         if layout.entries() * 8 > regions.table.len {
             return damaged(format!("its block table has no room for {} entries", layout.entries()));
@@ -90,6 +91,7 @@ impl<M: Medium> Vhdx<M> {
             header,
             regions,
             metadata,
+            items,
             layout,
             pages,
             writer,
@@ -139,7 +141,7 @@ impl<M: Medium> Vhdx<M> {
         self.regions().map(|r| r.at + r.len).into_iter().fold(MIB, u64::max)
     }
 
-    fn regions(&self) -> [Region; 3] {
+    pub(crate) fn regions(&self) -> [Region; 3] {
         let log = Region { at: self.header.log_at, len: self.header.log_len };
         [log, self.regions.table, self.regions.metadata]
     }
@@ -148,17 +150,48 @@ impl<M: Medium> Vhdx<M> {
         Ok(check_range(at, len, self.metadata.size, self.metadata.sector.into())?)
     }
 
+    /// Where an entry of the table is.
+    pub(crate) fn entry_at(&self, n: u64) -> u64 {
+        self.regions.table.at + 8 * n
+    }
+
+    /// The page that an entry is in.
+    pub(crate) fn entry_page(&mut self, n: u64) -> Result<&[u8; PAGE as usize]> {
+        let at = self.entry_at(n);
+        self.pages.get(&self.medium, at & !(PAGE - 1))
+    }
+
     fn entry(&mut self, n: u64) -> Result<u64> {
-        let at = self.regions.table.at + 8 * n;
-        let page = self.pages.get(&self.medium, at & !(PAGE - 1))?;
-        Ok(page.u64((at % PAGE) as usize))
+        let at = self.entry_at(n);
+        Ok(self.entry_page(n)?.u64((at % PAGE) as usize))
     }
 
     pub(crate) fn set_entry(&mut self, n: u64, entry: u64) -> Result<()> {
-        let at = self.regions.table.at + 8 * n;
-        let page = self.pages.change(&self.medium, at & !(PAGE - 1))?;
-        put(page, (at % PAGE) as usize, &entry.to_le_bytes());
+        self.change_bytes(self.entry_at(n), &entry.to_le_bytes())
+    }
+
+    /// Changes bytes, by way of the log.
+    pub(crate) fn change_bytes(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        for piece in pieces(at, bytes.len() as u64, PAGE) {
+            let page = self.pages.change(&self.medium, piece.block * PAGE)?;
+            let from = (piece.block * PAGE + piece.range.start - at) as usize;
+            put(page, piece.range.start as usize, &bytes[from..][..piece.bytes() as usize]);
+        }
         Ok(())
+    }
+
+    /// Bytes that the block table has room for.
+    pub(crate) fn table_len(&self) -> u64 {
+        self.regions.table.len
+    }
+
+    /// Where the file says the disk's size.
+    pub(crate) fn size_at(&self) -> u64 {
+        self.items.size
+    }
+
+    pub(crate) fn is_resized(&mut self, size: u64, layout: Layout) {
+        (self.metadata.size, self.layout) = (size, layout);
     }
 
     /// What the table says of a block.
@@ -287,14 +320,23 @@ impl<M: Medium> Vhdx<M> {
         Ok(())
     }
 
-    /// Before the first change: others can tell by these that there was one (2.2.2).
+    /// Before the first change of the disk: others can tell by this that there was one (2.2.2).
     pub(crate) fn announce(&mut self) -> Result<()> {
+        let Open::Write { random } = self.open else { return Err(VhdxError::ReadOnly) };
+        if self.header.data_write != random.derived(2) {
+            self.header.data_write = random.derived(2);
+            self.announced = false;
+        }
+        self.announce_file()
+    }
+
+    /// Before the first change of the file.
+    pub(crate) fn announce_file(&mut self) -> Result<()> {
         let Open::Write { random } = self.open else { return Err(VhdxError::ReadOnly) };
         if !self.announced {
             // A crash, or another program, may have left an end that no block begins at.
             self.extend(0)?;
             self.header.file_write = random.derived(1);
-            self.header.data_write = random.derived(2);
             self.header.write(&self.medium)?;
             self.announced = true;
         }
@@ -315,7 +357,7 @@ impl<M: Medium> Vhdx<M> {
         Ok(at)
     }
 
-    fn extend(&mut self, by: u64) -> Result<u64> {
+    pub(crate) fn extend(&mut self, by: u64) -> Result<u64> {
         let at = self.end;
         self.medium.set_len(at + by).map_err(VhdxError::io("extend the VHDX"))?;
         self.end = at + by;
@@ -356,6 +398,31 @@ impl<M: Medium> Vhdx<M> {
         Ok(())
     }
 
+    /// After a flush: nothing is left to the log.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        if self.header.log != Guid::ZERO {
+            self.medium.flush().map_err(VhdxError::io("flush the VHDX"))?;
+            self.header.log = Guid::ZERO;
+            self.header.write(&self.medium)?;
+        }
+        Ok(())
+    }
+
+    /// The file ends here from now on, durably.
+    pub(crate) fn end_at(&mut self, end: u64) -> Result<()> {
+        self.medium
+            .set_len(end)
+            .and_then(|()| self.medium.flush())
+            .map_err(VhdxError::io("shorten the VHDX"))?;
+        self.end = end;
+        Ok(())
+    }
+
+    /// What is known of pages may not be so any more. All are written.
+    pub(crate) fn forget_pages(&mut self) {
+        self.pages = Pages::default();
+    }
+
     /// Makes all durable, so that nothing is left to the log.
     ///
     /// # Errors
@@ -364,11 +431,7 @@ impl<M: Medium> Vhdx<M> {
         if self.open != Open::Read {
             self.flush()?;
         }
-        if self.header.log != Guid::ZERO {
-            self.medium.flush().map_err(VhdxError::io("flush the VHDX"))?;
-            self.header.log = Guid::ZERO;
-            self.header.write(&self.medium)?;
-        }
+        self.settle()?;
         Ok(self.medium.into_base())
     }
 }
@@ -397,6 +460,12 @@ impl<M: Medium> Image for Vhdx<M> {
     }
     fn unmap(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
         Self::unmap(self, at, len).map_err(ImageError::new)
+    }
+    fn grow(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::grow(self, size).map_err(ImageError::new)
+    }
+    fn shrink(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::shrink(self, size).map_err(ImageError::new)
     }
     fn flush(&mut self) -> Result<(), ImageError> {
         Self::flush(self).map_err(ImageError::new)

@@ -15,6 +15,7 @@
 
 mod bytes;
 mod check;
+mod compact;
 mod create;
 mod error;
 mod guid;
@@ -25,6 +26,7 @@ mod metadata;
 mod overlay;
 mod pages;
 mod region;
+mod resize;
 mod table;
 mod trim;
 

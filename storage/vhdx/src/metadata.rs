@@ -64,15 +64,27 @@ pub struct Metadata {
     pub parent: Option<ParentLink>,
 }
 
+/// Where in the file items are that may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ItemPlaces {
+    /// The disk's size.
+    pub size: u64,
+    /// The entry of the parent locator in the table, of a differencing image.
+    pub parent_entry: Option<u64>,
+    /// Behind the last item.
+    pub end: u64,
+}
+
 impl Metadata {
     /// That of an image.
-    pub fn read(medium: &dyn Medium, region: Region) -> Result<Self> {
+    pub fn read(medium: &dyn Medium, region: Region) -> Result<(Self, ItemPlaces)> {
         let mut table = vec![0; TABLE as usize];
         medium.read(region.at, &mut table).map_err(VhdxError::io("read the metadata"))?;
         if table[..8] != *SIGNATURE || table.u16(10) > MOST_ITEMS {
             return damaged("its metadata has no table");
         }
         let mut items = Items::default();
+        let mut places = ItemPlaces { end: region.at + TABLE, ..ItemPlaces::default() };
         for n in 0..usize::from(table.u16(10)) {
             let e = &table[32 + n * ENTRY..][..ENTRY];
             let (id, at, len, flags) = (Guid(e.array(0)), e.u32(16), e.u32(20), e.u32(24));
@@ -85,13 +97,18 @@ impl Metadata {
             if u64::from(at) + u64::from(len) > region.len || len > MOST_ITEM {
                 return damaged(format!("metadata item {id} is {len} bytes at {at}"));
             }
+            let item = region.at + u64::from(at);
+            places.end = places.end.max(item + u64::from(len));
+            match id {
+                DISK_SIZE => places.size = item,
+                PARENT => places.parent_entry = Some(region.at + (32 + n * ENTRY) as u64),
+                _ => {}
+            }
             let mut bytes = vec![0; len as usize];
-            medium
-                .read(region.at + u64::from(at), &mut bytes)
-                .map_err(VhdxError::io("read a metadata item"))?;
+            medium.read(item, &mut bytes).map_err(VhdxError::io("read a metadata item"))?;
             *slot = Some(bytes);
         }
-        items.understand()
+        Ok((items.understand()?, places))
     }
 
     /// The bytes of the region, to be written at its start.

@@ -1,7 +1,7 @@
 //! Images against a model of a disk, and after crashes. Against programs of others: `tests/qemu.rs`.
 
 use proptest::prelude::*;
-use vireo_vdisk::Image;
+use vireo_vdisk::Compact;
 use vireo_vdisk::crash::ForgetfulMedium;
 use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, unmap, write, zero};
 
@@ -51,7 +51,7 @@ fn fresh(new: &NewVhdx) -> u8 {
 }
 
 fn trial(new: &NewVhdx, run: impl FnOnce(&Trial<'_>)) {
-    let open = |medium| -> Box<dyn Image> {
+    let open = |medium| -> Box<dyn Compact> {
         Box::new(Vhdx::open(medium, Open::Write { random: RANDOM }).expect("it opens"))
     };
     run(&Trial { new: created(new), fresh: fresh(new), open: &open });
@@ -130,6 +130,46 @@ fn what_is_given_up_is_used_again_and_shows_nothing_of_before() {
         vhdx.flush().unwrap();
         assert_eq!(vhdx.examine().unwrap().iter().filter(|f| f.is_harmful()).count(), 0);
     }
+}
+
+#[test]
+fn a_compacted_image_is_shorter_and_children_still_know_it() {
+    for new in &images()[1..] {
+        let (mut vhdx, medium) = opened(created(new));
+        for (n, byte) in [(0, 0), (1, 2), (2, 3)] {
+            write(&mut vhdx, n * MIB, &[byte; 8192]);
+        }
+        vhdx.close().unwrap();
+        let (mut vhdx, _) = opened(medium.contents());
+        let identity = vhdx.data_write();
+        vhdx.deallocate(0, MIB).unwrap();
+        let medium = vhdx.medium().clone();
+        let before = medium.contents().len() as u64;
+        assert!(vireo_vdisk::compact(&mut vhdx, &mut |_, _| true).unwrap());
+        assert_eq!(medium.contents().len() as u64, before - MIB, "{:?}", new.kind);
+        assert_eq!(vhdx.data_write(), identity);
+        vhdx.close().unwrap();
+        let (mut vhdx, _) = opened(medium.contents());
+        let disk: Vec<u8> = (0..3).map(|n| read(&mut vhdx, n * MIB, 4096)[0]).collect();
+        assert_eq!(disk, [0, 2, 3]);
+        assert_eq!((vhdx.data_write(), vhdx.examine().unwrap()), (identity, vec![]));
+    }
+}
+
+#[test]
+fn a_disk_grows_as_far_as_its_table_goes() {
+    let medium = ForgetfulMedium::default();
+    // The table's first MiB has entries for more than four times as much.
+    new(Kind::Dynamic, 512).create(&medium).unwrap();
+    let mut vhdx = Vhdx::open(medium.clone(), Open::Write { random: RANDOM }).unwrap();
+    let most = 131_072 / 8193 * 8192 * MIB;
+    vhdx.grow(most).unwrap();
+    assert!(matches!(vhdx.grow(2 * most), Err(VhdxError::FullTable { .. })));
+    assert!(matches!(vhdx.grow(SIZE), Err(VhdxError::BadSize { .. })));
+    write(&mut vhdx, most - 4096, &[4; 4096]);
+    vhdx.close().unwrap();
+    let (mut vhdx, _) = opened(medium.contents());
+    assert_eq!((vhdx.size(), read(&mut vhdx, most - 4096, 4096)), (most, vec![4; 4096]));
 }
 
 /// An image with something in its log: a crash just after the log was made durable.
@@ -236,7 +276,17 @@ fn acts(sector: u64) -> impl Strategy<Value = Vec<Act>> {
     let zero = range.clone().prop_map(|(sector, count)| Act::Zero { sector, count });
     let unmap = range.prop_map(|(sector, count)| Act::Unmap { sector, count });
     let flush = prop_oneof![2 => Just(Act::Flush), 1 => Just(Act::Reopen)];
-    prop::collection::vec(prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush], 1..10)
+    let by = move || prop_oneof![1..4u64, Just(MIB / sector)];
+    let grow = by().prop_map(|by| Act::Grow { by });
+    let some = prop::collection::vec(
+        prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush, 1 => grow, 1 => Just(Act::Compact)],
+        1..10,
+    );
+    // Thereafter sectors may be missing.
+    let shrink = prop::option::of(by().prop_map(|by| Act::Shrink { by }));
+    let again = prop::option::of(by().prop_map(|by| Act::Grow { by }));
+    (some, shrink, again)
+        .prop_map(|(acts, shrink, again)| acts.into_iter().chain(shrink).chain(again).collect())
 }
 
 proptest! {

@@ -12,8 +12,13 @@ impl<M: Medium> Vhdx<M> {
     /// # Errors
     /// The range is not on the disk; the image is read-only, damaged, or cannot grow.
     pub fn zero(&mut self, at: u64, len: u64) -> Result<Vec<Extent>> {
-        self.check(at, len)?;
         self.announce()?;
+        self.clear(at, len)
+    }
+
+    /// The same, without telling others that the disk changes.
+    pub(crate) fn clear(&mut self, at: u64, len: u64) -> Result<Vec<Extent>> {
+        self.check(at, len)?;
         let mut extents = Vec::new();
         for piece in pieces(at, len, self.layout().block) {
             if self.can_go(&piece) {
