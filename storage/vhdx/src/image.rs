@@ -122,6 +122,42 @@ impl<M: Medium> Vhdx<M> {
         self.header.data_write
     }
 
+    /// The same after that, if it is open to be written.
+    pub fn next_data_write(&self) -> Option<Guid> {
+        match self.open {
+            Open::Write { random } => Some(random.derived(2)),
+            Open::Read => None,
+        }
+    }
+
+    /// Says anew who the parent of a differencing image is, durably: as a whole or, after a crash, not at all.
+    ///
+    /// # Errors
+    /// It has none; there is no room for what it is to say; the image is read-only; those of the medium.
+    pub fn relink(&mut self, link: ParentLink) -> Result<()> {
+        let (Some(entry), Some(_)) = (self.items.parent_entry, self.parent()) else {
+            return damaged("it has no parent, and was to get another");
+        };
+        self.announce_file()?;
+        self.flush()?;
+        let bytes = crate::metadata::locator(&link)?;
+        let Region { at: region, len } = self.regions.metadata;
+        // Behind all items, so that what is there stays until the entry leads here.
+        let at = self.items.end.next_multiple_of(8);
+        let end = at + bytes.len() as u64;
+        let at = if end <= region + len { at } else { self.items.parent };
+        if at == self.items.parent && bytes.len() as u64 > self.items.parent_len {
+            return Err(VhdxError::LongLink(bytes.len()));
+        }
+        self.change_bytes(at, &bytes)?;
+        let place = [((at - region) as u32).to_le_bytes(), (bytes.len() as u32).to_le_bytes()].concat();
+        self.change_bytes(entry + 16, &place)?;
+        self.flush()?;
+        self.items.is_moved(at, bytes.len() as u64);
+        self.metadata.parent = Some(link);
+        Ok(())
+    }
+
     /// What it is written on.
     pub fn medium(&self) -> &M {
         self.medium.base()

@@ -71,8 +71,20 @@ pub struct ItemPlaces {
     pub size: u64,
     /// The entry of the parent locator in the table, of a differencing image.
     pub parent_entry: Option<u64>,
+    /// The parent locator itself, and its length.
+    pub parent: u64,
+    /// See above.
+    pub parent_len: u64,
     /// Behind the last item.
     pub end: u64,
+}
+
+impl ItemPlaces {
+    /// The parent locator is elsewhere now.
+    pub fn is_moved(&mut self, at: u64, len: u64) {
+        (self.parent, self.parent_len) = (at, len);
+        self.end = self.end.max(at + len);
+    }
 }
 
 impl Metadata {
@@ -88,6 +100,7 @@ impl Metadata {
         for n in 0..usize::from(table.u16(10)) {
             let e = &table[32 + n * ENTRY..][..ENTRY];
             let (id, at, len, flags) = (Guid(e.array(0)), e.u32(16), e.u32(20), e.u32(24));
+            places.end = places.end.max(region.at + u64::from(at) + u64::from(len));
             let Some(slot) = items.slot(id).filter(|_| flags & USER == 0) else {
                 if flags & REQUIRED != 0 {
                     return Err(VhdxError::Required { kind: "metadata item", id });
@@ -98,10 +111,12 @@ impl Metadata {
                 return damaged(format!("metadata item {id} is {len} bytes at {at}"));
             }
             let item = region.at + u64::from(at);
-            places.end = places.end.max(item + u64::from(len));
             match id {
                 DISK_SIZE => places.size = item,
-                PARENT => places.parent_entry = Some(region.at + (32 + n * ENTRY) as u64),
+                PARENT => {
+                    places.parent_entry = Some(region.at + (32 + n * ENTRY) as u64);
+                    (places.parent, places.parent_len) = (item, len.into());
+                }
                 _ => {}
             }
             let mut bytes = vec![0; len as usize];
@@ -208,7 +223,7 @@ fn text(b: &[u8]) -> String {
 }
 
 /// The bytes of a parent locator (2.6.2.6).
-fn locator(link: &ParentLink) -> Result<Vec<u8>> {
+pub fn locator(link: &ParentLink) -> Result<Vec<u8>> {
     let braces = |g: &Guid| format!("{{{g}}}");
     let pairs: Vec<(&str, String)> = [
         ("parent_linkage", Some(braces(&link.linkage))),
