@@ -10,6 +10,7 @@
 mod compact;
 pub mod crash;
 mod extent;
+mod fact;
 mod finding;
 mod image;
 mod medium;
@@ -20,6 +21,7 @@ pub mod trial;
 
 pub use compact::{Compact, Move, Used, compact, gaps, plan};
 pub use extent::{Extent, Place};
+pub use fact::{Fact, Runs};
 pub use finding::Finding;
 pub use image::{Image, ImageError};
 pub use medium::{FileMedium, Medium};

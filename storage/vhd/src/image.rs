@@ -260,7 +260,7 @@ impl<M: Medium> Image for Vhd<M> {
 }
 
 /// The footer, and where it is, if it is at the end.
-fn find_footer(medium: &dyn Medium) -> Result<(Footer, Option<u64>)> {
+pub(crate) fn find_footer(medium: &dyn Medium) -> Result<(Footer, Option<u64>)> {
     let len = medium.len().map_err(VhdError::io("find the end of the VHD"))?;
     let mut bytes = [0; footer::SIZE];
     // Old images end with 511 bytes of it.

@@ -214,6 +214,7 @@ proptest! {
                 }
             }
         }
+        _ = dump(&ForgetfulMedium::new(bytes.clone()), true);
         if let Ok(mut vhd) = Vhd::open(ForgetfulMedium::new(bytes), true) {
             _ = vhd.examine();
             let size = vhd.size().min(1 << 20);

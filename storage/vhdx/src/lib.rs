@@ -17,6 +17,7 @@ mod bytes;
 mod check;
 mod compact;
 mod create;
+mod dump;
 mod error;
 mod guid;
 mod header;
@@ -31,6 +32,7 @@ mod table;
 mod trim;
 
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhdx};
+pub use dump::dump;
 pub use error::VhdxError;
 pub use guid::Guid;
 pub use image::{Open, Vhdx};

@@ -1,6 +1,6 @@
 //! The metadata (2.6): what the disk is like, and who its parent is.
 
-use vireo_vdisk::Medium;
+use vireo_vdisk::{Fact, Medium};
 
 use crate::bytes::{Fields, put};
 use crate::create::{BLOCKS, MAX_SIZE};
@@ -90,11 +90,7 @@ impl ItemPlaces {
 impl Metadata {
     /// That of an image.
     pub fn read(medium: &dyn Medium, region: Region) -> Result<(Self, ItemPlaces)> {
-        let mut table = vec![0; TABLE as usize];
-        medium.read(region.at, &mut table).map_err(VhdxError::io("read the metadata"))?;
-        if table[..8] != *SIGNATURE || table.u16(10) > MOST_ITEMS {
-            return damaged("its metadata has no table");
-        }
+        let table = read_table(medium, region)?;
         let mut items = Items::default();
         let mut places = ItemPlaces { end: region.at + TABLE, ..ItemPlaces::default() };
         for n in 0..usize::from(table.u16(10)) {
@@ -157,6 +153,43 @@ impl Metadata {
     }
 }
 
+fn read_table(medium: &dyn Medium, region: Region) -> Result<Vec<u8>> {
+    let mut table = vec![0; TABLE as usize];
+    medium.read(region.at, &mut table).map_err(VhdxError::io("read the metadata"))?;
+    if table[..8] != *SIGNATURE || table.u16(10) > MOST_ITEMS {
+        return damaged("its metadata has no table");
+    }
+    Ok(table)
+}
+
+/// What the table of items says.
+pub fn dump(medium: &dyn Medium, region: Region) -> Result<Fact> {
+    let table = read_table(medium, region)?;
+    let item = |n: usize| {
+        let e = &table[32 + n * ENTRY..][..ENTRY];
+        let (id, flags) = (Guid(e.array(0)), e.u32(24));
+        let name = match id {
+            FILE_PARAMETERS => "file parameters",
+            DISK_SIZE => "disk size",
+            DISK_ID => "disk identity",
+            LOGICAL_SECTOR => "sector size",
+            PHYSICAL_SECTOR => "physical sector size",
+            PARENT => "parent locator",
+            _ => "unknown",
+        };
+        Fact::Group(vec![
+            ("id", id.to_string().into()),
+            ("name", name.into()),
+            ("offset", e.u32(16).into()),
+            ("length", e.u32(20).into()),
+            ("user", (flags & USER != 0).into()),
+            ("disk", (flags & DISK != 0).into()),
+            ("required", (flags & REQUIRED != 0).into()),
+        ])
+    };
+    Ok(Fact::List((0..usize::from(table.u16(10))).map(item).collect()))
+}
+
 /// The items that are known, as they are read.
 #[derive(Default)]
 struct Items {
@@ -217,7 +250,8 @@ fn utf16(s: &str) -> Vec<u8> {
     s.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-fn text(b: &[u8]) -> String {
+/// UTF-16 of little endian.
+pub fn text(b: &[u8]) -> String {
     let units = b.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b));
     char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
 }

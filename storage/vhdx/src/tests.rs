@@ -1,9 +1,9 @@
 //! Images against a model of a disk, and after crashes. Against programs of others: `tests/qemu.rs`.
 
 use proptest::prelude::*;
-use vireo_vdisk::Compact;
 use vireo_vdisk::crash::ForgetfulMedium;
 use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, unmap, write, zero};
+use vireo_vdisk::{Compact, Fact};
 
 use super::*;
 use crate::bytes::{put, seal};
@@ -200,6 +200,38 @@ fn the_log_is_replayed_in_memory_where_the_file_may_not_be_written() {
     assert_eq!(read(&mut vhdx, 2 * MIB, 512), [6; 512]);
 }
 
+/// What is under a name of a group, or at a place in a list.
+fn under<'a>(fact: &'a Fact, path: &[&str]) -> &'a Fact {
+    path.iter().fold(fact, |fact, name| match fact {
+        Fact::Group(facts) => {
+            &facts.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name}: {facts:?}")).1
+        }
+        Fact::List(facts) => &facts[name.parse::<usize>().expect("a number")],
+        other => panic!("{name}: {other:?}"),
+    })
+}
+
+#[test]
+fn a_dump_tells_what_the_structures_say_even_if_they_are_damaged() {
+    let mut bytes = with_a_log();
+    let told = |bytes: &[u8]| dump(&ForgetfulMedium::new(bytes.to_vec()), true).unwrap();
+    let fact = told(&bytes);
+    let expect = |path: &[&str], value: Fact| assert_eq!(*under(&fact, path), value, "{path:?}");
+    expect(&["file", "creator"], "Vireo".into());
+    expect(&["metadata", "size"], SIZE.into());
+    expect(&["log", "replay_needed"], true.into());
+    expect(&["log", "entries", "0", "ranges", "0", "at"], (3 * MIB).into());
+    expect(&["block_table", "states", "not present"], 4u64.into());
+    expect(&["block_table", "runs", "0", "count"], 4u64.into());
+    // A header, and both region tables.
+    for at in [65536 + 20, 196608 + 20, 262144 + 20] {
+        bytes[at] ^= 1;
+    }
+    let fact = told(&bytes);
+    assert_eq!(*under(&fact, &["headers", "0", "checksum"]), false.into());
+    assert!(matches!(under(&fact, &["block_table"]), Fact::Text(t) if t.contains("region table")));
+}
+
 #[test]
 fn a_closed_image_has_no_log() {
     let (mut vhdx, medium) = opened(created(&new(Kind::Differencing(parent()), 512)));
@@ -336,6 +368,7 @@ proptest! {
         for (n, entry) in entries {
             put(&mut bytes, (3 << 20) + 8 * n, &(entry & 0x7f_fff7).to_le_bytes());
         }
+        _ = dump(&ForgetfulMedium::new(bytes.clone()), true);
         if let Ok(mut vhdx) = Vhdx::open(ForgetfulMedium::new(bytes.clone()), Open::Read) {
             let size = vhdx.size().min(4 * MIB) / 4096 * 4096;
             _ = vhdx.resolve(0, size);
