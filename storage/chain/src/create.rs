@@ -41,12 +41,17 @@ pub struct NewDisk {
 /// # Errors
 /// Wishes that contradict each other; those of the system and of the format.
 pub fn create(path: &Path, new: &NewDisk) -> Result<()> {
+    create_as(path, path, new, None)
+}
+
+/// The same, of a disk that is to have another name, and perhaps the identity (of a VHDX) that another has, being the same disk.
+pub(crate) fn create_as(path: &Path, name: &Path, new: &NewDisk, id: Option<[u8; 16]>) -> Result<()> {
     let parent = match &new.kind {
         Kind::Differencing(parent) => Some(Layer::open(parent, None, false)?),
         _ => None,
     };
     let (_, medium) = file::create(path)?;
-    let made = fill(path, &medium, new, parent);
+    let made = fill(name, &medium, new, parent, id);
     if made.is_err() {
         // It was ours, and is nothing.
         _ = std::fs::remove_file(path);
@@ -54,7 +59,13 @@ pub fn create(path: &Path, new: &NewDisk) -> Result<()> {
     made
 }
 
-fn fill(path: &Path, medium: &dyn Medium, new: &NewDisk, mut parent: Option<Layer>) -> Result<()> {
+fn fill(
+    path: &Path,
+    medium: &dyn Medium,
+    new: &NewDisk,
+    mut parent: Option<Layer>,
+    same: Option<[u8; 16]>,
+) -> Result<()> {
     let contradiction = |what: &str| Err(DiskError::Contradiction(what.into()));
     let of_parent = parent.as_mut().map(|p| (p.any.image().size(), p.any.image().sector()));
     let Some(size) = new.size.or(of_parent.map(|p| p.0)) else {
@@ -81,6 +92,7 @@ fn fill(path: &Path, medium: &dyn Medium, new: &NewDisk, mut parent: Option<Laye
         }
         Format::Vhdx => {
             let (kind, id) = vhdx_kind(path, new, parent.as_ref())?;
+            let id = same.map_or(id, Guid);
             let block = new.block.unwrap_or(vireo_vhdx::DEFAULT_BLOCK);
             let random = Guid(file::random());
             NewVhdx { size, kind, block, sector, physical_sector: 4096, id, random }
@@ -135,8 +147,9 @@ fn other_format(parent: &Layer, wanted: Format) -> DiskError {
 /// The path of a parent from the child's folder, with backslashes as the formats have them, and from the root.
 fn links(child: &Path, parent: &Path) -> Result<(String, String)> {
     let full = |p: &Path| p.canonicalize().map_err(DiskError::io("find", p));
-    let (child, parent) = (full(child)?, full(parent)?);
-    let folder = child.parent().unwrap_or(Path::new("/"));
+    // The child itself may not be there yet.
+    let folder = child.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let (folder, parent) = (full(folder)?, full(parent)?);
     let common = folder.components().zip(parent.components()).take_while(|(a, b)| a == b).count();
     let up = folder.components().skip(common).map(|_| "..".to_owned());
     let down = parent.components().skip(common).map(|c| c.as_os_str().to_string_lossy().into_owned());

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use vireo_vdisk::{Extent, FileMedium, Image, Place, Raw};
+use vireo_vdisk::{Compact, Extent, FileMedium, Image, Place, Raw};
 use vireo_vhd::Vhd;
 use vireo_vhdx::{Guid, Open, Vhdx};
 
@@ -21,6 +21,14 @@ pub(crate) enum Any {
 }
 
 impl Any {
+    pub(crate) fn compact(&mut self) -> &mut dyn Compact {
+        match self {
+            Self::Raw(i) => i,
+            Self::Vhd(i) => i,
+            Self::Vhdx(i) => i,
+        }
+    }
+
     pub(crate) fn image(&mut self) -> &mut dyn Image {
         match self {
             Self::Raw(i) => i,
@@ -71,14 +79,58 @@ impl Layer {
         Some(relative.into_iter().chain(absolute).collect())
     }
 
-    /// Whether an image is the parent that this one was made on.
-    fn is_made_on(&self, parent: &Self) -> bool {
-        match (&self.any, &parent.any) {
-            (Any::Vhd(child), Any::Vhd(parent)) => child.parent().is_some_and(|l| l.id == parent.footer().id),
-            (Any::Vhdx(child), Any::Vhdx(parent)) => child
-                .parent()
-                .is_some_and(|l| l.linkage == parent.data_write() || l.linkage2 == Some(parent.data_write())),
-            _ => false,
+    /// Bytes of a block, if it has blocks.
+    pub(crate) fn block(&self) -> Option<u32> {
+        match &self.any {
+            Any::Raw(_) => None,
+            Any::Vhd(i) => i.block(),
+            Any::Vhdx(i) => Some(i.metadata().block),
+        }
+    }
+
+    /// Whether all of it has a place.
+    pub(crate) fn is_fixed(&self) -> bool {
+        match &self.any {
+            Any::Raw(_) => true,
+            Any::Vhd(i) => i.block().is_none(),
+            Any::Vhdx(i) => i.metadata().fixed,
+        }
+    }
+
+    /// Whether both are the same file.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+
+    /// Writes a range of whole sectors.
+    pub(crate) fn write(&mut self, at: u64, from: &[u8]) -> Result<()> {
+        let image = self.any.image();
+        let mut rest = from;
+        for e in image.place(at, from.len() as u64).map_err(DiskError::image(&self.path))? {
+            let Place::Medium(at) = e.place else { unreachable!("what is written goes to the medium") };
+            let (part, more) = rest.split_at(e.len as usize);
+            image.medium().write(at, part).map_err(DiskError::io("write", &self.path))?;
+            rest = more;
+        }
+        image.written(at, from.len() as u64).map_err(DiskError::image(&self.path))
+    }
+
+    /// Makes a range of whole sectors zero.
+    pub(crate) fn zero(&mut self, at: u64, len: u64) -> Result<()> {
+        let image = self.any.image();
+        for e in image.zero(at, len).map_err(DiskError::image(&self.path))? {
+            let Place::Medium(at) = e.place else { unreachable!("what is cleared is in the medium") };
+            image.medium().punch(at, e.len).map_err(DiskError::io("clear", &self.path))?;
+        }
+        image.written(at, len).map_err(DiskError::image(&self.path))
+    }
+
+    /// Makes all durable, and leaves the image as one that was closed.
+    pub(crate) fn close(self) -> Result<()> {
+        match self.any {
+            Any::Raw(mut i) => i.flush().map_err(DiskError::image(&self.path)),
+            Any::Vhd(mut i) => i.flush().map_err(DiskError::image(&self.path)),
+            Any::Vhdx(i) => i.close().map(drop).map_err(DiskError::image(&self.path)),
         }
     }
 }
@@ -87,7 +139,7 @@ impl Layer {
 pub struct Disk {
     /// The image first, its base last.
     pub(crate) layers: Vec<Layer>,
-    size: u64,
+    pub(crate) size: u64,
 }
 
 impl Disk {
@@ -100,23 +152,28 @@ impl Disk {
         let size = top.any.image().size();
         let mut layers = vec![top];
         while let Some(paths) = layers[layers.len() - 1].parent_paths() {
-            let child = &layers[layers.len() - 1];
-            let Some(found) = paths.iter().find(|p| p.exists()) else {
-                let tried: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
-                return Err(DiskError::NoParent { path: child.path.clone(), tried: tried.join(", ") });
-            };
-            // Its format is the child's, whatever it is named.
-            let parent = Layer::open(found, Some(child.format), false)?;
-            if !child.is_made_on(&parent) {
-                return Err(DiskError::WrongParent { parent: parent.path, child: child.path.clone() });
-            }
-            let again = layers.iter().any(|l| l.identity == parent.identity);
+            let parent = Self::open_parent(&layers[layers.len() - 1], &paths, false)?;
+            let again = layers.iter().any(|l| l.is_same(&parent));
             if again || layers.len() == MOST_LAYERS {
                 return Err(DiskError::TooDeep { path: path.to_path_buf() });
             }
             layers.push(parent);
         }
         Ok(Self { layers, size })
+    }
+
+    /// Opens the parent of an image, which is said to be at one of these paths.
+    pub(crate) fn open_parent(child: &Layer, paths: &[PathBuf], writable: bool) -> Result<Layer> {
+        let Some(found) = paths.iter().find(|p| p.exists()) else {
+            let tried: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+            return Err(DiskError::NoParent { path: child.path.clone(), tried: tried.join(", ") });
+        };
+        // Its format is the child's, whatever it is named.
+        let parent = Layer::open(found, Some(child.format), writable)?;
+        match child.any.is_made_on(&parent.any) {
+            true => Ok(parent),
+            false => Err(DiskError::WrongParent { parent: parent.path, child: child.path.clone() }),
+        }
     }
 
     /// Its size, in bytes.
@@ -144,7 +201,10 @@ impl Disk {
         let image = this.any.image();
         // A parent may be shorter than its child.
         let here = len.min(image.size().saturating_sub(at));
-        let extents = image.resolve(at, here).map_err(DiskError::image(&this.path))?;
+        let extents = match here {
+            0 => Vec::new(),
+            _ => image.resolve(at, here).map_err(DiskError::image(&this.path))?,
+        };
         let mut next = at;
         for e in extents {
             match e.place {
@@ -188,16 +248,15 @@ impl Disk {
     /// # Errors
     /// The range is not on the disk, or that is read-only; those of the image.
     pub fn write(&mut self, at: u64, from: &[u8]) -> Result<()> {
-        let top = &mut self.layers[0];
-        let image = top.any.image();
-        let mut rest = from;
-        for e in image.place(at, from.len() as u64).map_err(DiskError::image(&top.path))? {
-            let Place::Medium(at) = e.place else { unreachable!("what is written goes to the medium") };
-            let (part, more) = rest.split_at(e.len as usize);
-            image.medium().write(at, part).map_err(DiskError::io("write", &top.path))?;
-            rest = more;
-        }
-        image.written(at, from.len() as u64).map_err(DiskError::image(&top.path))
+        self.layers[0].write(at, from)
+    }
+
+    /// Makes a range of whole sectors zero.
+    ///
+    /// # Errors
+    /// As [`Disk::write`].
+    pub fn zero(&mut self, at: u64, len: u64) -> Result<()> {
+        self.layers[0].zero(at, len)
     }
 
     /// Makes all durable, and leaves the image as one that was closed.
@@ -205,11 +264,6 @@ impl Disk {
     /// # Errors
     /// Those of the image.
     pub fn close(mut self) -> Result<()> {
-        let top = self.layers.remove(0);
-        match top.any {
-            Any::Raw(mut i) => i.flush().map_err(DiskError::image(&top.path)),
-            Any::Vhd(mut i) => i.flush().map_err(DiskError::image(&top.path)),
-            Any::Vhdx(i) => i.close().map(drop).map_err(DiskError::image(&top.path)),
-        }
+        self.layers.remove(0).close()
     }
 }

@@ -66,6 +66,14 @@ pub enum DiskError {
         /// The child.
         child: PathBuf,
     },
+    /// It may not be changed: another would no longer be what it is.
+    #[error("{} must stay as it is: {} is made on it", path.display(), child.display())]
+    HasChild {
+        /// Which.
+        path: PathBuf,
+        /// The other.
+        child: PathBuf,
+    },
     /// So many images on one another, or in a ring.
     #[error("{} has more than {most} parents, or is its own", path.display(), most = crate::disk::MOST_LAYERS)]
     TooDeep {

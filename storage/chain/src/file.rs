@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 use vireo_vdisk::FileMedium;
 
 use crate::{DiskError, Result};
@@ -44,6 +44,28 @@ fn lock(path: &Path, file: File, writable: bool) -> Result<(File, FileMedium)> {
     }
     let medium = file.try_clone().map(FileMedium::new).map_err(DiskError::io("open", path))?;
     Ok((file, medium))
+}
+
+/// Makes durable which names a file's folder has.
+pub fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|f| f.sync_all()).map_err(DiskError::io("flush", folder))
+}
+
+/// Fills a new file, then gives it its name, durably. Nothing is left of it if that fails.
+pub fn finish(part: &Path, name: &Path, fill: impl FnOnce() -> Result<()>) -> Result<()> {
+    let filled = fill().and_then(|()| {
+        // Fails if there is one meanwhile.
+        rustix::fs::renameat_with(rustix::fs::CWD, part, rustix::fs::CWD, name, RenameFlags::NOREPLACE)
+            .map_err(|e| DiskError::io("name", name)(e.into()))
+    });
+    match filled {
+        Ok(()) => sync_folder(name),
+        Err(e) => {
+            _ = std::fs::remove_file(part);
+            Err(e)
+        }
+    }
 }
 
 /// A number of chance.

@@ -12,23 +12,34 @@
 #![warn(missing_docs)]
 
 mod check;
+mod compact;
 mod convert;
 mod create;
 mod disk;
+mod dump;
 mod error;
+mod family;
 mod file;
 mod format;
 mod info;
+mod merge;
 mod payload;
+mod progress;
+mod resize;
 
 pub use check::{Report, check};
-pub use convert::convert;
+pub use compact::{Compacted, compact};
+pub use convert::{Source, convert};
 pub use create::{Kind, NewDisk, create};
 pub use disk::Disk;
+pub use dump::dump;
 pub use error::DiskError;
 pub use format::Format;
 pub use info::{Info, info};
+pub use merge::{merge, merge_to};
 pub use payload::LayerFile;
+pub use progress::{Progress, Watcher};
+pub use resize::{Shrink, resize};
 
 /// A result of this room.
 pub type Result<T, E = DiskError> = std::result::Result<T, E>;

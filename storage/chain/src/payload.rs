@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use vireo_vdisk::{Extent, Image};
+use vireo_vdisk::{Extent, Image, Place};
 
 use crate::disk::{Any, Layer};
 use crate::{Disk, DiskError, Format, Result};
@@ -69,6 +69,19 @@ impl Disk {
     pub fn written(&mut self, at: u64, len: u64) -> Result<()> {
         let (image, path) = self.own();
         image.written(at, len).map_err(DiskError::image(path))
+    }
+
+    /// A range of whole sectors is not needed any more: each of them reads as it did, or as zeros. Gives back what can be.
+    ///
+    /// # Errors
+    /// The range is not on the disk, or that is read-only; those of the image.
+    pub fn unmap(&mut self, at: u64, len: u64) -> Result<()> {
+        let (image, path) = self.own();
+        for e in image.unmap(at, len).map_err(DiskError::image(path))? {
+            let Place::Medium(at) = e.place else { continue };
+            image.medium().punch(at, e.len).map_err(DiskError::io("give back space of", path))?;
+        }
+        Ok(())
     }
 
     /// As [`Image::flush`], of its own image.

@@ -42,7 +42,8 @@ fn a_child_has_what_its_parents_have_and_keeps_what_is_its_own() {
         drop(leaf);
         // As one image, of another format.
         let flat = folder.join(format!("flat-{format}.img"));
-        convert(&mut open(&path("leaf"), false), &flat, &new(Format::Raw, Kind::Fixed), |_, _| true).unwrap();
+        convert(&mut open(&path("leaf"), false), &flat, &new(Format::Raw, Kind::Fixed), &mut |_| true)
+            .unwrap();
         assert_eq!(fs::read(&flat).unwrap()[..8192], bytes);
     }
 }
@@ -122,7 +123,146 @@ fn what_was_cancelled_leaves_nothing() {
     let (from, to) = (folder.join("a.vhd"), folder.join("b.vhdx"));
     create(&from, &new(Format::Vhd, Kind::Fixed)).unwrap();
     let cancelled =
-        convert(&mut open(&from, false), &to, &new(Format::Vhdx, Kind::Dynamic), |done, _| done == 0);
+        convert(&mut open(&from, false), &to, &new(Format::Vhdx, Kind::Dynamic), &mut |p| p.done == 0);
     assert!(matches!(cancelled, Err(DiskError::Cancelled)));
     assert_eq!(fs::read_dir(&*folder).unwrap().count(), 1);
+}
+
+/// The whole disk.
+fn all(path: &std::path::Path) -> Vec<u8> {
+    let mut disk = open(path, false);
+    let mut bytes = vec![9; disk.size() as usize];
+    disk.read(0, &mut bytes).unwrap();
+    bytes
+}
+
+fn len(path: &std::path::Path) -> u64 {
+    fs::metadata(path).unwrap().len()
+}
+
+#[test]
+fn disks_grow_and_shrink_but_lose_nothing_unless_told() {
+    let folder = Folder::new("chain-resize");
+    for (name, kind) in [
+        ("a.img", Kind::Fixed),
+        ("b.vhd", Kind::Fixed),
+        ("c.vhd", Kind::Dynamic),
+        ("d.vhdx", Kind::Fixed),
+        ("e.vhdx", Kind::Dynamic),
+    ] {
+        let path = folder.join(name);
+        let format = Format::of_name(&path).unwrap_or(Format::Raw);
+        create(&path, &new(format, kind)).unwrap();
+        let mut disk = open(&path, true);
+        disk.write((5 << 20) - 512, &[7; 512]).unwrap();
+        disk.close().unwrap();
+        assert_eq!(resize(&path, None, 9 << 20, Shrink::Never).unwrap(), 5 << 20, "{name}");
+        let bytes = all(&path);
+        assert_eq!((bytes.len(), bytes[(5 << 20) - 1]), (9 << 20, 7));
+        assert!(bytes[5 << 20..].iter().all(|b| *b == 0), "{name}");
+        let refused = |size, how| matches!(resize(&path, None, size, how), Err(DiskError::Contradiction(_)));
+        assert!(refused(5 << 20, Shrink::Never));
+        assert!(refused(4 << 20, Shrink::Zeros));
+        assert_eq!(refused(4 << 20, Shrink::Data), format != Format::Raw);
+        if format != Format::Raw {
+            assert_eq!(resize(&path, None, 5 << 20, Shrink::Zeros).unwrap(), 9 << 20);
+            assert!(all(&path) == bytes[..5 << 20], "{name}");
+        }
+        assert!(check(&path, None).unwrap().iter().all(|r| !r.harmful));
+    }
+    // What is made on a disk holds it.
+    let (base, child) = (folder.join("c.vhd"), folder.join("child.vhd"));
+    create(&child, &new(Format::Vhd, Kind::Differencing(base.clone()))).unwrap();
+    assert!(matches!(resize(&base, None, 20 << 20, Shrink::Never), Err(DiskError::HasChild { .. })));
+    resize(&child, None, 20 << 20, Shrink::Never).unwrap();
+    assert!(all(&child)[5 << 20..].iter().all(|b| *b == 0));
+}
+
+#[test]
+fn a_compacted_disk_is_the_same_and_smaller() {
+    let folder = Folder::new("chain-compact");
+    for (name, kind) in [("a.img", Kind::Fixed), ("b.vhd", Kind::Dynamic), ("c.vhdx", Kind::Dynamic)] {
+        let path = folder.join(name);
+        let format = Format::of_name(&path).unwrap_or(Format::Raw);
+        create(&path, &NewDisk { size: Some(20 << 20), ..new(format, kind) }).unwrap();
+        let mut disk = open(&path, true);
+        for (n, byte) in [(0u64, 1), (4, 0), (8, 2), (12, 0), (16, 3)] {
+            disk.write(n << 20, &vec![byte; 2 << 20]).unwrap();
+        }
+        disk.close().unwrap();
+        let child = folder.join(format!("child-{name}"));
+        if format != Format::Raw {
+            create(&child, &new(format, Kind::Differencing(path.clone()))).unwrap();
+        }
+        let (bytes, before) = (all(&path), len(&path));
+        let mut steps = 0;
+        let cancelled = compact(&path, None, &mut |_| {
+            steps += 1;
+            steps < 8
+        });
+        assert!(matches!(cancelled, Err(DiskError::Cancelled)), "{name}");
+        assert!(all(&path) == bytes, "{name}, cancelled");
+        let compacted = compact(&path, None, &mut |_| true).unwrap();
+        assert!(compacted.after < 8 << 20, "{name}: {compacted:?}");
+        assert!(all(&path) == bytes, "{name}");
+        if format != Format::Raw {
+            assert!(before - len(&path) >= 4 << 20, "{name}");
+            assert_eq!(check(&child, None).unwrap().iter().map(|r| r.findings.len()).sum::<usize>(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_child_becomes_one_with_its_parent_and_may_be_stopped_at_any_moment() {
+    let folder = Folder::new("chain-merge");
+    for format in [Format::Vhd, Format::Vhdx] {
+        let path = |n: &str| folder.join(format!("{n}.{format}"));
+        let (base, child, leaf) = (path("base"), path("child"), path("leaf"));
+        create(&base, &new(format, Kind::Dynamic)).unwrap();
+        let mut disk = open(&base, true);
+        disk.write(0, &vec![1; 4 << 20]).unwrap();
+        disk.close().unwrap();
+        create(&child, &NewDisk { size: Some(7 << 20), ..new(format, Kind::Differencing(base.clone())) })
+            .unwrap();
+        let mut disk = open(&child, true);
+        disk.write(512, &[2; 1024]).unwrap();
+        disk.zero(1 << 20, 2 << 20).unwrap();
+        disk.write(6 << 20, &[3; 512]).unwrap();
+        disk.close().unwrap();
+        let bytes = all(&child);
+        // Others are made on one of the two.
+        create(&leaf, &new(format, Kind::Differencing(child.clone()))).unwrap();
+        assert!(matches!(merge(&child, None, &mut |_| true), Err(DiskError::HasChild { .. })));
+        fs::remove_file(&leaf).unwrap();
+        create(&leaf, &new(format, Kind::Differencing(base.clone()))).unwrap();
+        assert!(matches!(merge(&child, None, &mut |_| true), Err(DiskError::HasChild { .. })));
+        fs::remove_file(&leaf).unwrap();
+        // As a third one.
+        merge_to(&child, None, &leaf, &mut |_| true).unwrap();
+        assert!(all(&leaf) == bytes && all(&child) == bytes, "{format}");
+        for stop in 0..7 {
+            let stopped = merge(&child, None, &mut |p| p.done < stop << 20);
+            assert!(matches!(stopped, Err(DiskError::Cancelled)));
+            assert!(all(&child) == bytes, "{format}, stopped at {stop}");
+        }
+        merge(&child, None, &mut |_| true).unwrap();
+        assert!(!child.exists() && all(&base) == bytes, "{format}");
+        assert!(check(&base, None).unwrap().iter().all(|r| !r.harmful));
+        assert!(matches!(merge(&base, None, &mut |_| true), Err(DiskError::Contradiction(_))));
+    }
+}
+
+#[test]
+fn a_part_that_a_crash_left_is_no_hindrance() {
+    let folder = Folder::new("chain-part");
+    let (from, to) = (folder.join("a.vhd"), folder.join("b.vhdx"));
+    create(&from, &new(Format::Vhd, Kind::Fixed)).unwrap();
+    let part = folder.join(".b.vhdx.vireo-part");
+    fs::write(&part, "something").unwrap();
+    let locked = file::open(&part, true).unwrap();
+    let again = || convert(&mut open(&from, false), &to, &new(Format::Vhdx, Kind::Dynamic), &mut |_| true);
+    assert!(matches!(again(), Err(DiskError::InUse(_))));
+    drop(locked);
+    again().unwrap();
+    assert_eq!(fs::read_dir(&*folder).unwrap().count(), 2);
 }

@@ -1,7 +1,7 @@
 //! A disk of a running machine.
 
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -40,6 +40,12 @@ impl Shared {
         self.info.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The disk has another size, in bytes.
+    pub fn set_size(&self, size: u64) {
+        let mut info = self.lock();
+        info.size = size - size % u64::from(info.sector);
+    }
+
     /// What the disk is, now.
     pub fn info(&self) -> BlockInfo {
         *self.lock()
@@ -75,7 +81,7 @@ impl LiveDisk {
         self.shared.files.alignment().is_some()
     }
 
-    /// Makes the disk larger, to `size` bytes.
+    /// Makes the disk larger, to `size` bytes: what is in flight is waited for if it is an image. Not to be called by a completion.
     ///
     /// # Errors
     /// A size that is smaller, or not of whole sectors; those of the system; what cannot grow in this way.
@@ -87,7 +93,10 @@ impl LiveDisk {
             return refused("a disk that can be written can grow, by whole sectors, but not shrink");
         }
         if !self.raw {
-            return refused("an image cannot grow while it is used: convert it to a larger one");
+            let (tell, told) = channel();
+            self.shared.inbox.put([Mail::Grow(size, tell)]);
+            let gone = || LiveError::io("extend", files.path())(std::io::ErrorKind::BrokenPipe.into());
+            return Ok(told.recv().map_err(|_| gone())?.map(drop)?);
         }
         if files.is_device() {
             return refused("a block device grows by whoever made it: refresh the disk then");
@@ -102,9 +111,7 @@ impl LiveDisk {
     /// Those of the system.
     pub fn refresh(&self) -> Result<u64> {
         if self.raw {
-            let len = self.shared.files.len()?;
-            let mut info = self.shared.lock();
-            info.size = len - len % u64::from(info.sector);
+            self.shared.set_size(self.shared.files.len()?);
         }
         Ok(self.shared.info().size)
     }
@@ -122,7 +129,7 @@ fn describe(disk: &mut Disk, files: &Files, raw: bool, read_only: bool) -> Resul
         sector,
         physical_sector: physical.max(sector),
         read_only,
-        unmap: raw && !read_only && files.can_unmap(),
+        unmap: !read_only && files.can_unmap(),
         id,
     })
 }

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
 use vireo_block::{BlockError, BlockInfo, HostBuffer, Operation, Request};
+use vireo_chain::DiskError;
 
 use crate::disk::Shared;
 use crate::files::{Alignment, Files, PAGE};
@@ -22,6 +24,8 @@ pub enum Mail {
     Request(Request),
     /// What the keeper says.
     Answer(Answer),
+    /// The disk's image is to be larger: to so many bytes, and what came of it is told.
+    Grow(u64, Sender<Result<u64, DiskError>>),
     /// Nobody uses the disk any more: end, when all is done.
     Stop,
 }
@@ -37,12 +41,21 @@ struct Op {
     tell: bool,
     /// Nothing else may be done in its range, rounded to pages, at the same time.
     alone: bool,
+    /// It is none of a guest's, but to make the disk larger; its range is the whole disk.
+    grow: Option<(u64, Sender<Result<u64, DiskError>>)>,
     /// It waits for others that are in its range.
     held: bool,
 }
 
 impl Op {
+    fn new(request: Request, alone: bool) -> Self {
+        Self { request, left: 0, error: None, tell: false, alone, grow: None, held: false }
+    }
+
     fn pages(&self) -> (u64, u64) {
+        if self.grow.is_some() {
+            return (0, u64::MAX);
+        }
         let end = self.request.at + self.request.len;
         (self.request.at / PAGE * PAGE, end.next_multiple_of(PAGE))
     }
@@ -159,6 +172,7 @@ impl Engine {
             match item {
                 Mail::Request(request) => self.start(request),
                 Mail::Answer(answer) => self.hear(answer),
+                Mail::Grow(size, tell) => self.grow(size, tell),
                 Mail::Stop => self.stop = true,
             }
         }
@@ -176,9 +190,26 @@ impl Engine {
         if checked.is_err() || request.len == 0 && !flush || flush && info.read_only {
             return complete(request, checked);
         }
-        let alone = !flush && !self.is_aligned(&request) && changes(&request);
-        self.alone += usize::from(alone);
-        let op = Op { request, left: 0, error: None, tell: false, alone, held: false };
+        let clears = matches!(request.operation, Operation::Unmap | Operation::WriteZeroes);
+        let alone = clears && !self.raw || !flush && !self.is_aligned(&request) && changes(&request);
+        self.enter(Op::new(request, alone));
+    }
+
+    /// Makes the disk's image larger, when nothing is in flight.
+    fn grow(&mut self, size: u64, tell: Sender<Result<u64, DiskError>>) {
+        // A request that stands for it among those of guests.
+        let request = Request {
+            operation: Operation::Flush,
+            at: 0,
+            len: 0,
+            buffers: Vec::new(),
+            done: Box::new(|_| ()),
+        };
+        self.enter(Op { grow: Some((size, tell)), ..Op::new(request, true) });
+    }
+
+    fn enter(&mut self, op: Op) {
+        self.alone += usize::from(op.alone);
         let held = self.must_wait(&op, None);
         let n = self.ops.insert(Op { held, ..op });
         if held {
@@ -195,7 +226,7 @@ impl Engine {
 
     /// Whether a request has to wait: `among` is its place among those that do, if it is there.
     fn must_wait(&self, op: &Op, among: Option<usize>) -> bool {
-        if self.alone == 0 || op.request.operation == Operation::Flush {
+        if self.alone == 0 || op.request.operation == Operation::Flush && op.grow.is_none() {
             return false;
         }
         let first = self.held.iter().take(among.unwrap_or(self.held.len()));
@@ -225,13 +256,18 @@ impl Engine {
     fn admit(&mut self, n: usize) {
         let Some(op) = self.ops.get(n) else { return };
         let (at, len) = (op.request.at, op.request.len);
+        if let Some((size, _)) = op.grow {
+            return self.jobs.add(Job::Grow { op: n, size });
+        }
         match op.request.operation {
             Operation::Flush => return self.flush(n),
             Operation::WriteZeroes if self.raw => return self.clear(n, self.zero),
             Operation::Unmap if self.raw => return self.clear(n, self.unmap),
-            // It may read as anything that was there.
-            Operation::Unmap => return self.finish(n),
-            _ => {}
+            operation @ (Operation::Unmap | Operation::WriteZeroes) => {
+                self.changes += 1;
+                return self.jobs.add(Job::Clear { op: n, at, len, unmap: operation == Operation::Unmap });
+            }
+            Operation::Read | Operation::Write { .. } => {}
         }
         let mut found = Vec::new();
         let known = self.find(at, len, &mut found);
@@ -285,6 +321,17 @@ impl Engine {
                     op.tell = true;
                 }
                 self.transfer(n, &segments);
+            }
+            Answer::Grown(n, result) => {
+                // What failed half-way may have moved things, too.
+                self.map.forget();
+                if let Ok(size) = result {
+                    self.shared.set_size(size);
+                }
+                if let Some((_, tell)) = self.ops.get_mut(n).and_then(|op| op.grow.take()) {
+                    _ = tell.send(result);
+                }
+                self.finish(n);
             }
             Answer::Flushed(n, changes, Ok(())) => {
                 self.durable = self.durable.max(changes);

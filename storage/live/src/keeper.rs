@@ -41,6 +41,24 @@ pub enum Job {
         /// Its length, in bytes.
         len: u64,
     },
+    /// It is to be zero. Nothing of it is read or written meanwhile.
+    Clear {
+        /// See above.
+        op: usize,
+        /// Its start, in bytes.
+        at: u64,
+        /// Its length, in bytes.
+        len: u64,
+        /// It is not needed any more: it may as well stay as it is.
+        unmap: bool,
+    },
+    /// The disk is to be larger. Nothing of it is read or written meanwhile.
+    Grow {
+        /// See above.
+        op: usize,
+        /// In bytes.
+        size: u64,
+    },
     /// All that was written is to be durable.
     Flush {
         /// See above.
@@ -55,10 +73,12 @@ pub enum Job {
 /// What comes of a job.
 #[derive(Debug)]
 pub enum Answer {
-    /// Of [`Job::Map`], [`Job::Written`]: where the range, and what is around it, is now.
+    /// Of [`Job::Map`], [`Job::Written`], [`Job::Clear`]: where the range, and what is around it, is now.
     Chart(usize, Result<Chart, BlockError>),
     /// Of [`Job::Place`]: where to write, and where the range is now.
     Placed(usize, Result<(Vec<Segment>, Chart), BlockError>),
+    /// Of [`Job::Grow`]: the disk's size in bytes. All may be elsewhere now.
+    Grown(usize, Result<u64, DiskError>),
     /// Of [`Job::Flush`], with its `changes`.
     Flushed(usize, u64, Result<(), BlockError>),
 }
@@ -108,8 +128,16 @@ pub fn keep(mut disk: Disk, jobs: &Arc<Jobs>, answer: impl Fn(Answer)) {
             Job::Map { op, at, len } => answer(Answer::Chart(op, chart(&mut disk, at, len))),
             Job::Place { op, at, len } => answer(Answer::Placed(op, place(&mut disk, at, len))),
             Job::Written { op, at, len } => {
-                let now = disk.written(at, len).map_err(block_error).and_then(|()| chart(&mut disk, at, len));
-                answer(Answer::Chart(op, now));
+                let told = disk.written(at, len);
+                answer(Answer::Chart(op, chart_after(&mut disk, told, at, len)));
+            }
+            Job::Clear { op, at, len, unmap } => {
+                let cleared = if unmap { disk.unmap(at, len) } else { disk.zero(at, len) };
+                answer(Answer::Chart(op, chart_after(&mut disk, cleared, at, len)));
+            }
+            Job::Grow { op, size } => {
+                let grown = disk.grow(size).map(|()| disk.size());
+                answer(Answer::Grown(op, grown));
             }
             Job::Flush { op, changes } => {
                 // One is enough for all that were asked for before it begins.
@@ -135,6 +163,10 @@ fn place(disk: &mut Disk, at: u64, len: u64) -> Result<(Vec<Segment>, Chart), Bl
         segment(0, extent).append_to(&mut segments);
     }
     Ok((segments, chart(disk, at, len)?))
+}
+
+fn chart_after(disk: &mut Disk, done: Result<(), DiskError>, at: u64, len: u64) -> Result<Chart, BlockError> {
+    done.map_err(block_error).and_then(|()| chart(disk, at, len))
 }
 
 /// Where a range is, and as much around it as is remembered at once, unless that is damaged.

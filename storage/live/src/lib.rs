@@ -44,9 +44,10 @@
 //! The ring holds the files that `vireo_chain` locked. So when a process is killed, the lock stays until the last transfer that it
 //! had in flight has ended, and whoever opens the image then sees nothing change under it.
 //!
-//! # Limits
-//! `Unmap` and `WriteZeroes` use fallocate(2) for raw disks. For images `Unmap` does nothing (`BlockInfo::unmap` says so) and
-//! zeros are written.
+//! # Clearing
+//! Raw disks are cleared by fallocate(2), in the best way that what is below knows; else zeros are written, and what is unmapped
+//! stays. Of an image the keeper clears, and gives up whole blocks, whose places may be given to others: so nothing else is in
+//! flight in such a range, and nothing at all while an image grows.
 #![warn(missing_docs)]
 
 mod disk;

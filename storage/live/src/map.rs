@@ -120,15 +120,26 @@ impl Map {
         found.iter().map(|s| s.len).sum::<u64>() == len
     }
 
-    /// Remembers what an image said of all granules that are wholly in its range; `size`: the disk's, in bytes.
+    /// Nothing is known any more.
+    pub fn forget(&mut self) {
+        self.granules.clear();
+        self.kept = 0;
+    }
+
+    /// Remembers what an image said of all granules that are wholly in its range, and forgets those that are in part;
+    /// `size`: the disk's, in bytes.
     pub fn learn(&mut self, chart: &Chart, size: u64) {
         let end = chart.end();
+        for edge in [chart.at / GRANULE, end.saturating_sub(1) / GRANULE] {
+            if let Some(old) = self.granules.remove(&edge) {
+                self.kept -= old.len();
+            }
+        }
         let mut granule = chart.at.div_ceil(GRANULE);
         while granule * GRANULE < end && ((granule + 1) * GRANULE).min(size) <= end {
             let part = chart.part(granule * GRANULE, GRANULE.min(end - granule * GRANULE));
             if self.kept + part.len() > MOST {
-                self.granules.clear();
-                self.kept = 0;
+                self.forget();
             }
             self.kept += part.len();
             if let Some(old) = self.granules.insert(granule, part.into()) {
@@ -172,6 +183,9 @@ mod tests {
         map.learn(&Chart { at: GRANULE, segments: vec![own(0, GRANULE)] }, size);
         assert!(map.find(GRANULE + 512, 512, &mut found));
         assert_eq!(found, [own(512, 512)]);
+        // News of a part: the rest may be old.
+        map.learn(&Chart { at: GRANULE + 512, segments: vec![zero(512)] }, size);
+        assert!(!map.find(GRANULE, 512, &mut found) && map.find(2 * GRANULE, 512, &mut found));
         assert_eq!(around(GRANULE + 1, GRANULE, size), (GRANULE, 2 * GRANULE));
         assert_eq!(around(3 * GRANULE, 512, size), (3 * GRANULE, 4096));
     }

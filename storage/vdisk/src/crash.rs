@@ -12,6 +12,7 @@ use crate::{Medium, SECTOR};
 enum Op {
     Write { at: u64, data: Vec<u8> },
     SetLen(u64),
+    Punch { at: u64, len: u64 },
     Flush,
 }
 
@@ -64,16 +65,31 @@ impl ForgetfulMedium {
             match op {
                 Op::SetLen(len) if !lost => bytes.resize(*len as usize, 0),
                 Op::Write { at, data } if !lost => {
-                    let sectors = (data.len() as u64).div_ceil(SECTOR);
-                    let whole = if n < durable || choose(3) > 0 { sectors } else { choose(sectors + 1) };
-                    let len = data.len().min((whole * SECTOR) as usize);
-                    put(&mut bytes, *at, &data[..len]);
+                    let len = torn(data.len() as u64, n < durable, &mut choose);
+                    put(&mut bytes, *at, &data[..len as usize]);
+                }
+                Op::Punch { at, len } if !lost => {
+                    let len = torn(*len, n < durable, &mut choose);
+                    clear(&mut bytes, *at, len);
                 }
                 _ => {}
             }
         }
         bytes
     }
+}
+
+/// How much of a write of so many bytes is done: of one that is not durable perhaps only some sectors.
+fn torn(len: u64, durable: bool, choose: &mut impl FnMut(u64) -> u64) -> u64 {
+    let sectors = len.div_ceil(SECTOR);
+    let whole = if durable || choose(3) > 0 { sectors } else { choose(sectors + 1) };
+    len.min(whole * SECTOR)
+}
+
+/// Makes a range zero, as far as it is there.
+fn clear(bytes: &mut [u8], at: u64, len: u64) {
+    let all = bytes.len() as u64;
+    bytes[at.min(all) as usize..at.saturating_add(len).min(all) as usize].fill(0);
 }
 
 fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
@@ -116,6 +132,12 @@ impl Medium for ForgetfulMedium {
         state.journal.push(Op::SetLen(len));
         Ok(())
     }
+    fn punch(&self, at: u64, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        clear(&mut state.now, at, len);
+        state.journal.push(Op::Punch { at, len });
+        Ok(())
+    }
     fn flush(&self) -> io::Result<()> {
         self.state().journal.push(Op::Flush);
         Ok(())
@@ -141,5 +163,18 @@ mod tests {
         let mut choices = [1, 0, 1, 0].into_iter();
         let torn = m.after_crash(m.points(), |_| choices.next().expect("a choice"));
         assert_eq!((torn.len(), torn[512], torn[1024]), (2048, 3, 1));
+    }
+
+    #[test]
+    fn a_hole_is_forgotten_and_torn_as_a_write_is() {
+        let m = ForgetfulMedium::new(vec![1; 2048]);
+        m.punch(512, 1 << 40).unwrap();
+        assert_eq!(m.contents(), [[1; 512], [0; 512], [0; 512], [0; 512]].concat());
+        assert_eq!(m.after_crash(1, |_| 0), [1; 2048]);
+        let mut choices = [1, 0, 1].into_iter();
+        let torn = m.after_crash(1, |_| choices.next().expect("a choice"));
+        assert_eq!((torn[512], torn[1024]), (0, 1));
+        m.flush().unwrap();
+        assert_eq!(m.after_crash(2, |_| 0), m.contents());
     }
 }

@@ -7,21 +7,27 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod compact;
 pub mod crash;
 mod extent;
+mod fact;
 mod finding;
 mod image;
 mod medium;
 mod range;
 mod raw;
+mod space;
 pub mod trial;
 
+pub use compact::{Compact, Move, Used, compact, gaps, plan};
 pub use extent::{Extent, Place};
+pub use fact::{Fact, Runs};
 pub use finding::Finding;
 pub use image::{Image, ImageError};
 pub use medium::{FileMedium, Medium};
 pub use range::{OutOfRange, Piece, check_range, pieces};
 pub use raw::Raw;
+pub use space::Space;
 
 /// The smallest unit of any disk, in bytes.
 pub const SECTOR: u64 = 512;

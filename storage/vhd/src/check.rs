@@ -1,11 +1,10 @@
 //! What is wrong with an image that can be opened.
 
-use vireo_vdisk::{Finding, Medium, SECTOR};
+use vireo_vdisk::{Finding, Medium};
 
 use crate::bitmap::Bitmap;
-use crate::create::NOWHERE;
 use crate::footer::{self, Footer};
-use crate::{Result, Vhd, VhdError, header};
+use crate::{Result, Vhd, VhdError};
 
 impl<M: Medium> Vhd<M> {
     /// Looks for what is wrong.
@@ -21,24 +20,18 @@ impl<M: Medium> Vhd<M> {
             // It could not replace the footer.
             findings.push(Finding::blemish("the copy of the footer at the start is missing or differs"));
         }
-        let block = u64::from(sparse.header.block);
-        let size = Bitmap::size(sparse.header.block) + block;
-        let entries = (0..).zip(&sparse.table).filter(|(_, e)| **e != NOWHERE);
-        let mut places: Vec<(u64, u32)> = entries.map(|(n, e)| (u64::from(*e) * SECTOR, n)).collect();
-        places.sort_unstable();
-        // In front of the blocks.
-        let table = sparse.header.table_at + 4 * sparse.table.len() as u64;
-        let header = self.footer().header_at.unwrap_or(0) + header::SIZE as u64;
-        let mut end = table.max(header);
-        let mut unused = 0;
-        for (at, block) in places {
-            if at < end {
-                let what = format!("block {block}, at {at}, overlaps with something else");
+        let size = Bitmap::size(sparse.header.block) + u64::from(sparse.header.block);
+        let mut used = self.used();
+        used.sort_unstable_by_key(|u| (u.at, u.len));
+        let (mut end, mut unused) = (0, 0);
+        for part in used {
+            if let Some(block) = part.id.filter(|_| part.at < end) {
+                let what = format!("block {block}, at {}, overlaps with something else", part.at);
                 findings.push(Finding::harm(what));
             }
-            // Less than a page is for alignment.
-            unused += at.saturating_sub(end) / size * size;
-            end = end.max(at + size);
+            // Less than a block is for alignment.
+            unused += part.at.saturating_sub(end) / size * size;
+            end = end.max(part.at + part.len);
         }
         findings.extend(Finding::unused(unused));
         Ok(findings)

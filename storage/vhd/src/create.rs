@@ -81,7 +81,7 @@ impl NewVhd {
         let table_at = (footer::SIZE + header::SIZE) as u64;
         let table = vec![0xff_u8; (4 * entries as usize).next_multiple_of(512)];
         let paths_at = table_at + table.len() as u64;
-        let header = Header { table_at, entries, block, parent: parent.cloned() };
+        let header = Header { table_at, entries, block, parent: parent.cloned(), locators: Vec::new() };
         let (header, paths) = header.bytes(paths_at)?;
         let end = next_block(paths_at + paths.len() as u64, block);
         let parts: [(u64, &[u8]); 5] = [

@@ -45,6 +45,8 @@ pub struct Header {
     pub block: u32,
     /// The parent, of a differencing image.
     pub parent: Option<ParentLink>,
+    /// Where its paths are, with those that are not known: offsets and lengths, in bytes.
+    pub locators: Vec<(u64, u64)>,
 }
 
 fn utf16(path: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
@@ -79,7 +81,19 @@ impl Header {
             false => None,
         };
         let table_at = u64::from_be_bytes(field(&b, 16));
-        Ok(Self { table_at, entries: u32_at(28), block: u32_at(32), parent })
+        let locators = if differencing { locators(&b) } else { Vec::new() };
+        Ok(Self { table_at, entries: u32_at(28), block: u32_at(32), parent, locators })
+    }
+
+    /// Has the one at an offset lead to another block table; the rest of it stays as it is.
+    pub fn move_table(medium: &dyn Medium, at: u64, table_at: u64, entries: u32) -> Result<()> {
+        let mut b = [0; SIZE];
+        medium.read(at, &mut b).map_err(VhdError::io("read the header"))?;
+        b[16..24].copy_from_slice(&table_at.to_be_bytes());
+        b[28..32].copy_from_slice(&entries.to_be_bytes());
+        let sum = checksum(&b, CHECKSUM);
+        b[CHECKSUM..CHECKSUM + 4].copy_from_slice(&sum.to_be_bytes());
+        medium.write(at, &b[..512]).map_err(VhdError::io("write the header"))
     }
 
     /// Its bytes, and those of the paths, which are to be written at an offset.
@@ -122,6 +136,20 @@ impl Header {
         b[CHECKSUM..CHECKSUM + 4].copy_from_slice(&sum.to_be_bytes());
         Ok((b, paths))
     }
+}
+
+/// Where the paths are that a header's locators lead to. Some writers count their space in sectors, which the specification's
+/// table of fields has, others in bytes, as its text.
+fn locators(header: &[u8; SIZE]) -> Vec<(u64, u64)> {
+    let number = |l: &[u8], at| u64::from(u32::from_be_bytes(field(l, at)));
+    let used = header[LOCATORS..].chunks_exact(LOCATOR).take(8).filter(|l| l[..4] != [0; 4]);
+    used.map(|l| {
+        let (space, len) = (number(l, 4), number(l, 8));
+        let bytes = if space >= len { space } else { space * 512 };
+        (u64::from_be_bytes(field(l, 16)), bytes.max(len).next_multiple_of(512))
+    })
+    .filter(|(at, len)| at.checked_add(*len).is_some())
+    .collect()
 }
 
 /// The path that a header's locator of this kind leads to.

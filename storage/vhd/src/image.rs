@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Place, SECTOR, check_range, pieces};
+use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Place, SECTOR, Space, check_range, pieces};
 
 use crate::bitmap::Bitmap;
 use crate::create::{BLOCKS, MAX_SIZE, NOWHERE, next_block};
@@ -18,9 +18,9 @@ const BITMAPS: usize = 4096;
 /// To write: [`Vhd::place`] says where the payload goes; when it is there, [`Vhd::written`] makes it what is read, and
 /// [`Vhd::flush`] makes it last.
 pub struct Vhd<M> {
-    medium: M,
-    footer: Footer,
-    sparse: Option<Sparse>,
+    pub(crate) medium: M,
+    pub(crate) footer: Footer,
+    pub(crate) sparse: Option<Sparse>,
     writable: bool,
 }
 
@@ -29,11 +29,13 @@ pub(crate) struct Sparse {
     pub(crate) header: Header,
     /// For each block the sector where its bitmap begins, or [`NOWHERE`].
     pub(crate) table: Vec<u32>,
-    bitmaps: HashMap<u32, Bitmap>,
+    pub(crate) bitmaps: HashMap<u32, Bitmap>,
     /// Entries of the table that are to be written.
-    changed: BTreeSet<u32>,
+    pub(crate) changed: BTreeSet<u32>,
+    /// Of blocks that were given up, with their bitmaps.
+    pub(crate) space: Space,
     /// Where the footer is, and blocks go next.
-    end: u64,
+    pub(crate) end: u64,
 }
 
 impl<M: Medium> Vhd<M> {
@@ -97,6 +99,17 @@ impl<M: Medium> Vhd<M> {
         Ok(check_range(at, len, self.footer.size, SECTOR)?)
     }
 
+    /// Whether a range may be changed.
+    pub(crate) fn check_change(&self, at: u64, len: u64) -> Result<()> {
+        self.check(at, len)?;
+        if self.writable { Ok(()) } else { Err(VhdError::ReadOnly) }
+    }
+
+    /// Where the data of a block of a sparse image begins, if it has a place.
+    pub(crate) fn data_of(&self, block: u32) -> Option<u64> {
+        self.sparse.as_ref()?.data_of(block)
+    }
+
     /// Where the bytes of a range of the disk are: whole sectors.
     ///
     /// # Errors
@@ -131,14 +144,11 @@ impl<M: Medium> Vhd<M> {
     /// # Errors
     /// The range is not on the disk; the image is read-only, or cannot grow.
     pub fn place(&mut self, at: u64, len: u64) -> Result<Vec<Extent>> {
-        self.check(at, len)?;
-        if !self.writable {
-            return Err(VhdError::ReadOnly);
-        }
+        self.check_change(at, len)?;
         let mut extents = Vec::new();
         let Some(block) = self.block() else { return self.resolve(at, len) };
         for piece in pieces(at, len, block.into()) {
-            let data = match self.sparse.as_ref().and_then(|s| s.data_of(piece.block as u32)) {
+            let data = match self.data_of(piece.block as u32) {
                 Some(data) => data,
                 None => self.allocate(piece.block as u32)?,
             };
@@ -156,7 +166,10 @@ impl<M: Medium> Vhd<M> {
         self.check(at, len)?;
         let Some(sparse) = &mut self.sparse else { return Ok(()) };
         for piece in pieces(at, len, sparse.header.block.into()) {
-            sparse.bitmap(&self.medium, piece.block as u32)?.add(piece.sectors(SECTOR));
+            // Of what was cleared a block may have no place.
+            if sparse.data_of(piece.block as u32).is_some() {
+                sparse.bitmap(&self.medium, piece.block as u32)?.add(piece.sectors(SECTOR));
+            }
         }
         Ok(())
     }
@@ -176,32 +189,29 @@ impl<M: Medium> Vhd<M> {
         sparse.write(&self.medium)?;
         flush()?;
         sparse.is_written();
+        let block = Bitmap::size(sparse.header.block) + u64::from(sparse.header.block);
+        sparse.space.is_durable(&self.medium, block);
         Ok(())
     }
 
-    /// Gives a block a place at the end.
-    fn allocate(&mut self, block: u32) -> Result<u64> {
+    /// Gives a block a place, where the file is zero.
+    pub(crate) fn allocate(&mut self, block: u32) -> Result<u64> {
         let Some(sparse) = &mut self.sparse else { unreachable!("a fixed image has no blocks") };
         let size = sparse.header.block;
-        let at = next_block(sparse.end, size);
-        let data = at + Bitmap::size(size);
-        let entry = u32::try_from(at / SECTOR).ok().filter(|e| *e != NOWHERE).ok_or(VhdError::Full)?;
+        let at = match sparse.space.take() {
+            Some(at) => at,
+            None => sparse.extend(&self.medium, &self.footer)?,
+        };
         // Of a dynamic image all sectors are here at once, being zero: so nothing is to be noted when they are written.
         let mut bitmap = Bitmap::empty(size);
         if sparse.header.parent.is_none() {
             bitmap.bytes.fill(0xff);
         }
-        let write =
-            |at, bytes: &[u8]| self.medium.write(at, bytes).map_err(VhdError::io("write a new block"));
-        // What lies behind the footer is zero; where that was the bitmap comes, if not behind it.
-        self.medium.set_len(data + u64::from(size)).map_err(VhdError::io("extend the VHD"))?;
-        write(data + u64::from(size), &self.footer.bytes())?;
-        write(at, &bitmap.bytes)?;
-        sparse.end = data + u64::from(size);
-        sparse.table[block as usize] = entry;
+        self.medium.write(at, &bitmap.bytes).map_err(VhdError::io("write a new block"))?;
+        sparse.table[block as usize] = (at / SECTOR) as u32;
         sparse.changed.insert(block);
         sparse.bitmaps.insert(block, bitmap);
-        Ok(data)
+        Ok(at + Bitmap::size(size))
     }
 
     fn write_footer(&self) -> Result<()> {
@@ -229,6 +239,18 @@ impl<M: Medium> Image for Vhd<M> {
     fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError> {
         Self::written(self, at, len).map_err(ImageError::new)
     }
+    fn zero(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::zero(self, at, len).map_err(ImageError::new)
+    }
+    fn unmap(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::unmap(self, at, len).map_err(ImageError::new)
+    }
+    fn grow(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::grow(self, size).map_err(ImageError::new)
+    }
+    fn shrink(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::shrink(self, size).map_err(ImageError::new)
+    }
     fn flush(&mut self) -> Result<(), ImageError> {
         Self::flush(self).map_err(ImageError::new)
     }
@@ -238,7 +260,7 @@ impl<M: Medium> Image for Vhd<M> {
 }
 
 /// The footer, and where it is, if it is at the end.
-fn find_footer(medium: &dyn Medium) -> Result<(Footer, Option<u64>)> {
+pub(crate) fn find_footer(medium: &dyn Medium) -> Result<(Footer, Option<u64>)> {
     let len = medium.len().map_err(VhdError::io("find the end of the VHD"))?;
     let mut bytes = [0; footer::SIZE];
     // Old images end with 511 bytes of it.
@@ -284,7 +306,27 @@ impl Sparse {
             return damaged("a block reaches beyond its end".into());
         }
         let end = footer_at.unwrap_or(len.next_multiple_of(SECTOR));
-        Ok(Self { header, table, bitmaps: HashMap::new(), changed: BTreeSet::new(), end })
+        Ok(Self {
+            header,
+            table,
+            bitmaps: HashMap::new(),
+            changed: BTreeSet::new(),
+            space: Space::default(),
+            end,
+        })
+    }
+
+    /// Makes room for a block at the end.
+    fn extend(&mut self, medium: &dyn Medium, footer: &Footer) -> Result<u64> {
+        let size = self.header.block;
+        let at = next_block(self.end, size);
+        u32::try_from(at / SECTOR).ok().filter(|e| *e != NOWHERE).ok_or(VhdError::Full)?;
+        let end = at + Bitmap::size(size) + u64::from(size);
+        // What lies behind the footer is zero; where that was the bitmap comes, if not behind it.
+        medium.set_len(end).map_err(VhdError::io("extend the VHD"))?;
+        medium.write(end, &footer.bytes()).map_err(VhdError::io("write the footer"))?;
+        self.end = end;
+        Ok(at)
     }
 
     /// Where the data of a block begins.

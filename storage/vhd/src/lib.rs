@@ -15,13 +15,18 @@
 
 mod bitmap;
 mod check;
+mod compact;
 mod create;
+mod dump;
 mod error;
 mod footer;
 mod header;
 mod image;
+mod resize;
+mod trim;
 
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhd};
+pub use dump::dump;
 pub use error::VhdError;
 pub use footer::{DiskType, Footer, Geometry};
 pub use header::ParentLink;

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use vireo_vdisk::crash::ForgetfulMedium;
-use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, write};
-use vireo_vdisk::{Image, SECTOR};
+use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, unmap, write, zero};
+use vireo_vdisk::{Compact, SECTOR};
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn fresh(kind: &Kind) -> u8 {
 
 /// The trial of a kind of image.
 fn trial(kind: &Kind, run: impl FnOnce(&Trial<'_>)) {
-    let open = |medium| -> Box<dyn Image> { Box::new(Vhd::open(medium, true).expect("it opens")) };
+    let open = |medium| -> Box<dyn Compact> { Box::new(Vhd::open(medium, true).expect("it opens")) };
     run(&Trial { new: created(kind), fresh: fresh(kind), open: &open });
 }
 
@@ -106,6 +106,54 @@ fn a_lost_footer_is_found_at_the_start_and_put_back() {
     assert!(matches!(Vhd::open(cut, false), Err(VhdError::NotVhd)));
 }
 
+#[test]
+fn what_is_given_up_is_used_again_and_shows_nothing_of_before() {
+    let (mut vhd, medium) = opened(created(&Kind::Dynamic { block: BLOCK }));
+    write(&mut vhd, 0, &[5; 4096]);
+    vhd.flush().unwrap();
+    unmap(&mut vhd, 0, 4096);
+    let before = medium.contents().len();
+    write(&mut vhd, 4096, &[6; 512]);
+    vhd.flush().unwrap();
+    let during = medium.contents().len();
+    write(&mut vhd, 8192, &[7; 512]);
+    vhd.flush().unwrap();
+    assert_eq!([during - before, medium.contents().len() - during], [8192, 0]);
+    let (mut vhd, _) = opened(medium.contents());
+    assert_eq!(read(&mut vhd, 8192, 4096), [vec![7; 512], vec![0; 4096 - 512]].concat());
+    assert_eq!(read(&mut vhd, 0, 4096), [0; 4096]);
+}
+
+#[test]
+fn a_compacted_image_is_shorter() {
+    for kind in &kinds()[1..] {
+        let (mut vhd, medium) = opened(created(kind));
+        for (n, byte) in [(0, 0), (1, 2), (2, 3)] {
+            write(&mut vhd, n * 4096, &[byte; 512]);
+        }
+        vhd.deallocate(0, 4096).unwrap();
+        let before = medium.contents().len();
+        assert!(vireo_vdisk::compact(&mut vhd, &mut |_, _| true).unwrap());
+        let less = before - medium.contents().len();
+        // A child keeps the block, since it hides the parent's.
+        assert_eq!(less, if vhd.parent().is_some() { 0 } else { 8192 });
+        let (mut vhd, _) = opened(medium.contents());
+        assert_eq!([0, 4096, 8192].map(|at| read(&mut vhd, at, 512)[0]), [0, 2, 3]);
+        assert_eq!(vhd.examine().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_child_that_is_cleared_still_hides_its_parent() {
+    let (mut vhd, _) = opened(created(&kinds()[2]));
+    zero(&mut vhd, 512, 8192);
+    assert_eq!(read(&mut vhd, 0, 9216), [vec![PARENT; 512], vec![0; 8192], vec![PARENT; 512]].concat());
+    write(&mut vhd, 0, &[8; 512]);
+    unmap(&mut vhd, 0, 12288);
+    vhd.flush().unwrap();
+    assert_eq!(read(&mut vhd, 0, 9216), [vec![0; 8704], vec![PARENT; 512]].concat());
+}
+
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let sectors = SIZE / SECTOR;
     let write = (0..sectors, 1..=12u64, 1..=200u8).prop_map(move |(sector, n, byte)| Act::Write {
@@ -113,7 +161,22 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         count: n.min(sectors - sector),
         byte,
     });
-    prop::collection::vec(prop_oneof![6 => write, 2 => Just(Act::Flush), 1 => Just(Act::Reopen)], 1..24)
+    // Blocks have 8.
+    let range = (0..sectors, 1..=20u64).prop_map(move |(sector, n)| (sector, n.min(sectors - sector)));
+    let zero = range.clone().prop_map(|(sector, count)| Act::Zero { sector, count });
+    let unmap = range.prop_map(|(sector, count)| Act::Unmap { sector, count });
+    let flush = prop_oneof![2 => Just(Act::Flush), 1 => Just(Act::Reopen)];
+    // The table is full after 128 blocks.
+    let grow = prop_oneof![4 => 1..20u64, 1 => 900..1100u64].prop_map(|by| Act::Grow { by });
+    let some = prop::collection::vec(
+        prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush, 1 => grow, 1 => Just(Act::Compact)],
+        1..24,
+    );
+    // Thereafter sectors may be missing.
+    let shrink = prop::option::of((1..30u64).prop_map(|by| Act::Shrink { by }));
+    let again = prop::option::of((1..30u64).prop_map(|by| Act::Grow { by }));
+    (some, shrink, again)
+        .prop_map(|(acts, shrink, again)| acts.into_iter().chain(shrink).chain(again).collect())
 }
 
 proptest! {
@@ -151,6 +214,7 @@ proptest! {
                 }
             }
         }
+        _ = dump(&ForgetfulMedium::new(bytes.clone()), true);
         if let Ok(mut vhd) = Vhd::open(ForgetfulMedium::new(bytes), true) {
             _ = vhd.examine();
             let size = vhd.size().min(1 << 20);

@@ -12,6 +12,11 @@ impl<M: Medium> Vhdx<M> {
     /// Those of the medium.
     pub fn examine(&mut self) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
+        if self.replayed().keeps_changes() {
+            findings.push(Finding::blemish(
+                "it was not closed: what its log says is done when it is written next",
+            ));
+        }
         let mut places = Vec::new();
         let mut note = |found: Result<Option<(u64, u64)>>| match found {
             Ok(place) => {
@@ -48,7 +53,7 @@ impl<M: Medium> Vhdx<M> {
             }
             end = end.max(at + len);
         }
-        let len = self.medium().len().map_err(VhdxError::io("find the end of the VHDX"))?;
+        let len = self.replayed().len().map_err(VhdxError::io("find the end of the VHDX"))?;
         unused += len.saturating_sub(end);
         findings.extend(Finding::unused(unused));
         Ok(findings)

@@ -20,6 +20,8 @@ const LOG_AT: u64 = MIB;
 const LOG_LEN: u64 = MIB;
 const METADATA: Region = Region { at: 2 * MIB, len: MIB };
 const TABLE_AT: u64 = 3 * MIB;
+/// The block table has room for a disk so many times as large.
+const ROOM: u64 = 4;
 /// Entries of the table that are written at once.
 const ENTRIES: u64 = 64 << 10;
 
@@ -61,7 +63,9 @@ impl NewVhdx {
     pub fn create(&self, medium: &dyn Medium) -> Result<()> {
         let metadata = self.metadata()?;
         let layout = Layout::of(&metadata);
-        let table = Region { at: TABLE_AT, len: (layout.entries() * 8).next_multiple_of(MIB) };
+        // With room for the disk to grow.
+        let room = Metadata { size: (self.size * ROOM).min(MAX_SIZE), ..metadata.clone() };
+        let table = Region { at: TABLE_AT, len: (Layout::of(&room).entries() * 8).next_multiple_of(MIB) };
         let end = table.at + table.len;
         let blocks = if self.kind == Kind::Fixed { layout.blocks() * layout.block } else { 0 };
         let bytes = metadata.bytes()?;

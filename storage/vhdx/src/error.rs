@@ -34,9 +34,6 @@ pub enum VhdxError {
         /// Which.
         id: Guid,
     },
-    /// A crash left changes in its log, and it may not be written.
-    #[error("the VHDX was not closed: its log has to be replayed, for which it must be writable")]
-    NeedsReplay,
     /// A disk of this size cannot be.
     #[error("a VHDX of {size} bytes is not possible: it takes a multiple of {sector}, at most 64 TiB")]
     BadSize {
@@ -44,6 +41,12 @@ pub enum VhdxError {
         size: u64,
         /// Size of a sector, in bytes.
         sector: u32,
+    },
+    /// The block table cannot be longer.
+    #[error("the VHDX has no room in its block table for a disk of {size} bytes: convert it")]
+    FullTable {
+        /// The size asked for, in bytes.
+        size: u64,
     },
     /// Blocks of this size cannot be.
     #[error("blocks of {0} bytes are not possible: it takes a power of two from 1 to 256 MiB")]

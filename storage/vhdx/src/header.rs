@@ -7,8 +7,8 @@ use crate::error::damaged;
 use crate::{Guid, MIB, Result, VhdxError};
 
 /// Where each is, and its size, in bytes.
-const PLACES: [u64; 2] = [64 << 10, 128 << 10];
-const SIZE: usize = 4096;
+pub const PLACES: [u64; 2] = [64 << 10, 128 << 10];
+pub const SIZE: usize = 4096;
 const SIGNATURE: &[u8; 4] = b"head";
 /// "vhdxfile", at the start of the file (2.2.1).
 pub const FILE: &[u8; 8] = b"vhdxfile";
@@ -33,7 +33,8 @@ pub struct Header {
 }
 
 impl Header {
-    fn parse(b: &[u8; SIZE]) -> Option<Self> {
+    /// A right one of its bytes.
+    pub fn parse(b: &[u8; SIZE]) -> Option<Self> {
         let right = b[..4] == *SIGNATURE && b.u32(4) == checksum(b, 4) && b.u16(66) == 1;
         right.then(|| Self {
             number: b.u64(8),

@@ -1,12 +1,13 @@
 //! An open image.
 
-use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Piece, Place, check_range, pieces};
+use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Piece, Place, Space, check_range, pieces};
 
 use crate::bytes::{Fields, put};
 use crate::error::damaged;
 use crate::header::{FILE, Header};
 use crate::log::{self, MOST_PAGES, Writer};
-use crate::metadata::{Metadata, ParentLink};
+use crate::metadata::{ItemPlaces, Metadata, ParentLink};
+use crate::overlay::Overlay;
 use crate::pages::{PAGE, Pages};
 use crate::region::{Region, Regions};
 use crate::table::{BadEntry, Block, Layout};
@@ -29,22 +30,25 @@ pub enum Open {
 /// To write: [`Vhdx::place`] says where the payload goes; when it is there, [`Vhdx::written`] makes it what is read, and
 /// [`Vhdx::flush`] makes it last. [`Vhdx::close`] spares the next opening the replay of the log.
 pub struct Vhdx<M> {
-    medium: M,
+    medium: Overlay<M>,
     header: Header,
     regions: Regions,
     metadata: Metadata,
+    items: ItemPlaces,
     layout: Layout,
     pages: Pages,
     writer: Writer,
     open: Open,
     /// The identities that tell of changes have changed.
     announced: bool,
-    /// Where new blocks go.
+    /// Of blocks that were given up.
+    pub(crate) space: Space,
+    /// Where new blocks go if there is no such space.
     end: u64,
 }
 
 impl<M: Medium> Vhdx<M> {
-    /// Opens an image; first does what its log says, if it was not closed.
+    /// Opens an image; first does what its log says, if it was not closed: in memory, if it is to be read only.
     ///
     /// # Errors
     /// It is none, or damaged, or has what is not known; those of the medium.
@@ -59,14 +63,19 @@ impl<M: Medium> Vhdx<M> {
             return Err(VhdxError::NotVhdx);
         }
         let mut header = Header::read(&medium)?;
+        let mut medium = Overlay::new(medium);
         if header.log != Guid::ZERO {
-            let Open::Write { .. } = open else { return Err(VhdxError::NeedsReplay) };
+            if open == Open::Read {
+                medium.keep_changes().map_err(VhdxError::io("find the end of the VHDX"))?;
+            }
             log::replay(&medium, &header)?;
             header.log = Guid::ZERO;
-            header.write(&medium)?;
+            if open != Open::Read {
+                header.write(&medium)?;
+            }
         }
         let regions = Regions::read(&medium)?;
-        let metadata = Metadata::read(&medium, regions.metadata)?;
+        let (metadata, items) = Metadata::read(&medium, regions.metadata)?;
         let layout = Layout::of(&metadata);
         if layout.entries() * 8 > regions.table.len {
             return damaged(format!("its block table has no room for {} entries", layout.entries()));
@@ -75,9 +84,22 @@ impl<M: Medium> Vhdx<M> {
         if regions.table.at + regions.table.len > len {
             return damaged("its block table does not lie in it");
         }
-        let (pages, writer) = (Pages::default(), Writer::default());
+        let (pages, writer, space) = (Pages::default(), Writer::default(), Space::default());
         let end = len.next_multiple_of(MIB);
-        Ok(Self { medium, header, regions, metadata, layout, pages, writer, open, announced: false, end })
+        Ok(Self {
+            medium,
+            header,
+            regions,
+            metadata,
+            items,
+            layout,
+            pages,
+            writer,
+            open,
+            announced: false,
+            space,
+            end,
+        })
     }
 
     /// Size of the disk, in bytes.
@@ -100,8 +122,49 @@ impl<M: Medium> Vhdx<M> {
         self.header.data_write
     }
 
+    /// The same after that, if it is open to be written.
+    pub fn next_data_write(&self) -> Option<Guid> {
+        match self.open {
+            Open::Write { random } => Some(random.derived(2)),
+            Open::Read => None,
+        }
+    }
+
+    /// Says anew who the parent of a differencing image is, durably: as a whole or, after a crash, not at all.
+    ///
+    /// # Errors
+    /// It has none; there is no room for what it is to say; the image is read-only; those of the medium.
+    pub fn relink(&mut self, link: ParentLink) -> Result<()> {
+        let (Some(entry), Some(_)) = (self.items.parent_entry, self.parent()) else {
+            return damaged("it has no parent, and was to get another");
+        };
+        self.announce_file()?;
+        self.flush()?;
+        let bytes = crate::metadata::locator(&link)?;
+        let Region { at: region, len } = self.regions.metadata;
+        // Behind all items, so that what is there stays until the entry leads here.
+        let at = self.items.end.next_multiple_of(8);
+        let end = at + bytes.len() as u64;
+        let at = if end <= region + len { at } else { self.items.parent };
+        if at == self.items.parent && bytes.len() as u64 > self.items.parent_len {
+            return Err(VhdxError::LongLink(bytes.len()));
+        }
+        self.change_bytes(at, &bytes)?;
+        let place = [((at - region) as u32).to_le_bytes(), (bytes.len() as u32).to_le_bytes()].concat();
+        self.change_bytes(entry + 16, &place)?;
+        self.flush()?;
+        self.items.is_moved(at, bytes.len() as u64);
+        self.metadata.parent = Some(link);
+        Ok(())
+    }
+
     /// What it is written on.
     pub fn medium(&self) -> &M {
+        self.medium.base()
+    }
+
+    /// The same, with what its log says.
+    pub(crate) fn replayed(&self) -> &Overlay<M> {
         &self.medium
     }
 
@@ -114,26 +177,57 @@ impl<M: Medium> Vhdx<M> {
         self.regions().map(|r| r.at + r.len).into_iter().fold(MIB, u64::max)
     }
 
-    fn regions(&self) -> [Region; 3] {
+    pub(crate) fn regions(&self) -> [Region; 3] {
         let log = Region { at: self.header.log_at, len: self.header.log_len };
         [log, self.regions.table, self.regions.metadata]
     }
 
-    fn check(&self, at: u64, len: u64) -> Result<()> {
+    pub(crate) fn check(&self, at: u64, len: u64) -> Result<()> {
         Ok(check_range(at, len, self.metadata.size, self.metadata.sector.into())?)
     }
 
-    fn entry(&mut self, n: u64) -> Result<u64> {
-        let at = self.regions.table.at + 8 * n;
-        let page = self.pages.get(&self.medium, at & !(PAGE - 1))?;
-        Ok(page.u64((at % PAGE) as usize))
+    /// Where an entry of the table is.
+    pub(crate) fn entry_at(&self, n: u64) -> u64 {
+        self.regions.table.at + 8 * n
     }
 
-    fn set_entry(&mut self, n: u64, entry: u64) -> Result<()> {
-        let at = self.regions.table.at + 8 * n;
-        let page = self.pages.change(&self.medium, at & !(PAGE - 1))?;
-        put(page, (at % PAGE) as usize, &entry.to_le_bytes());
+    /// The page that an entry is in.
+    pub(crate) fn entry_page(&mut self, n: u64) -> Result<&[u8; PAGE as usize]> {
+        let at = self.entry_at(n);
+        self.pages.get(&self.medium, at & !(PAGE - 1))
+    }
+
+    fn entry(&mut self, n: u64) -> Result<u64> {
+        let at = self.entry_at(n);
+        Ok(self.entry_page(n)?.u64((at % PAGE) as usize))
+    }
+
+    pub(crate) fn set_entry(&mut self, n: u64, entry: u64) -> Result<()> {
+        self.change_bytes(self.entry_at(n), &entry.to_le_bytes())
+    }
+
+    /// Changes bytes, by way of the log.
+    pub(crate) fn change_bytes(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        for piece in pieces(at, bytes.len() as u64, PAGE) {
+            let page = self.pages.change(&self.medium, piece.block * PAGE)?;
+            let from = (piece.block * PAGE + piece.range.start - at) as usize;
+            put(page, piece.range.start as usize, &bytes[from..][..piece.bytes() as usize]);
+        }
         Ok(())
+    }
+
+    /// Bytes that the block table has room for.
+    pub(crate) fn table_len(&self) -> u64 {
+        self.regions.table.len
+    }
+
+    /// Where the file says the disk's size.
+    pub(crate) fn size_at(&self) -> u64 {
+        self.items.size
+    }
+
+    pub(crate) fn is_resized(&mut self, size: u64, layout: Layout) {
+        (self.metadata.size, self.layout) = (size, layout);
     }
 
     /// What the table says of a block.
@@ -186,7 +280,10 @@ impl<M: Medium> Vhdx<M> {
             let place = match self.block(piece.block)? {
                 Block::NotHere => elsewhere,
                 Block::Zero => Place::Zero,
-                Block::Here(data) => Place::Medium(data + piece.range.start),
+                Block::Here(data) => {
+                    self.medium.payload(data + piece.range.start, piece.bytes(), &mut extents)?;
+                    continue;
+                }
                 Block::PartlyHere(data) => {
                     self.resolve_partly(&piece, data, &mut extents)?;
                     continue;
@@ -208,8 +305,11 @@ impl<M: Medium> Vhdx<M> {
             let (byte, bit) = bit(bitmap, first + n);
             let page = self.pages.get(&self.medium, byte & !(PAGE - 1))?;
             let here = page[(byte % PAGE) as usize] & bit != 0;
-            let place = if here { Place::Medium(data + n * sector) } else { Place::Parent };
-            Extent { len: sector, place }.append_to(extents);
+            if here {
+                self.medium.payload(data + n * sector, sector, extents)?;
+            } else {
+                Extent { len: sector, place: Place::Parent }.append_to(extents);
+            }
         }
         Ok(())
     }
@@ -256,32 +356,44 @@ impl<M: Medium> Vhdx<M> {
         Ok(())
     }
 
-    /// Before the first change: others can tell by these that there was one (2.2.2).
-    fn announce(&mut self) -> Result<()> {
+    /// Before the first change of the disk: others can tell by this that there was one (2.2.2).
+    pub(crate) fn announce(&mut self) -> Result<()> {
+        let Open::Write { random } = self.open else { return Err(VhdxError::ReadOnly) };
+        if self.header.data_write != random.derived(2) {
+            self.header.data_write = random.derived(2);
+            self.announced = false;
+        }
+        self.announce_file()
+    }
+
+    /// Before the first change of the file.
+    pub(crate) fn announce_file(&mut self) -> Result<()> {
         let Open::Write { random } = self.open else { return Err(VhdxError::ReadOnly) };
         if !self.announced {
             // A crash, or another program, may have left an end that no block begins at.
             self.extend(0)?;
             self.header.file_write = random.derived(1);
-            self.header.data_write = random.derived(2);
             self.header.write(&self.medium)?;
             self.announced = true;
         }
         Ok(())
     }
 
-    /// Gives a block a place at the end, where the file is zero.
-    fn allocate(&mut self, block: u64, whole: bool) -> Result<u64> {
+    /// Gives a block a place, where the file is zero.
+    pub(crate) fn allocate(&mut self, block: u64, whole: bool) -> Result<u64> {
         if !whole && self.bitmap(block)?.is_none() {
             let at = self.extend(MIB)?;
             self.set_entry(self.layout.of_bitmap(block), Block::bitmap_entry(at))?;
         }
-        let at = self.extend(self.layout.block)?;
+        let at = match self.space.take() {
+            Some(at) => at,
+            None => self.extend(self.layout.block)?,
+        };
         self.set_entry(self.layout.of_block(block), Block::entry(at, whole))?;
         Ok(at)
     }
 
-    fn extend(&mut self, by: u64) -> Result<u64> {
+    pub(crate) fn extend(&mut self, by: u64) -> Result<u64> {
         let at = self.end;
         self.medium.set_len(at + by).map_err(VhdxError::io("extend the VHDX"))?;
         self.end = at + by;
@@ -295,7 +407,7 @@ impl<M: Medium> Vhdx<M> {
     /// written still is.
     pub fn flush(&mut self) -> Result<()> {
         // And what the last flush wrote in its place, which its entry in the log is no longer needed for then.
-        let flush = |m: &M| m.flush().map_err(VhdxError::io("flush the VHDX"));
+        let flush = |m: &Overlay<M>| m.flush().map_err(VhdxError::io("flush the VHDX"));
         flush(&self.medium)?;
         let dirty = self.pages.dirty();
         if dirty.is_empty() {
@@ -318,7 +430,33 @@ impl<M: Medium> Vhdx<M> {
             }
         }
         self.pages.is_written();
+        self.space.is_durable(&self.medium, self.layout.block);
         Ok(())
+    }
+
+    /// After a flush: nothing is left to the log.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        if self.header.log != Guid::ZERO {
+            self.medium.flush().map_err(VhdxError::io("flush the VHDX"))?;
+            self.header.log = Guid::ZERO;
+            self.header.write(&self.medium)?;
+        }
+        Ok(())
+    }
+
+    /// The file ends here from now on, durably.
+    pub(crate) fn end_at(&mut self, end: u64) -> Result<()> {
+        self.medium
+            .set_len(end)
+            .and_then(|()| self.medium.flush())
+            .map_err(VhdxError::io("shorten the VHDX"))?;
+        self.end = end;
+        Ok(())
+    }
+
+    /// What is known of pages may not be so any more. All are written.
+    pub(crate) fn forget_pages(&mut self) {
+        self.pages = Pages::default();
     }
 
     /// Makes all durable, so that nothing is left to the log.
@@ -329,12 +467,8 @@ impl<M: Medium> Vhdx<M> {
         if self.open != Open::Read {
             self.flush()?;
         }
-        if self.header.log != Guid::ZERO {
-            self.medium.flush().map_err(VhdxError::io("flush the VHDX"))?;
-            self.header.log = Guid::ZERO;
-            self.header.write(&self.medium)?;
-        }
-        Ok(self.medium)
+        self.settle()?;
+        Ok(self.medium.into_base())
     }
 }
 
@@ -346,7 +480,7 @@ impl<M: Medium> Image for Vhdx<M> {
         self.metadata.sector
     }
     fn medium(&self) -> &dyn Medium {
-        &self.medium
+        self.medium.base()
     }
     fn resolve(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
         Self::resolve(self, at, len).map_err(ImageError::new)
@@ -356,6 +490,18 @@ impl<M: Medium> Image for Vhdx<M> {
     }
     fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError> {
         Self::written(self, at, len).map_err(ImageError::new)
+    }
+    fn zero(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::zero(self, at, len).map_err(ImageError::new)
+    }
+    fn unmap(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError> {
+        Self::unmap(self, at, len).map_err(ImageError::new)
+    }
+    fn grow(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::grow(self, size).map_err(ImageError::new)
+    }
+    fn shrink(&mut self, size: u64) -> Result<(), ImageError> {
+        Self::shrink(self, size).map_err(ImageError::new)
     }
     fn flush(&mut self) -> Result<(), ImageError> {
         Self::flush(self).map_err(ImageError::new)

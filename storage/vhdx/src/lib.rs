@@ -15,18 +15,24 @@
 
 mod bytes;
 mod check;
+mod compact;
 mod create;
+mod dump;
 mod error;
 mod guid;
 mod header;
 mod image;
 mod log;
 mod metadata;
+mod overlay;
 mod pages;
 mod region;
+mod resize;
 mod table;
+mod trim;
 
 pub use create::{DEFAULT_BLOCK, Kind, MAX_SIZE, NewVhdx};
+pub use dump::dump;
 pub use error::VhdxError;
 pub use guid::Guid;
 pub use image::{Open, Vhdx};

@@ -22,12 +22,12 @@ const DESCRIPTOR: usize = 32;
 pub const MOST_PAGES: usize = 100;
 /// Bytes that are looked at for entries, for each byte of the log: entries of several rounds may overlap.
 const MOST_LOOKS: u64 = 64;
+/// Most entries, and ranges of each, that are told of.
+const MOST_TOLD: usize = 1000;
 /// Length of a file that a log may speak of, in bytes: all blocks of the largest disk, and as much again.
 const MOST_LENGTH: u64 = 2 * crate::MAX_SIZE;
 /// Bytes that a replay may clear.
 const MOST_ZEROS: u64 = 1 << 30;
-/// How much is cleared at once, in bytes.
-const ZEROS: u64 = MIB;
 
 /// Where the next entry goes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +92,7 @@ pub fn replay(medium: &dyn Medium, h: &Header) -> Result<()> {
     let mut log = vec![0; h.log_len as usize];
     medium.read(h.log_at, &mut log).map_err(VhdxError::io("read the log"))?;
     let Some(sequence) = active(&log, h.log)? else { return Ok(()) };
-    let last = &sequence[sequence.len() - 1];
+    let Some(last) = sequence.last().map(|place| bytes(&log, *place)) else { return Ok(()) };
     let len = medium.len().map_err(VhdxError::io("find the end of the VHDX"))?;
     if len < last.u64(48) {
         return damaged(format!("it has {len} bytes, and its log says that it had {}", last.u64(48)));
@@ -105,8 +105,8 @@ pub fn replay(medium: &dyn Medium, h: &Header) -> Result<()> {
     }
     let end = len.max(last.u64(56));
     let mut zeros = 0;
-    for entry in &sequence {
-        apply(medium, entry, end, &mut zeros)?;
+    for place in sequence {
+        apply(medium, &bytes(&log, place), end, &mut zeros)?;
     }
     medium.flush().map_err(VhdxError::io("flush what the log said"))
 }
@@ -142,19 +142,30 @@ fn apply(medium: &dyn Medium, e: &[u8], end: u64, zeros: &mut u64) -> Result<()>
             if *zeros > MOST_ZEROS {
                 return Err(VhdxError::Unsupported(format!("a log that clears {zeros} bytes")));
             }
-            let piece = vec![0; ZEROS as usize];
-            let pieces = (0..len).step_by(ZEROS as usize);
-            pieces
-                .map(|from| (at + from, &piece[..(len - from).min(ZEROS) as usize]))
-                .try_for_each(|(at, zeros)| medium.write(at, zeros))
-                .map_err(wrote)?;
+            medium.punch(at, len).map_err(wrote)?;
         }
     }
     Ok(())
 }
 
+/// Where an entry is in the log, and its length. (Entries may overlap, so their bytes are not kept.)
+type EntryPlace = (usize, usize);
+
+/// The bytes of an entry, which may go on at the log's start.
+fn bytes(log: &[u8], (at, len): EntryPlace) -> Vec<u8> {
+    log[at..].iter().chain(log).take(len).copied().collect()
+}
+
 /// The entries that count, in order (2.3.3): the sequence that ends with the highest number, back to that entry's tail.
-fn active(log: &[u8], id: Guid) -> Result<Option<Vec<Vec<u8>>>> {
+fn active(log: &[u8], id: Guid) -> Result<Option<Vec<EntryPlace>>> {
+    let entries = whole(log, id)?;
+    let mut ends: Vec<(u64, usize)> = entries.keys().map(|at| (log[*at..].u64(16), *at)).collect();
+    ends.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(ends.into_iter().find_map(|(_, end)| sequence(log, &entries, end)))
+}
+
+/// All entries that are whole: their lengths by where they are.
+fn whole(log: &[u8], id: Guid) -> Result<BTreeMap<usize, usize>> {
     let mut entries = BTreeMap::new();
     let mut looks = 0;
     for at in (0..log.len()).step_by(PAGE as usize) {
@@ -163,14 +174,64 @@ fn active(log: &[u8], id: Guid) -> Result<Option<Vec<Vec<u8>>>> {
         if looks > MOST_LOOKS * log.len() as u64 {
             return damaged("its log has too many entries that overlap");
         }
-        let entry: Vec<u8> = log[at..].iter().chain(log).take(len).copied().collect();
+        let entry = bytes(log, (at, len));
         if entry.u32(4) == checksum(&entry, 4) && is_complete(&entry) {
-            entries.insert(at, entry);
+            entries.insert(at, len);
         }
     }
-    let mut ends: Vec<(u64, usize)> = entries.iter().map(|(at, e)| (e.u64(16), *at)).collect();
-    ends.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(ends.into_iter().find_map(|(_, end)| sequence(&entries, end, log.len())))
+    Ok(entries)
+}
+
+/// An entry, to be told of.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where it is in the log, in bytes.
+    pub at: u64,
+    /// Its length, in bytes.
+    pub len: u64,
+    /// Where the oldest entry is that is needed with it.
+    pub tail: u64,
+    /// Its number.
+    pub number: u64,
+    /// The length that the file had, and then has, in bytes.
+    pub flushed: u64,
+    /// See above.
+    pub last: u64,
+    /// How many ranges of the file it changes.
+    pub count: u64,
+    /// The first of these: start, length, and whether it has data for them.
+    pub ranges: Vec<(u64, u64, bool)>,
+}
+
+/// Entries of a log that are whole, and the numbers of those that a replay does. Of very many only some.
+pub fn entries(medium: &dyn Medium, h: &Header) -> Result<(Vec<Entry>, Vec<u64>)> {
+    if h.log == Guid::ZERO {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let mut log = vec![0; h.log_len as usize];
+    medium.read(h.log_at, &mut log).map_err(VhdxError::io("read the log"))?;
+    let told = |(at, len): EntryPlace| {
+        let e = bytes(&log, (at, len));
+        let count = e.u32(24);
+        let range = |n: usize| {
+            let d = &e[HEADER + n * DESCRIPTOR..][..DESCRIPTOR];
+            let is_data = d[..4] == *DATA;
+            (d.u64(16), if is_data { PAGE } else { d.u64(8) }, is_data)
+        };
+        Entry {
+            at: at as u64,
+            len: len as u64,
+            tail: e.u32(12).into(),
+            number: e.u64(16),
+            flushed: e.u64(48),
+            last: e.u64(56),
+            count: count.into(),
+            ranges: (0..MOST_TOLD.min(count as usize)).map(range).collect(),
+        }
+    };
+    let active = active(&log, h.log)?.unwrap_or_default();
+    let active = active.into_iter().map(|(at, _)| log[at..].u64(16)).collect();
+    Ok((whole(&log, h.log)?.into_iter().take(MOST_TOLD).map(told).collect(), active))
 }
 
 /// The length of the entry that seems to be at an offset.
@@ -207,20 +268,20 @@ fn is_complete(e: &[u8]) -> bool {
 }
 
 /// From the tail of the entry at `end` to it, if there is an unbroken row.
-fn sequence(entries: &BTreeMap<usize, Vec<u8>>, end: usize, log: usize) -> Option<Vec<Vec<u8>>> {
-    let last = &entries[&end];
-    let mut at = last.u32(12) as usize;
-    let mut row: Vec<Vec<u8>> = Vec::new();
+fn sequence(log: &[u8], entries: &BTreeMap<usize, usize>, end: usize) -> Option<Vec<EntryPlace>> {
+    let mut at = log[end..].u32(12) as usize;
+    let mut row: Vec<EntryPlace> = Vec::new();
     while row.len() <= entries.len() {
-        let e = entries.get(&at)?;
-        if row.last().is_some_and(|before| before.u64(16) + 1 != e.u64(16)) {
+        let len = *entries.get(&at)?;
+        let number = |at: usize| log[at..].u64(16);
+        if row.last().is_some_and(|(before, _)| number(*before).wrapping_add(1) != number(at)) {
             return None;
         }
-        row.push(e.clone());
+        row.push((at, len));
         if at == end {
             return Some(row);
         }
-        at = (at + e.len()) % log;
+        at = (at + len) % log.len();
     }
     None
 }

@@ -1,6 +1,6 @@
 //! The metadata (2.6): what the disk is like, and who its parent is.
 
-use vireo_vdisk::Medium;
+use vireo_vdisk::{Fact, Medium};
 
 use crate::bytes::{Fields, put};
 use crate::create::{BLOCKS, MAX_SIZE};
@@ -64,18 +64,39 @@ pub struct Metadata {
     pub parent: Option<ParentLink>,
 }
 
+/// Where in the file items are that may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ItemPlaces {
+    /// The disk's size.
+    pub size: u64,
+    /// The entry of the parent locator in the table, of a differencing image.
+    pub parent_entry: Option<u64>,
+    /// The parent locator itself, and its length.
+    pub parent: u64,
+    /// See above.
+    pub parent_len: u64,
+    /// Behind the last item.
+    pub end: u64,
+}
+
+impl ItemPlaces {
+    /// The parent locator is elsewhere now.
+    pub fn is_moved(&mut self, at: u64, len: u64) {
+        (self.parent, self.parent_len) = (at, len);
+        self.end = self.end.max(at + len);
+    }
+}
+
 impl Metadata {
     /// That of an image.
-    pub fn read(medium: &dyn Medium, region: Region) -> Result<Self> {
-        let mut table = vec![0; TABLE as usize];
-        medium.read(region.at, &mut table).map_err(VhdxError::io("read the metadata"))?;
-        if table[..8] != *SIGNATURE || table.u16(10) > MOST_ITEMS {
-            return damaged("its metadata has no table");
-        }
+    pub fn read(medium: &dyn Medium, region: Region) -> Result<(Self, ItemPlaces)> {
+        let table = read_table(medium, region)?;
         let mut items = Items::default();
+        let mut places = ItemPlaces { end: region.at + TABLE, ..ItemPlaces::default() };
         for n in 0..usize::from(table.u16(10)) {
             let e = &table[32 + n * ENTRY..][..ENTRY];
             let (id, at, len, flags) = (Guid(e.array(0)), e.u32(16), e.u32(20), e.u32(24));
+            places.end = places.end.max(region.at + u64::from(at) + u64::from(len));
             let Some(slot) = items.slot(id).filter(|_| flags & USER == 0) else {
                 if flags & REQUIRED != 0 {
                     return Err(VhdxError::Required { kind: "metadata item", id });
@@ -85,13 +106,20 @@ impl Metadata {
             if u64::from(at) + u64::from(len) > region.len || len > MOST_ITEM {
                 return damaged(format!("metadata item {id} is {len} bytes at {at}"));
             }
+            let item = region.at + u64::from(at);
+            match id {
+                DISK_SIZE => places.size = item,
+                PARENT => {
+                    places.parent_entry = Some(region.at + (32 + n * ENTRY) as u64);
+                    (places.parent, places.parent_len) = (item, len.into());
+                }
+                _ => {}
+            }
             let mut bytes = vec![0; len as usize];
-            medium
-                .read(region.at + u64::from(at), &mut bytes)
-                .map_err(VhdxError::io("read a metadata item"))?;
+            medium.read(item, &mut bytes).map_err(VhdxError::io("read a metadata item"))?;
             *slot = Some(bytes);
         }
-        items.understand()
+        Ok((items.understand()?, places))
     }
 
     /// The bytes of the region, to be written at its start.
@@ -123,6 +151,43 @@ impl Metadata {
         put(&mut b, 10, &count.to_le_bytes());
         Ok(b)
     }
+}
+
+fn read_table(medium: &dyn Medium, region: Region) -> Result<Vec<u8>> {
+    let mut table = vec![0; TABLE as usize];
+    medium.read(region.at, &mut table).map_err(VhdxError::io("read the metadata"))?;
+    if table[..8] != *SIGNATURE || table.u16(10) > MOST_ITEMS {
+        return damaged("its metadata has no table");
+    }
+    Ok(table)
+}
+
+/// What the table of items says.
+pub fn dump(medium: &dyn Medium, region: Region) -> Result<Fact> {
+    let table = read_table(medium, region)?;
+    let item = |n: usize| {
+        let e = &table[32 + n * ENTRY..][..ENTRY];
+        let (id, flags) = (Guid(e.array(0)), e.u32(24));
+        let name = match id {
+            FILE_PARAMETERS => "file parameters",
+            DISK_SIZE => "disk size",
+            DISK_ID => "disk identity",
+            LOGICAL_SECTOR => "sector size",
+            PHYSICAL_SECTOR => "physical sector size",
+            PARENT => "parent locator",
+            _ => "unknown",
+        };
+        Fact::Group(vec![
+            ("id", id.to_string().into()),
+            ("name", name.into()),
+            ("offset", e.u32(16).into()),
+            ("length", e.u32(20).into()),
+            ("user", (flags & USER != 0).into()),
+            ("disk", (flags & DISK != 0).into()),
+            ("required", (flags & REQUIRED != 0).into()),
+        ])
+    };
+    Ok(Fact::List((0..usize::from(table.u16(10))).map(item).collect()))
 }
 
 /// The items that are known, as they are read.
@@ -185,13 +250,14 @@ fn utf16(s: &str) -> Vec<u8> {
     s.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-fn text(b: &[u8]) -> String {
+/// UTF-16 of little endian.
+pub fn text(b: &[u8]) -> String {
     let units = b.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b));
     char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
 }
 
 /// The bytes of a parent locator (2.6.2.6).
-fn locator(link: &ParentLink) -> Result<Vec<u8>> {
+pub fn locator(link: &ParentLink) -> Result<Vec<u8>> {
     let braces = |g: &Guid| format!("{{{g}}}");
     let pairs: Vec<(&str, String)> = [
         ("parent_linkage", Some(braces(&link.linkage))),

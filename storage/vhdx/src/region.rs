@@ -6,11 +6,15 @@ use crate::bytes::{Fields, checksum, put, seal};
 use crate::error::damaged;
 use crate::{Guid, MIB, Result, VhdxError};
 
-const PLACES: [u64; 2] = [192 << 10, 256 << 10];
-const SIZE: usize = 64 << 10;
+/// Where each copy is, and its size, in bytes.
+pub const PLACES: [u64; 2] = [192 << 10, 256 << 10];
+/// See above.
+pub const SIZE: usize = 64 << 10;
 const SIGNATURE: &[u8; 4] = b"regi";
-const ENTRY: usize = 32;
-const MOST: u32 = 2047;
+/// Bytes of an entry.
+pub const ENTRY: usize = 32;
+/// Most entries.
+pub const MOST: u32 = 2047;
 const TABLE: Guid = Guid::new(0x2dc2_7766, 0xf623, 0x4200, 0x9d64_115e_9bfd_4a08);
 const METADATA: Guid = Guid::new(0x8b7c_a206, 0x4790, 0x4b9a, 0xb8fe_575f_050f_886e);
 
@@ -85,5 +89,14 @@ impl Regions {
             .into_iter()
             .try_for_each(|at| medium.write(at, &b))
             .map_err(VhdxError::io("write the region table"))
+    }
+}
+
+/// What a region is for.
+pub fn name(id: Guid) -> &'static str {
+    match id {
+        TABLE => "block table",
+        METADATA => "metadata",
+        _ => "unknown",
     }
 }

@@ -21,6 +21,11 @@ pub enum Block {
 pub struct BadEntry;
 
 const STATE: u64 = 7;
+/// The entry of a block that is nowhere.
+pub const NOT_HERE: u64 = 0;
+/// Entries of blocks that are zero: because they were cleared, or are not needed.
+pub const ZERO: u64 = 2;
+pub const UNMAPPED: u64 = 3;
 const HERE: u64 = 6;
 const PARTLY_HERE: u64 = 7;
 /// Bits of the offset, which is a multiple of this.

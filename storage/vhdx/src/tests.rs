@@ -1,9 +1,9 @@
 //! Images against a model of a disk, and after crashes. Against programs of others: `tests/qemu.rs`.
 
 use proptest::prelude::*;
-use vireo_vdisk::Image;
 use vireo_vdisk::crash::ForgetfulMedium;
-use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, write};
+use vireo_vdisk::trial::{Act, PARENT, Random, Trial, read, unmap, write, zero};
+use vireo_vdisk::{Compact, Fact};
 
 use super::*;
 use crate::bytes::{put, seal};
@@ -51,7 +51,7 @@ fn fresh(new: &NewVhdx) -> u8 {
 }
 
 fn trial(new: &NewVhdx, run: impl FnOnce(&Trial<'_>)) {
-    let open = |medium| -> Box<dyn Image> {
+    let open = |medium| -> Box<dyn Compact> {
         Box::new(Vhdx::open(medium, Open::Write { random: RANDOM }).expect("it opens"))
     };
     run(&Trial { new: created(new), fresh: fresh(new), open: &open });
@@ -104,6 +104,74 @@ fn a_change_of_the_disk_changes_what_children_name() {
     assert_ne!(vhdx.data_write(), before);
 }
 
+#[test]
+fn what_is_given_up_is_used_again_and_shows_nothing_of_before() {
+    for new in images() {
+        let child = matches!(new.kind, Kind::Differencing(_));
+        let (mut vhdx, medium) = opened(created(&new));
+        write(&mut vhdx, 0, &vec![5; MIB as usize]);
+        vhdx.flush().unwrap();
+        unmap(&mut vhdx, 0, MIB);
+        assert_eq!(read(&mut vhdx, 0, 4096), [0; 4096], "the parent is hidden");
+        let before = medium.contents().len();
+        write(&mut vhdx, MIB, &[6; 4096]);
+        let during = medium.contents().len();
+        vhdx.flush().unwrap();
+        // Two more blocks: the second needs room.
+        write(&mut vhdx, 2 * MIB, &[7; 4096]);
+        let again = medium.contents().len();
+        if new.kind != Kind::Fixed {
+            assert_eq!((during - before, again - during), (MIB as usize, 0), "{:?}", new.kind);
+        }
+        let rest = if child { PARENT } else { 0 };
+        assert_eq!(read(&mut vhdx, 2 * MIB, 8192), [[7; 4096], [rest; 4096]].concat());
+        zero(&mut vhdx, MIB, 2 * MIB);
+        assert_eq!(read(&mut vhdx, MIB, 2 * MIB), vec![0; 2 << 20]);
+        vhdx.flush().unwrap();
+        assert_eq!(vhdx.examine().unwrap().iter().filter(|f| f.is_harmful()).count(), 0);
+    }
+}
+
+#[test]
+fn a_compacted_image_is_shorter_and_children_still_know_it() {
+    for new in &images()[1..] {
+        let (mut vhdx, medium) = opened(created(new));
+        for (n, byte) in [(0, 0), (1, 2), (2, 3)] {
+            write(&mut vhdx, n * MIB, &[byte; 8192]);
+        }
+        vhdx.close().unwrap();
+        let (mut vhdx, _) = opened(medium.contents());
+        let identity = vhdx.data_write();
+        vhdx.deallocate(0, MIB).unwrap();
+        let medium = vhdx.medium().clone();
+        let before = medium.contents().len() as u64;
+        assert!(vireo_vdisk::compact(&mut vhdx, &mut |_, _| true).unwrap());
+        assert_eq!(medium.contents().len() as u64, before - MIB, "{:?}", new.kind);
+        assert_eq!(vhdx.data_write(), identity);
+        vhdx.close().unwrap();
+        let (mut vhdx, _) = opened(medium.contents());
+        let disk: Vec<u8> = (0..3).map(|n| read(&mut vhdx, n * MIB, 4096)[0]).collect();
+        assert_eq!(disk, [0, 2, 3]);
+        assert_eq!((vhdx.data_write(), vhdx.examine().unwrap()), (identity, vec![]));
+    }
+}
+
+#[test]
+fn a_disk_grows_as_far_as_its_table_goes() {
+    let medium = ForgetfulMedium::default();
+    // The table's first MiB has entries for more than four times as much.
+    new(Kind::Dynamic, 512).create(&medium).unwrap();
+    let mut vhdx = Vhdx::open(medium.clone(), Open::Write { random: RANDOM }).unwrap();
+    let most = 131_072 / 8193 * 8192 * MIB;
+    vhdx.grow(most).unwrap();
+    assert!(matches!(vhdx.grow(2 * most), Err(VhdxError::FullTable { .. })));
+    assert!(matches!(vhdx.grow(SIZE), Err(VhdxError::BadSize { .. })));
+    write(&mut vhdx, most - 4096, &[4; 4096]);
+    vhdx.close().unwrap();
+    let (mut vhdx, _) = opened(medium.contents());
+    assert_eq!((vhdx.size(), read(&mut vhdx, most - 4096, 4096)), (most, vec![4; 4096]));
+}
+
 /// An image with something in its log: a crash just after the log was made durable.
 fn with_a_log() -> Vec<u8> {
     let (mut vhdx, medium) = opened(created(&new(Kind::Dynamic, 512)));
@@ -114,16 +182,54 @@ fn with_a_log() -> Vec<u8> {
 }
 
 #[test]
-fn the_log_is_replayed_and_only_where_that_may_be() {
+fn the_log_is_replayed_in_memory_where_the_file_may_not_be_written() {
     let bytes = with_a_log();
-    let refused = Vhdx::open(ForgetfulMedium::new(bytes.clone()), Open::Read);
-    assert!(matches!(refused, Err(VhdxError::NeedsReplay)));
+    let medium = ForgetfulMedium::new(bytes.clone());
+    let mut vhdx = Vhdx::open(medium.clone(), Open::Read).expect("it opens");
+    assert_eq!(read(&mut vhdx, 2 * MIB, 1536)[..1024], [6; 1024]);
+    let findings = vhdx.examine().unwrap();
+    assert!(!findings[0].is_harmful() && findings[0].to_string().contains("log"), "{findings:?}");
+    assert!(vhdx.place(0, 512).is_err() && vhdx.zero(0, 512).is_err() && vhdx.flush().is_ok());
+    vhdx.close().unwrap();
+    assert_eq!((medium.points(), medium.contents() == bytes), (0, true), "the file is as it was");
     let (mut vhdx, medium) = opened(bytes);
     assert_eq!(read(&mut vhdx, 2 * MIB, 1536)[..1024], [6; 1024]);
     drop(vhdx);
     // Once.
     let mut vhdx = Vhdx::open(ForgetfulMedium::new(medium.contents()), Open::Read).unwrap();
     assert_eq!(read(&mut vhdx, 2 * MIB, 512), [6; 512]);
+}
+
+/// What is under a name of a group, or at a place in a list.
+fn under<'a>(fact: &'a Fact, path: &[&str]) -> &'a Fact {
+    path.iter().fold(fact, |fact, name| match fact {
+        Fact::Group(facts) => {
+            &facts.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name}: {facts:?}")).1
+        }
+        Fact::List(facts) => &facts[name.parse::<usize>().expect("a number")],
+        other => panic!("{name}: {other:?}"),
+    })
+}
+
+#[test]
+fn a_dump_tells_what_the_structures_say_even_if_they_are_damaged() {
+    let mut bytes = with_a_log();
+    let told = |bytes: &[u8]| dump(&ForgetfulMedium::new(bytes.to_vec()), true).unwrap();
+    let fact = told(&bytes);
+    let expect = |path: &[&str], value: Fact| assert_eq!(*under(&fact, path), value, "{path:?}");
+    expect(&["file", "creator"], "Vireo".into());
+    expect(&["metadata", "size"], SIZE.into());
+    expect(&["log", "replay_needed"], true.into());
+    expect(&["log", "entries", "0", "ranges", "0", "at"], (3 * MIB).into());
+    expect(&["block_table", "states", "not present"], 4u64.into());
+    expect(&["block_table", "runs", "0", "count"], 4u64.into());
+    // A header, and both region tables.
+    for at in [65536 + 20, 196608 + 20, 262144 + 20] {
+        bytes[at] ^= 1;
+    }
+    let fact = told(&bytes);
+    assert_eq!(*under(&fact, &["headers", "0", "checksum"]), false.into());
+    assert!(matches!(under(&fact, &["block_table"]), Fact::Text(t) if t.contains("region table")));
 }
 
 #[test]
@@ -176,10 +282,14 @@ fn many_pages_go_through_the_log_in_turn() {
     }
     vhdx.flush().unwrap();
     let after = ForgetfulMedium::new(medium.after_crash(medium.points(), |_| 0));
-    let mut vhdx = Vhdx::open(after, Open::Write { random: RANDOM }).unwrap();
-    for n in 0..130 {
-        let place = vhdx.resolve(n * 512 * MIB, 512).unwrap()[0].place;
-        assert!(matches!(place, vireo_vdisk::Place::Medium(_)), "block {n}");
+    for open in [Open::Read, Open::Write { random: RANDOM }] {
+        let mut vhdx = Vhdx::open(after.clone(), open).unwrap();
+        for n in 0..130 {
+            let place = vhdx.resolve(n * 512 * MIB, 512).unwrap()[0].place;
+            // What is beyond the end of a file that may not be extended is zero.
+            let zero = open == Open::Read && place == vireo_vdisk::Place::Zero;
+            assert!(zero || matches!(place, vireo_vdisk::Place::Medium(_)), "block {n}");
+        }
     }
 }
 
@@ -190,7 +300,25 @@ fn acts(sector: u64) -> impl Strategy<Value = Vec<Act>> {
         let first = (block * MIB / sector + n).saturating_sub(3).min(sectors - 1);
         Act::Write { sector: first, count: count.min(sectors - first), byte }
     });
-    prop::collection::vec(prop_oneof![6 => write, 2 => Just(Act::Flush), 1 => Just(Act::Reopen)], 1..10)
+    // Whole blocks, or nearly.
+    let range = (0..4u64, 1..=2u64, 0..3u64).prop_map(move |(block, n, less)| {
+        let first = block * MIB / sector;
+        (first, (n * MIB / sector - less).min(sectors - first))
+    });
+    let zero = range.clone().prop_map(|(sector, count)| Act::Zero { sector, count });
+    let unmap = range.prop_map(|(sector, count)| Act::Unmap { sector, count });
+    let flush = prop_oneof![2 => Just(Act::Flush), 1 => Just(Act::Reopen)];
+    let by = move || prop_oneof![1..4u64, Just(MIB / sector)];
+    let grow = by().prop_map(|by| Act::Grow { by });
+    let some = prop::collection::vec(
+        prop_oneof![6 => write, 2 => zero, 2 => unmap, 4 => flush, 1 => grow, 1 => Just(Act::Compact)],
+        1..10,
+    );
+    // Thereafter sectors may be missing.
+    let shrink = prop::option::of(by().prop_map(|by| Act::Shrink { by }));
+    let again = prop::option::of(by().prop_map(|by| Act::Grow { by }));
+    (some, shrink, again)
+        .prop_map(|(acts, shrink, again)| acts.into_iter().chain(shrink).chain(again).collect())
 }
 
 proptest! {
@@ -239,6 +367,12 @@ proptest! {
         }
         for (n, entry) in entries {
             put(&mut bytes, (3 << 20) + 8 * n, &(entry & 0x7f_fff7).to_le_bytes());
+        }
+        _ = dump(&ForgetfulMedium::new(bytes.clone()), true);
+        if let Ok(mut vhdx) = Vhdx::open(ForgetfulMedium::new(bytes.clone()), Open::Read) {
+            let size = vhdx.size().min(4 * MIB) / 4096 * 4096;
+            _ = vhdx.resolve(0, size);
+            _ = vhdx.examine();
         }
         if let Ok(mut vhdx) = Vhdx::open(ForgetfulMedium::new(bytes), Open::Write { random: RANDOM }) {
             let size = vhdx.size().min(4 * MIB) / 4096 * 4096;

@@ -1,6 +1,8 @@
 //! What the tests of a disk share.
 #![allow(dead_code, reason = "each test uses what it needs")]
 
+pub mod root;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};

@@ -1,0 +1,186 @@
+//! Disks that become larger or smaller.
+
+use vireo_vdisk::{Medium, SECTOR};
+
+use crate::bitmap::Bitmap;
+use crate::create::{MAX_SIZE, NOWHERE};
+use crate::footer::{self, Footer, Geometry};
+use crate::header::Header;
+use crate::{Result, Vhd, VhdError};
+
+impl<M: Medium> Vhd<M> {
+    /// Makes the disk larger, durably. What is new is zero, or the parent's. If it fails, or a crash comes between, the disk has
+    /// its size or the new one.
+    ///
+    /// # Errors
+    /// The size is not possible, or less than the disk's; the image is read-only; those of the medium.
+    pub fn grow(&mut self, size: u64) -> Result<()> {
+        self.check_size(size, size < self.size())?;
+        self.flush()?;
+        match self.block() {
+            None => self.grow_fixed(size),
+            Some(block) => {
+                self.clear_tail(block)?;
+                let entries = size.div_ceil(block.into()) as u32;
+                match self.has_room(entries) {
+                    true => self.clear_entries(entries)?,
+                    false => self.move_table(entries)?,
+                }
+                if let Some(sparse) = &mut self.sparse {
+                    sparse.table.resize(entries as usize, NOWHERE);
+                }
+                self.set_size(size)
+            }
+        }
+    }
+
+    /// Makes the disk smaller, durably. What is beyond is lost. Blocks of it are given up, but the file of a dynamic image stays as
+    /// long as it is.
+    ///
+    /// # Errors
+    /// The size is not possible, or more than the disk's; it has a parent, whose data would come back when it grows; the image
+    /// is read-only; those of the medium.
+    pub fn shrink(&mut self, size: u64) -> Result<()> {
+        self.check_size(size, size > self.size())?;
+        if self.parent().is_some() {
+            return Err(VhdError::Unsupported("a parent, so that a smaller size".into()));
+        }
+        let Some(block) = self.block() else { return self.shrink_fixed(size) };
+        let entries = size.div_ceil(block.into()) as u32;
+        for block in entries..self.size().div_ceil(block.into()) as u32 {
+            self.give_up(block);
+        }
+        self.flush()?;
+        if let Some(sparse) = &mut self.sparse {
+            sparse.table.truncate(entries as usize);
+        }
+        self.set_size(size)
+    }
+
+    fn check_size(&self, size: u64, wrong: bool) -> Result<()> {
+        if size == 0 || !size.is_multiple_of(SECTOR) || size > MAX_SIZE || wrong {
+            return Err(VhdError::BadSize(size));
+        }
+        self.check_change(0, 0)
+    }
+
+    fn with_size(&self, size: u64) -> Footer {
+        Footer { size, geometry: Geometry::of(size), ..self.footer().clone() }
+    }
+
+    /// At each moment a footer is the last of the file, and none is on the disk that it tells of.
+    fn grow_fixed(&mut self, size: u64) -> Result<()> {
+        let old = self.size();
+        if size == old {
+            return Ok(());
+        }
+        self.put(size, &self.footer().bytes())?;
+        self.sync()?;
+        self.medium().punch(old, size - old).map_err(VhdError::io("clear the old footer"))?;
+        self.set_len(size + footer::SIZE as u64)?;
+        self.sync()?;
+        let footer = self.with_size(size);
+        self.put(size, &footer.bytes())?;
+        self.sync()?;
+        self.footer = footer;
+        Ok(())
+    }
+
+    /// The same.
+    fn shrink_fixed(&mut self, size: u64) -> Result<()> {
+        let footer = self.with_size(size);
+        let len = self.medium().len().map_err(VhdError::io("find the end of the VHD"))?;
+        let last = len.saturating_sub(footer::SIZE as u64).max(self.size());
+        for at in [last, size] {
+            self.put(at, &footer.bytes())?;
+            self.sync()?;
+        }
+        self.set_len(size + footer::SIZE as u64)?;
+        self.sync()?;
+        self.footer = footer;
+        Ok(())
+    }
+
+    /// Writes both footers of a sparse image: one after the other, so that one is always whole.
+    fn set_size(&mut self, size: u64) -> Result<()> {
+        let Some(end) = self.sparse().map(|s| s.end) else { return Ok(()) };
+        let footer = self.with_size(size);
+        for at in [0, end] {
+            self.put(at, &footer.bytes())?;
+            self.sync()?;
+        }
+        self.footer = footer;
+        Ok(())
+    }
+
+    /// What the last block has behind the disk's end is nobody's yet.
+    fn clear_tail(&mut self, block: u32) -> Result<()> {
+        let (used, last) = (self.size() % u64::from(block), (self.size() - 1) / u64::from(block));
+        match self.data_of(last as u32) {
+            Some(data) if used > 0 => self
+                .medium()
+                .punch(data + used, u64::from(block) - used)
+                .map_err(VhdError::io("clear what is behind the disk's end")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the table where it is can have so many entries.
+    fn has_room(&self, entries: u32) -> bool {
+        let Some(Header { table_at, entries: most, block, .. }) = self.sparse().map(|s| s.header.clone())
+        else {
+            return false;
+        };
+        let end = table_at + 4 * u64::from(entries);
+        let size = Bitmap::size(block) + u64::from(block);
+        let apart = |e: &u32| {
+            let at = u64::from(*e) * SECTOR;
+            *e == NOWHERE || at >= end || at + size <= table_at
+        };
+        entries <= most && self.sparse().is_some_and(|s| end <= s.end && s.table.iter().all(apart))
+    }
+
+    /// Entries that did not count until now may be anything.
+    fn clear_entries(&mut self, entries: u32) -> Result<()> {
+        let Some(sparse) = self.sparse() else { return Ok(()) };
+        let old = sparse.table.len() as u32;
+        let nowhere = vec![0xff; 4 * entries.saturating_sub(old) as usize];
+        self.put(sparse.header.table_at + 4 * u64::from(old), &nowhere)?;
+        self.sync()
+    }
+
+    /// Writes the table anew at the end, with room to grow, then has the header lead there: what changes in that is in its first
+    /// sector, which is there as a whole or not.
+    fn move_table(&mut self, entries: u32) -> Result<()> {
+        let Some(sparse) = &self.sparse else { return Ok(()) };
+        let most = MAX_SIZE.div_ceil(sparse.header.block.into()) as u32;
+        let entries = entries.max(entries.saturating_mul(4).min(most));
+        let mut table: Vec<u8> = sparse.table.iter().flat_map(|e| e.to_be_bytes()).collect();
+        table.resize((4 * entries as usize).next_multiple_of(SECTOR as usize), 0xff);
+        let (at, end) = (sparse.end, sparse.end + table.len() as u64);
+        // The old footer's place becomes the table's: the new one first.
+        self.set_len(end)?;
+        self.put(end, &self.footer().bytes())?;
+        self.put(at, &table)?;
+        self.sync()?;
+        let Some(sparse) = &mut self.sparse else { return Ok(()) };
+        sparse.end = end;
+        let header_at = self.footer.header_at.unwrap_or(SECTOR);
+        Header::move_table(&self.medium, header_at, at, entries)?;
+        self.medium.flush().map_err(VhdError::io("flush the header"))?;
+        (sparse.header.table_at, sparse.header.entries) = (at, entries);
+        Ok(())
+    }
+
+    pub(crate) fn put(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.medium().write(at, bytes).map_err(VhdError::io("write the VHD"))
+    }
+
+    pub(crate) fn set_len(&self, len: u64) -> Result<()> {
+        self.medium().set_len(len).map_err(VhdError::io("change the length of the VHD"))
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.medium().flush().map_err(VhdError::io("flush the VHD"))
+    }
+}
