@@ -76,6 +76,7 @@ fn fill(
         return contradiction("a disk has sectors of the same size as its parent");
     }
     match new.format {
+        Format::Qcow2 | Format::Vmdk => contradiction("qcow2 and VMDK disks are only read, to be converted"),
         Format::Raw if new.kind != Kind::Fixed => {
             contradiction("a raw disk is fixed: it has no room to say what was written, or of a parent")
         }

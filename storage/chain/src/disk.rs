@@ -61,6 +61,9 @@ impl Layer {
                 let open = if writable { Open::Write { random: Guid(file::random()) } } else { Open::Read };
                 Any::Vhdx(Vhdx::open(medium, open).map_err(DiskError::image(path))?)
             }
+            Format::Qcow2 | Format::Vmdk => {
+                return Err(DiskError::Foreign { path: path.to_path_buf(), format });
+            }
         };
         Ok(Self { path: path.to_path_buf(), format, any, file, identity: (meta.dev(), meta.ino()) })
     }
