@@ -79,13 +79,12 @@ impl Device for Provider {
         let worker =
             Worker::start(channel, Arc::clone(&self.shared.controller), control).map_err(OpenError)?;
         if subchannel == 0 {
-            let port = Arc::clone(worker.port());
-            let shared = Arc::clone(&self.shared);
+            // The controller must not keep those alive who keep it.
+            let (port, shared) = (Arc::downgrade(worker.port()), Arc::downgrade(&self.shared));
             // A driver that is not ready yet will look for itself.
-            let changed = move || {
-                if shared.ready() {
-                    port.announce(operation::ENUMERATE_BUS);
-                }
+            let changed = move || match (port.upgrade(), shared.upgrade()) {
+                (Some(port), Some(shared)) if shared.ready() => port.announce(operation::ENUMERATE_BUS),
+                _ => {}
             };
             self.shared.controller.watch(Some(Box::new(changed)));
         }

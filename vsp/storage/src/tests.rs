@@ -310,6 +310,15 @@ fn who_does_not_read_answers_gets_no_more_work_done() {
 }
 
 #[test]
+fn a_machine_that_goes_lets_its_disks_go() {
+    let disk = ram();
+    let rig = Rig::with(&[Arc::clone(&disk) as _]);
+    assert!(Arc::strong_count(&disk) > 1);
+    drop(rig);
+    assert_eq!(Arc::strong_count(&disk), 1);
+}
+
+#[test]
 fn a_channel_that_is_closed_is_left_alone() {
     let slow = Arc::new(Slow { disk: RamDisk::new(1 << 20, 512), held: Mutex::default() });
     let rig = Rig::with(&[Arc::clone(&slow) as _]);
