@@ -103,7 +103,11 @@ fn doubled(path: &Path) -> String {
 }
 
 fn print_disks(disks: &[DiskStatus], out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{:<10} {:>10}  {:<4} {:>8} {:>11}  FILE", "NAME", "SIZE", "MODE", "IOPS", "BANDWIDTH")?;
+    writeln!(
+        out,
+        "{:<10} {:>10}  {:<4} {:>8} {:>11}  {:<32}  FILE",
+        "NAME", "SIZE", "MODE", "IOPS", "BANDWIDTH", "SERIAL"
+    )?;
     for d in disks {
         let mode = if d.read_only { "ro" } else { "rw" };
         let iops = d.iops.map_or("-".into(), |n| n.to_string());

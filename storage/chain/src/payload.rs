@@ -31,7 +31,7 @@ impl Disk {
         match &self.layers[self.layers.len() - 1].any {
             Any::Raw(_) => None,
             Any::Vhd(i) => Some(i.footer().id),
-            Any::Vhdx(i) => Some(i.metadata().id.0),
+            Any::Vhdx(i) => Some(i.metadata().id.in_text_order()),
         }
     }
 

@@ -27,16 +27,22 @@ impl Guid {
     }
 }
 
+impl Guid {
+    /// Its bytes in the order in which they are written as text.
+    pub fn in_text_order(self) -> [u8; 16] {
+        let [b0, b1, b2, b3, b4, b5, b6, b7, rest @ ..] = self.0;
+        let [r0, r1, r2, r3, r4, r5, r6, r7] = rest;
+        [b3, b2, b1, b0, b5, b4, b7, b6, r0, r1, r2, r3, r4, r5, r6, r7]
+    }
+}
+
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let b = &self.0;
-        write!(
-            f,
-            "{:02x}{:02x}{:02x}{:02x}-{:02x}{:02x}-{:02x}{:02x}-",
-            b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6]
-        )?;
-        write!(f, "{:02x}{:02x}-", b[8], b[9])?;
-        b[10..].iter().try_for_each(|b| write!(f, "{b:02x}"))
+        for (i, byte) in self.in_text_order().iter().enumerate() {
+            let dash = if matches!(i, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{dash}{byte:02x}")?;
+        }
+        Ok(())
     }
 }
 

@@ -70,6 +70,8 @@ pub struct DiskStatus {
     pub path: PathBuf,
     /// Bus.
     pub bus: DiskBus,
+    /// By which the guest knows it.
+    pub serial: String,
     /// In bytes.
     pub size: u64,
     /// The guest cannot change it.
@@ -238,6 +240,7 @@ impl Disks {
             name: name.clone(),
             path: e.spec.path.clone(),
             bus: if matches!(e.place, Place::Virtio(_)) { DiskBus::Virtio } else { DiskBus::Scsi },
+            serial: e.disk.info().id.iter().map(|b| format!("{b:02x}")).collect(),
             size: e.disk.info().size,
             read_only: e.disk.info().read_only,
             iops: e.spec.limits.requests,
