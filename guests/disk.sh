@@ -68,16 +68,18 @@ write_partition_table() { # IMAGE
     printf "$(little_endian 0x6f657276 4)\0\0\x80\xfe\xff\xff\x83\xfe\xff\xff$(
         little_endian $start 4
         little_endian $sectors 4
-    )" |
-        dd of="$1" bs=1 seek=440 conv=notrunc status=none
+    )" | dd of="$1" bs=1 seek=440 conv=notrunc status=none
     printf '\x55\xaa' | dd of="$1" bs=1 seek=510 conv=notrunc status=none
 }
 
-# Makes everything on the file system belong to root, whoever has built it.
+# Makes everything on the file system belong to root, whoever has built it. debugfs ends well whatever went wrong: it
+# tells, after a line with its version.
 own_by_root() { # FILE-SYSTEM TREE
-    (cd "$2" && find . -mindepth 1 -printf '%P\n') |
+    local complaints
+    complaints=$( (cd "$2" && find . -mindepth 1 -printf '%P\n') |
         awk '{ print "set_inode_field \"/" $0 "\" uid 0"; print "set_inode_field \"/" $0 "\" gid 0" }' |
-        debugfs -w -f - "$1" >/dev/null 2>&1 || apt_die "cannot set the owners of files on $1"
+        debugfs -w -f - "$1" 2>&1 >/dev/null | sed 1d)
+    [ -z "$complaints" ] || apt_die "cannot set the owners of files on $1: ${complaints%%$'\n'*}"
 }
 
 # Builds out/root.img. Features are named where mke2fs of a newer host would make what the oldest kernel cannot mount;

@@ -21,15 +21,21 @@ uptime_seconds() {
     echo "${_up%.*}"
 }
 
-# Waits a moment; succeeds when the test is to end: at a line "stop" on the console, or at uptime END (0: never).
-told_to_stop() { # END
-    # shellcheck disable=SC3045 # busybox's shell has read -t
-    if read -r -t 0.2 _line && [ "$_line" = stop ]; then return 0; fi
-    [ "$1" != 0 ] && [ "$(uptime_seconds)" -ge "$1" ]
-}
-
 # Prints the uptime at which a test of vireo.seconds= ends, 0 without.
 end_of_test() {
     _seconds=$(parameter seconds 0)
     if [ "$_seconds" = 0 ]; then echo 0; else echo $(($(uptime_seconds) + _seconds)); fi
+}
+
+# Listens, until the test ends, for a line "stop" on the console. A read with a time limit would lose half a line.
+listen_for_stop() {
+    rm -f /run/stop
+    (while read -r _line; do [ "$_line" != stop ] || : >/run/stop; done) </dev/console &
+    trap "kill $!" EXIT
+}
+
+# Waits a moment; succeeds when the test is to end: after a line "stop", or at uptime END (0: never).
+told_to_stop() { # END
+    sleep 0.2
+    [ -e /run/stop ] || { [ "$1" != 0 ] && [ "$(uptime_seconds)" -ge "$1" ]; }
 }
