@@ -86,7 +86,7 @@ impl Header {
     }
 
     /// Has the one at an offset lead to another block table; the rest of it stays as it is.
-    pub fn move_table(medium: &dyn Medium, at: u64, table_at: u64, entries: u32) -> Result<()> {
+    pub fn set_table(medium: &dyn Medium, at: u64, table_at: u64, entries: u32) -> Result<()> {
         let mut b = [0; SIZE];
         medium.read(at, &mut b).map_err(VhdError::io("read the header"))?;
         b[16..24].copy_from_slice(&table_at.to_be_bytes());

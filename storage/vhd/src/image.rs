@@ -21,7 +21,7 @@ pub struct Vhd<M> {
     pub(crate) medium: M,
     pub(crate) footer: Footer,
     pub(crate) sparse: Option<Sparse>,
-    writable: bool,
+    pub(crate) writable: bool,
 }
 
 /// What a dynamic or differencing image has.
