@@ -138,8 +138,8 @@ impl Header {
     }
 }
 
-/// Where the paths are that a header's locators lead to. Some writers count their space in sectors, which the specification's
-/// table of fields has, others in bytes, as its text.
+/// Where the paths are that a header's locators lead to. Some writers count their space in sectors, which the
+/// specification's table of fields has, others in bytes, as its text.
 fn locators(header: &[u8; SIZE]) -> Vec<(u64, u64)> {
     let number = |l: &[u8], at| u64::from(u32::from_be_bytes(field(l, at)));
     let used = header[LOCATORS..].chunks_exact(LOCATOR).take(8).filter(|l| l[..4] != [0; 4]);

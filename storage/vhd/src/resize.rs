@@ -2,14 +2,14 @@
 
 use vireo_vdisk::{Medium, SECTOR};
 
-use crate::create::{MAX_SIZE, NOWHERE};
+use crate::create::{MAX_SIZE, NOWHERE, blocks};
 use crate::footer::{self, Footer, Geometry};
 use crate::header::Header;
 use crate::{Result, Vhd, VhdError};
 
 impl<M: Medium> Vhd<M> {
-    /// Makes the disk larger, durably. What is new is zero, or the parent's. If it fails, or a crash comes between, the disk has
-    /// its size or the new one.
+    /// Makes the disk larger, durably. What is new is zero, or the parent's. If it fails, or a crash comes between, the
+    /// disk has its size or the new one.
     ///
     /// # Errors
     /// The size is not possible, or less than the disk's; the image is read-only; those of the medium.
@@ -19,8 +19,8 @@ impl<M: Medium> Vhd<M> {
         match self.block() {
             None => self.grow_fixed(size),
             Some(block) => {
+                let entries = blocks(size, block)?;
                 self.clear_tail(block)?;
-                let entries = size.div_ceil(block.into()) as u32;
                 let table = match entries <= self.room() {
                     true => self.clear_entries(entries)?,
                     false => self.move_table(entries)?,
@@ -31,20 +31,20 @@ impl<M: Medium> Vhd<M> {
         }
     }
 
-    /// Makes the disk smaller, durably. What is beyond is lost. Blocks of it are given up, but the file of a dynamic image stays as
-    /// long as it is.
+    /// Makes the disk smaller, durably. What is beyond is lost. Blocks of it are given up, but the file of a dynamic
+    /// image stays as long as it is.
     ///
     /// # Errors
-    /// The size is not possible, or more than the disk's; it has a parent, whose data would come back when it grows; the image
-    /// is read-only; those of the medium.
+    /// The size is not possible, or more than the disk's; it has a parent, whose data would come back when it grows;
+    /// the image is read-only; those of the medium.
     pub fn shrink(&mut self, size: u64) -> Result<()> {
         self.check_size(size, size > self.size())?;
         if self.parent().is_some() {
             return Err(VhdError::Unsupported("a parent, so that a smaller size".into()));
         }
         let Some(block) = self.block() else { return self.shrink_fixed(size) };
-        let entries = size.div_ceil(block.into()) as u32;
-        for block in entries..self.size().div_ceil(block.into()) as u32 {
+        let entries = blocks(size, block)?;
+        for block in entries..blocks(self.size(), block)? {
             self.give_up(block);
         }
         self.flush()?;
@@ -129,8 +129,8 @@ impl<M: Medium> Vhd<M> {
         u32::try_from(room).unwrap_or(u32::MAX)
     }
 
-    /// Has the header say, durably, where the table is, and how many entries count: as many as there are blocks, which some readers
-    /// insist on. If it fails nobody knows where the table is, and the image cannot be changed any more.
+    /// Has the header say, durably, where the table is, and how many entries count: as many as there are blocks, which
+    /// some readers insist on. If it fails nobody knows where the table is, and the image cannot be changed any more.
     fn set_table(&mut self, table_at: u64, entries: u32) -> Result<()> {
         let header_at = self.footer.header_at.unwrap_or(SECTOR);
         let set = Header::set_table(&self.medium, header_at, table_at, entries).and_then(|()| self.sync());
@@ -152,8 +152,8 @@ impl<M: Medium> Vhd<M> {
         Ok(sparse.header.table_at)
     }
 
-    /// Writes the table anew at the end, with room to grow. The header is to lead there next: what changes in that is in its first
-    /// sector, which is there as a whole or not. Gives where the new table is.
+    /// Writes the table anew at the end, with room to grow. The header is to lead there next: what changes in that is
+    /// in its first sector, which is there as a whole or not. Gives where the new table is.
     fn move_table(&mut self, entries: u32) -> Result<u64> {
         let Some(sparse) = &self.sparse else { return Ok(0) };
         let most = MAX_SIZE.div_ceil(sparse.header.block.into()) as u32;
