@@ -87,8 +87,8 @@ pub enum DiskCommand {
         #[arg(long, requires = "shrink")]
         lose_data: bool,
     },
-    /// Gives back to the host what is zero of a disk, and what its file does not use. Ctrl-C leaves the disk whole; the next time goes
-    /// on.
+    /// Gives back to the host what is zero of a disk, and what its file does not use. Ctrl-C leaves the disk whole; the
+    /// next time goes on.
     Compact {
         /// The file.
         path: PathBuf,
@@ -99,7 +99,8 @@ pub enum DiskCommand {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
-    /// Writes what a differencing disk has of its own to its parent, and removes it. Ctrl-C loses nothing; the next time goes on.
+    /// Writes what a differencing disk has of its own to its parent, and removes it. Ctrl-C loses nothing; the next
+    /// time goes on.
     Merge {
         /// The child. No other disk may be made on it or on its parent.
         path: PathBuf,
@@ -119,8 +120,8 @@ pub enum DiskCommand {
         /// Format of the disk: raw, vhd, vhdx, qcow2 or vmdk.
         #[arg(long)]
         from_format: Option<Format>,
-        /// Reads the files that a qcow2 or VMDK names as parts of its disk. Any file can be named there: only for images of people
-        /// you trust.
+        /// Reads the files that a qcow2 or VMDK names as parts of its disk. Any file can be named there: only for
+        /// images of people you trust.
         #[arg(long)]
         follow_backing: bool,
         #[command(flatten)]

@@ -44,14 +44,15 @@ pub fn create(path: &Path, new: &NewDisk) -> Result<()> {
     create_as(path, path, new, None)
 }
 
-/// The same, of a disk that is to have another name, and perhaps the identity (of a VHDX) that another has, being the same disk.
+/// The same, of a disk that is to have another name, and perhaps the identity (of a VHDX) that another has, being the
+/// same disk.
 pub(crate) fn create_as(path: &Path, name: &Path, new: &NewDisk, id: Option<[u8; 16]>) -> Result<()> {
     let parent = match &new.kind {
         Kind::Differencing(parent) => Some(Layer::open(parent, None, false)?),
         _ => None,
     };
     let (_, medium) = file::create(path)?;
-    let made = fill(name, &medium, new, parent, id);
+    let made = fill(name, &medium, new, parent, id).and_then(|()| file::sync_folder(path));
     if made.is_err() {
         // It was ours, and is nothing.
         _ = std::fs::remove_file(path);

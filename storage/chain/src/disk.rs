@@ -14,6 +14,7 @@ use crate::{DiskError, Format, Result, file};
 pub(crate) const MOST_LAYERS: usize = 64;
 
 /// An open image of any format.
+#[expect(clippy::large_enum_variant, reason = "a disk has few of them")]
 pub(crate) enum Any {
     Raw(Raw<FileMedium>),
     Vhd(Vhd<FileMedium>),

@@ -1,7 +1,7 @@
 //! Disks of other makers' formats, which are only read: to become a disk that Vireo uses.
 //!
-//! Such an image may name other files as parts of its disk, and whoever made it may have named any file of this host. So they
-//! are read only where the user says so.
+//! Such an image may name other files as parts of its disk, and whoever made it may have named any file of this host.
+//! So they are read only where the user says so.
 
 mod qcow2;
 mod vmdk;
@@ -25,8 +25,8 @@ const MOST_LAYERS: usize = crate::disk::MOST_LAYERS;
 /// Opens a disk of any format to be copied.
 ///
 /// # Errors
-/// Those of the system; images that are none, damaged, in use, or of a kind that is not known; other files that they name, unless
-/// they are to be read.
+/// Those of the system; images that are none, damaged, in use, or of a kind that is not known; other files that they
+/// name, unless they are to be read.
 pub fn open_source(path: &Path, format: Option<Format>, backing: Backing) -> Result<Box<dyn Source>> {
     let (_file, medium) = file::open(path, false)?;
     match Format::of(path, &medium, format)? {

@@ -62,8 +62,8 @@ impl Format {
         Ok(if found { Self::Vhd } else { Self::Raw })
     }
 
-    /// The format of a file: `wanted`, or what its content is, if its name does not say otherwise. A file that is named like no
-    /// image and looks like none is raw.
+    /// The format of a file: `wanted`, or what its content is, if its name does not say otherwise. A file that is named
+    /// like no image and looks like none is raw.
     ///
     /// # Errors
     /// Name and content do not agree.

@@ -60,7 +60,7 @@ fn extent(line: &str) -> Result<Extent> {
     let mut words = line.split_whitespace().skip(1);
     let bytes = |text: &str| text.parse::<u64>().ok().and_then(|sectors| sectors.checked_mul(512));
     let (Some(len), Some(kind)) = (words.next().and_then(bytes), words.next()) else { return bad() };
-    let name = || Some(line.split_once('"')?.1.rsplit_once('"')?);
+    let name = || line.split_once('"')?.1.rsplit_once('"');
     let storage = match (kind, name()) {
         ("ZERO", _) => Storage::Zero,
         ("SPARSE", Some((name, _))) => Storage::Sparse(name.into()),

@@ -1,10 +1,10 @@
-//! VMDK, the disk format of VMware's products (VMware, "Virtual Disk Format 5.0"; sections are named where a fact comes from):
-//! read only, so that such disks can be converted.
+//! VMDK, the disk format of VMware's products (VMware, "Virtual Disk Format 5.0"; sections are named where a fact comes
+//! from): read only, so that such disks can be converted.
 //!
-//! Owns the meaning of every byte of such an image: [`Vmdk`] reads ranges of the disk from sparse extents (monolithic, in several
-//! files, compressed for streaming) and flat ones. It opens no file: whoever uses it opens those that a descriptor names, or
-//! refuses to. Disks with parents, and those of ESX servers, are refused. An image may say anything: what is kept of it in memory is
-//! bounded, whatever it says.
+//! Owns the meaning of every byte of such an image: [`Vmdk`] reads ranges of the disk from sparse extents (monolithic,
+//! in several files, compressed for streaming) and flat ones. It opens no file: whoever uses it opens those that a
+//! descriptor names, or refuses to. Disks with parents, and those of ESX servers, are refused. An image may say
+//! anything: what is kept of it in memory is bounded, whatever it says.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -1,5 +1,5 @@
-//! A sparse extent ("Hosted Sparse Extents", "Stream-Optimized Compressed Sparse Extents"): a directory that leads to tables, which
-//! lead to grains.
+//! A sparse extent ("Hosted Sparse Extents", "Stream-Optimized Compressed Sparse Extents"): a directory that leads to
+//! tables, which lead to grains.
 
 use vireo_vdisk::Medium;
 

@@ -64,7 +64,7 @@ fn a_descriptor_joins_extents_that_are_opened_only_if_they_may_be() {
     );
     assert!(matches!(alone(text.as_bytes()), Err(VmdkError::Extent { .. })));
     let mut open = |name: &str| {
-        Ok(medium(&if name == "f.img" { vec![vec![1; 512], vec![2; 1024]].concat() } else { sparse(false) }))
+        Ok(medium(&if name == "f.img" { [vec![1; 512], vec![2; 1024]].concat() } else { sparse(false) }))
     };
     let mut vmdk = Vmdk::open(medium(text.as_bytes()), &mut open).unwrap();
     let mut bytes = vec![9; 36 * 512];

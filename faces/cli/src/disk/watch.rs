@@ -13,8 +13,8 @@ use crate::size::Size;
 const OFTEN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(10);
 
-/// Watches something that takes long. On a terminal a line shows how far it is; elsewhere there is one now and then, if it does take
-/// long. SIGINT and SIGTERM have it end in good order.
+/// Watches something that takes long. On a terminal a line shows how far it is; elsewhere there is one now and then, if
+/// it does take long. SIGINT and SIGTERM have it end in good order.
 pub struct Watch {
     stop: Arc<AtomicBool>,
     terminal: bool,
