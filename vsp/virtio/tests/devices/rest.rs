@@ -1,17 +1,19 @@
 //! Pauses, resets, and saved states, with requests in flight.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vireo_block::Null;
 use vireo_board::Attachment;
 use vireo_virtio::Blk;
 
 use crate::blk::{IN, header, start};
 use crate::disk::Held;
-use crate::rig::{NEEDS_RESET, Rig, Ring, VERSION_1, waits};
+use crate::rig::{EVENT_IDX, NEEDS_RESET, Rig, Ring, VERSION_1, waits};
 
 const CHAIN: [(u64, u32, bool); 3] = [(0x10_0000, 16, false), (0x11_0000, 512, true), (0x10_1000, 1, true)];
 
-fn held(requests: usize) -> (Rig, Ring, std::sync::Arc<Held>) {
+fn held(requests: usize) -> (Rig, Ring, Arc<Held>) {
     let disk = Held::new(1 << 20);
     let rig = Rig::new(Blk::new(disk.clone(), 1));
     let mut ring = start(&rig, 0);
@@ -142,4 +144,28 @@ fn another_device_goes_on_where_one_was_saved() {
     other.function.restore(&fresh.function.save()).unwrap();
     assert_eq!(other.status(), 0);
     other.negotiate(VERSION_1);
+}
+
+#[test]
+fn a_driver_may_add_requests_at_any_moment() {
+    for features in [0, EVENT_IDX] {
+        let rig = Rig::new(Blk::new(Arc::new(Null::new(1 << 20)), 1));
+        let mut ring = start(&rig, features);
+        header(&rig, IN, 0);
+        let (mut added, mut done) = (0u32, 0u32);
+        while done < 30_000 {
+            // 64 descriptors are 21 chains.
+            while added < 30_000 && added - done < 20 {
+                ring.add(&rig, &CHAIN);
+                added += 1;
+                if added.is_multiple_of(3) {
+                    rig.notify(0);
+                }
+            }
+            rig.notify(0);
+            ring.wait(&rig);
+            done += 1;
+        }
+        assert_eq!(rig.status() & NEEDS_RESET, 0);
+    }
 }

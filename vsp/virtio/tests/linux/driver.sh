@@ -56,12 +56,13 @@ echo "VIRTIO-IDLE"
 # Random numbers.
 echo "VIRTIO-RNG $(cat /sys/class/misc/hw_random/rng_current) $(head -c 256 /dev/hwrng | wc -c)"
 
-# The console, both ways.
-stty -F /dev/hvc0 raw -echo
-echo "Linux says hello" >/dev/hvc0
-seq 10000 >/dev/hvc0
+# The console, both ways. It forgets its settings when nobody has it open.
+exec 3<>/dev/hvc0
+stty raw -echo <&3
+echo "Linux says hello" >&3
+seq 10000 >&3
 echo "VIRTIO-TYPE"
-read -r line </dev/hvc0
+read -r line <&3
 echo "VIRTIO-TYPED $line"
 
 # The disk grows while it is used.
