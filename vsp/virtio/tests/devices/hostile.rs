@@ -155,7 +155,7 @@ fn memory_that_changes_meanwhile_harms_nobody() {
                 // Descriptors, table, header, indices: words of them change while they are read.
                 let (base, len) =
                     [(0x1_0000, 64), (LIST, 64), (HEADER, 16), (0x1_1000, 16)][(n >> 60) as usize % 4];
-                let at = base + ((n >> 32) % len & !3);
+                let at = base + (((n >> 32) % len) & !3);
                 let value = [0, 1, HEADER as u32, 512, 0xFFFF_FFFF, 0x1_0003][(n >> 50) as usize % 6];
                 rig.memory.write_obj(at, value).unwrap();
             }

@@ -114,7 +114,8 @@ fn a_request_that_is_lost_breaks_the_device() {
 fn another_device_goes_on_where_one_was_saved() {
     let (rig, mut ring, disk) = held(2);
     disk.complete_all();
-    (ring.wait(&rig), ring.wait(&rig));
+    ring.wait(&rig);
+    ring.wait(&rig);
     rig.enable_msix(2);
     assert!(rig.function.pause(Instant::now() + Duration::from_secs(60)));
     // Made available while it is paused: the other one finds it.
