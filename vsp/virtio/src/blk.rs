@@ -14,7 +14,7 @@ use crate::device::{Device, Identity, Kicker, Turn};
 use crate::queue::{Broken, Chain, PIECES_MAX, ServedQueue};
 
 /// Most segments of data of a request: header and status have a descriptor each.
-pub const SEGMENTS_MAX: u32 = PIECES_MAX as u32 - 2;
+pub(crate) const SEGMENTS_MAX: u32 = PIECES_MAX as u32 - 2;
 
 const QUEUE_SIZE: u16 = 256;
 /// Mass storage, of no more special kind.

@@ -10,12 +10,14 @@
 //! A device is made paused, and follows its board ([`vireo_board::Attachment`]). It has one thread, which takes requests from
 //! the queues; they complete there or on threads of others. At rest (paused, or reset) nothing of it touches guest memory: a
 //! pause waits for the requests in flight, and a driver's reset is done, as it reads in the status, when they are.
+#![deny(unsafe_code)]
 
-pub mod blk;
+mod blk;
 mod console;
 mod core;
 mod device;
 mod interrupt;
+#[expect(unsafe_code, reason = "vm-memory's slices are made of raw pointers")]
 mod memory;
 mod pci;
 mod queue;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use vireo_memory::{GuestMemory, GuestSlice};
@@ -113,12 +114,13 @@ impl Slot {
         if !self.queue.ready() {
             return Ok(None);
         }
-        let before = self.queue.next_avail();
-        let next = self.queue.iter(memory)?.next();
-        let Some(chain) = next else {
-            // The iterator also ends where the ring cannot be read.
-            let waiting = self.queue.avail_idx(memory, std::sync::atomic::Ordering::Acquire)?.0 != before;
-            return if waiting { Err(Broken::new("the available ring is not in RAM")) } else { Ok(None) };
+        let available = self.queue.avail_idx(memory, Ordering::Acquire)?;
+        if available.0 == self.queue.next_avail() {
+            return Ok(None);
+        }
+        // There is one, so the iterator ends only where the ring cannot be read, or the index was taken back.
+        let Some(chain) = self.queue.iter(memory)?.next() else {
+            return Err(Broken::new("the available ring cannot be read"));
         };
         if self.in_flight >= self.queue.size() {
             return Err(Broken::new("more chains in flight than the queue has entries"));

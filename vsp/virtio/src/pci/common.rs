@@ -85,10 +85,10 @@ pub(super) fn write(core: &Core, offset: u64, data: &[u8]) {
     }
     let value = u64::from_le_bytes(bytes);
     match (offset, data.len()) {
-        (STATUS, 1) => return core.write_status(value as u8),
+        (STATUS, 1) => core.write_status(value as u8),
         (QUEUE_ADDRESSES..QUEUE_ADDRESSES_END, 8) if offset.is_multiple_of(8) => {
             write_field(core, offset, 4, value as u32);
-            return write_field(core, offset + 4, 4, (value >> 32) as u32);
+            write_field(core, offset + 4, 4, (value >> 32) as u32);
         }
         _ => write_field(core, offset, data.len(), value as u32),
     }
@@ -132,7 +132,7 @@ fn write_queue(core: &Core, index: usize, offset: u64, len: usize, value: u32, v
         return;
     }
     // Values that cannot be (a size that is no power of two, a misaligned address) leave the field as it was.
-    let (low, high) = if offset % 8 == 0 { (Some(value), None) } else { (None, Some(value)) };
+    let (low, high) = if offset.is_multiple_of(8) { (Some(value), None) } else { (None, Some(value)) };
     match (offset, len) {
         (QUEUE_SIZE, 2) => queue.set_size(value as u16),
         (QUEUE_ENABLE, 2) => queue.set_ready(value == 1),

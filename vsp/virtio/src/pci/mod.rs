@@ -122,10 +122,11 @@ impl VirtioPci {
     pub fn save(&self) -> VirtioState {
         self.core.run.pause(None);
         let (core, interrupts) = (&self.core, &self.core.interrupts);
+        let space = interrupts.pci().space.save();
         let state = VirtioState {
             version: VERSION,
             kind: core.device.identity().kind,
-            space: interrupts.pci().space.save(),
+            space,
             msix: interrupts.msix.save(),
             isr: interrupts.status(),
             registers: core.registers().clone(),

@@ -1,0 +1,263 @@
+//! Drivers that break the rules: no panic, bounded work, and a reset makes all good.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+use vireo_block::RamDisk;
+use vireo_virtio::{Blk, Console, Device, Rng};
+
+use crate::blk::{IN, header, request, start};
+use crate::disk::Held;
+use crate::rig::{
+    EVENT_IDX, INDIRECT, NEEDS_RESET, NEXT, Rig, Ring, Seen, TABLE, VERSION_1, WRITE, descriptor, waits,
+};
+
+fn ram_disk() -> Rig {
+    Rig::new(Blk::new(Arc::new(RamDisk::new(1 << 20, 512)), 1))
+}
+
+/// After whatever happened: the device comes to rest, can be reset, and works.
+fn is_mended(rig: &Rig) {
+    rig.settle();
+    let mut ring = start(rig, 0);
+    assert_eq!(request(rig, &mut ring, IN, 0, Some((512, true))), 0);
+}
+
+/// Breaks a disk by what `break_it` does to its ring.
+fn breaks(why: &str, break_it: impl FnOnce(&Rig, &mut Ring)) {
+    let rig = ram_disk();
+    let mut ring = start(&rig, INDIRECT);
+    header(&rig, IN, 0);
+    break_it(&rig, &mut ring);
+    rig.notify(0);
+    waits(why, || rig.status() & NEEDS_RESET != 0);
+    rig.settle();
+    assert_eq!(ring.used_index(&rig), 0, "{why}");
+    is_mended(&rig);
+}
+
+const HEADER: u64 = 0x10_0000;
+const LIST: u64 = 0x20_0000;
+
+#[test]
+fn chains_that_are_none_break_the_device() {
+    breaks("a loop", |rig, ring| {
+        ring.describe(rig, 0, HEADER, 16, NEXT, 1);
+        ring.describe(rig, 1, HEADER, 16, NEXT, 0);
+        ring.make_available(rig, 0);
+    });
+    breaks("a head beyond the queue", |rig, ring| ring.make_available(rig, 64));
+    breaks("a next beyond the queue", |rig, ring| {
+        ring.describe(rig, 0, HEADER, 16, NEXT, 64);
+        ring.make_available(rig, 0);
+    });
+    breaks("an index that jumps", |rig, ring| ring.set_available(rig, 65));
+    breaks("an index that goes back", |rig, ring| ring.set_available(rig, 0xFFFF));
+    breaks("to read after to write", |rig, ring| {
+        ring.add(rig, &[(HEADER, 16, false), (HEADER, 512, true), (HEADER, 16, false)]);
+    });
+    for (address, len) in
+        [(1 << 40, 16), (u64::MAX - 7, 16), (0xA_0000, 16), (0xFF_FFF8, 16), (HEADER, u32::MAX)]
+    {
+        breaks("memory that is none", |rig, ring| {
+            ring.add(rig, &[(address, len, false), (HEADER, 1, true)]);
+        });
+    }
+    breaks("more than 4 GiB", |rig, ring| {
+        ring.add(rig, &[(HEADER, 16, false), (HEADER, 0x9000_0000, true), (HEADER, 0x9000_0000, true)]);
+    });
+}
+
+#[test]
+fn tables_that_are_none_break_the_device() {
+    breaks("a table in a table", |rig, ring| {
+        ring.describe(rig, 0, LIST, 16, TABLE, 0);
+        descriptor(rig, LIST, LIST, 16, TABLE, 0);
+        ring.make_available(rig, 0);
+    });
+    breaks("a table that is no RAM", |rig, ring| {
+        ring.describe(rig, 0, 1 << 40, 16, TABLE, 0);
+        ring.make_available(rig, 0);
+    });
+    breaks("a table of no length", |rig, ring| {
+        ring.describe(rig, 0, LIST, 0, TABLE, 0);
+        ring.make_available(rig, 0);
+    });
+    breaks("a table of one and a half", |rig, ring| {
+        ring.describe(rig, 0, LIST, 24, TABLE, 0);
+        ring.make_available(rig, 0);
+    });
+    breaks("a table that is too large", |rig, ring| {
+        ring.describe(rig, 0, LIST, 16 << 16, TABLE, 0);
+        ring.make_available(rig, 0);
+    });
+    breaks("a loop in a table", |rig, ring| {
+        descriptor(rig, LIST, HEADER, 1, NEXT, 0);
+        ring.describe(rig, 0, LIST, 16 * 65_535, TABLE, 0);
+        ring.make_available(rig, 0);
+    });
+    breaks("too many descriptors", |rig, ring| {
+        ring.add_indirect(rig, LIST, &[(HEADER, 1, false); 300]);
+    });
+}
+
+#[test]
+fn one_chain_cannot_be_in_flight_more_often_than_the_queue_is_long() {
+    let disk = Held::new(1 << 20);
+    let rig = Rig::new(Blk::new(disk.clone(), 1));
+    let mut ring = start(&rig, 0);
+    header(&rig, IN, 0);
+    ring.add(&rig, &[(HEADER, 16, false), (0x11_0000, 512, true), (0x10_1000, 1, true)]);
+    for _ in 0..63 {
+        ring.make_available(&rig, 0);
+    }
+    rig.notify(0);
+    waits("all of them", || disk.held() == 64);
+    ring.make_available(&rig, 0);
+    rig.notify(0);
+    waits("the end of patience", || rig.status() & NEEDS_RESET != 0);
+    assert_eq!(disk.held(), 64);
+    disk.complete_all();
+    rig.settle();
+    rig.reset();
+}
+
+#[test]
+fn rings_in_places_that_are_none_break_the_device() {
+    for (field, address) in
+        [(32, 0xFF_FFF0), (40, 0x9_FFFE), (48, 0xA_0000), (48, 1 << 50), (40, 0), (32, u64::MAX - 15)]
+    {
+        let rig = ram_disk();
+        rig.negotiate(VERSION_1);
+        rig.set_common::<2>(22, 0);
+        for (field, address) in [(32, 0x1_0000), (40, 0x1_1000), (48, 0x1_2000), (field, address)] {
+            rig.set_common::<8>(field, address);
+        }
+        rig.set_common::<2>(28, 1);
+        rig.driver_ok();
+        rig.notify(0);
+        waits("the need of a reset", || rig.status() & NEEDS_RESET != 0);
+        is_mended(&rig);
+    }
+}
+
+#[test]
+fn memory_that_changes_meanwhile_harms_nobody() {
+    let rig = ram_disk();
+    let mut ring = start(&rig, INDIRECT);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut n = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                // Descriptors, table, header, indices: words of them change while they are read.
+                let (base, len) =
+                    [(0x1_0000, 64), (LIST, 64), (HEADER, 16), (0x1_1000, 16)][(n >> 60) as usize % 4];
+                let at = base + (((n >> 32) % len) & !3);
+                let value = [0, 1, HEADER as u32, 512, 0xFFFF_FFFF, 0x1_0003][(n >> 50) as usize % 6];
+                rig.memory.write_obj(at, value).unwrap();
+            }
+        });
+        for round in 0..300u16 {
+            header(&rig, IN, 0);
+            ring.describe(&rig, 0, HEADER, 16, NEXT, 1);
+            ring.describe(&rig, 1, 0x11_0000, 512, NEXT | WRITE, 2);
+            ring.describe(&rig, 2, 0x10_1000, 1, WRITE, 0);
+            ring.describe(&rig, 3, LIST, 48, TABLE, 0);
+            ring.make_available(&rig, round % 4);
+            rig.notify(0);
+            if rig.status() & NEEDS_RESET != 0 {
+                ring = start(&rig, INDIRECT);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    is_mended(&rig);
+}
+
+fn console() -> Rig {
+    Rig::with_sink(Arc::<Seen>::default(), |seen| {
+        let console = Console::new(seen.clone());
+        console.push_input(&[7; 4096]);
+        console
+    })
+}
+
+/// Addresses that may hit anything: rings, tables, buffers, ends of RAM, nothing.
+fn address() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => prop::sample::select(vec![0x1_0000u64, 0x1_1000, 0x1_2000, HEADER, LIST, 0x11_0000, 0x10_1000]),
+        2 => 0u64..16 << 20,
+        1 => prop::sample::select(vec![0x9_FFFFu64, 0xA_0000, 0xFF_FFFF, 1 << 32, u64::MAX]),
+        1 => any::<u64>(),
+    ]
+}
+
+fn descriptors() -> impl Strategy<Value = Vec<(u64, u32, u16, u16)>> {
+    let len = prop_oneof![
+        4 => prop::sample::select(vec![0u32, 1, 15, 16, 17, 48, 512, 513, 4096, 0x10_0000]),
+        1 => any::<u32>(),
+    ];
+    let flags = prop_oneof![6 => 0u16..4, 2 => 0u16..8, 1 => any::<u16>()];
+    let next = prop_oneof![8 => 0u16..16, 1 => any::<u16>()];
+    prop::collection::vec((address(), len, flags, next), 16)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn any_rings_leave_a_device_that_can_be_reset(
+        kind in 0usize..3,
+        (ring_descriptors, table) in (descriptors(), descriptors()),
+        (disk_kind, sector) in (prop::sample::select(vec![0u32, 1, 4, 8, 11, 13, 99]), prop_oneof![0u64..4096, any::<u64>()]),
+        heads in prop::collection::vec(prop_oneof![8 => 0u16..16, 1 => any::<u16>()], 1..24),
+        jump in prop_oneof![4 => Just(None), 1 => any::<u16>().prop_map(Some)],
+        event_idx in any::<bool>(),
+    ) {
+        let rig = match kind {
+            0 => ram_disk(),
+            1 => Rig::new(Rng::new() as Arc<dyn Device>),
+            _ => console(),
+        };
+        rig.negotiate(VERSION_1 | INDIRECT | if event_idx { EVENT_IDX } else { 0 });
+        let mut rings: Vec<Ring> =
+            (0..rig.common::<2>(18)).map(|index| Ring::new(&rig, index, 16, 0x1_0000 + index * 0x4000)).collect();
+        rig.driver_ok();
+        header(&rig, disk_kind, sector);
+        for ring in &mut rings {
+            for (at, (address, len, flags, next)) in (0..).zip(&ring_descriptors) {
+                ring.describe(&rig, at, *address, *len, *flags, *next);
+                let (address, len, flags, next) = table[usize::from(at)];
+                descriptor(&rig, LIST + 16 * u64::from(at), address, len, flags, next);
+            }
+        }
+        for (n, head) in heads.iter().enumerate() {
+            for (index, ring) in (0..).zip(&mut rings) {
+                ring.make_available(&rig, *head);
+                if let Some(available) = jump.filter(|_| n == 7) {
+                    ring.set_available(&rig, available);
+                }
+                rig.notify(index);
+            }
+        }
+        rig.settle();
+        rig.reset();
+        // And the next driver finds a device that works, whatever it is.
+        rig.negotiate(VERSION_1);
+        let mut ring = Ring::new(&rig, rings.len() as u64 - 1, 16, 0x30_0000);
+        rig.driver_ok();
+        match kind {
+            0 => prop_assert_eq!(request(&rig, &mut ring, IN, 0, Some((512, true))), 0),
+            1 => {
+                ring.add(&rig, &[(0x11_0000, 16, true)]);
+                prop_assert!(ring.run(&rig).1 > 0);
+            }
+            _ => {
+                ring.add(&rig, &[(0x11_0000, 16, false)]);
+                ring.run(&rig);
+            }
+        }
+    }
+}
