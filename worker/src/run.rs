@@ -85,6 +85,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         translation_memory: spec.translation_memory,
         cpu_model,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
+        devices: Vec::new(),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vireo_chipset::clock::{Clock, HostClock};
 use vireo_chipset::lines::{SerialSink, SystemEvent, SystemEventSink};
@@ -16,6 +16,7 @@ use vireo_core::{
 use vireo_firmware::map::ram_layout;
 use vireo_memory::{GuestMemory, MemoryError};
 
+use crate::attachment::{Attach, Attachments, Seat};
 use crate::bus::{BoardBus, InterruptWires};
 use crate::input::SerialInput;
 
@@ -31,6 +32,8 @@ pub struct BoardSpec {
     pub cpu_model: Arc<CpuModel>,
     /// Takes what the guest writes to its first serial port.
     pub serial: Arc<dyn SerialSink>,
+    /// Devices beyond the chipset's own, attached in this order.
+    pub devices: Vec<Attach>,
     /// Takes the board's events.
     pub events: Sender<BoardEvent>,
 }
@@ -71,6 +74,12 @@ pub enum BoardError {
     /// vCPUs did not come to rest.
     #[error(transparent)]
     Pause(#[from] PauseError),
+    /// A device could not be attached; the text is for the user.
+    #[error("{0}")]
+    Device(String),
+    /// A device did not come to rest.
+    #[error("{0} does not come to rest: requests of the guest are still under way")]
+    Busy(String),
     /// What is to boot is unusable; the text is for the user.
     #[error("{0}")]
     Boot(String),
@@ -79,7 +88,7 @@ pub enum BoardError {
     Thread(#[source] std::io::Error),
 }
 
-/// How long vCPUs get to come to rest.
+/// How long vCPUs get to come to rest, and then the devices.
 const PAUSE_DEADLINE: Duration = Duration::from_secs(5);
 
 struct EventSink {
@@ -129,6 +138,7 @@ pub struct Board {
     chipset: Arc<Chipset>,
     clock: Arc<HostClock>,
     timers: Arc<TimerThread>,
+    devices: Attachments,
     vcpus: Vec<Arc<SharedVcpu>>,
     threads: Vec<JoinHandle<()>>,
     input: Arc<SerialInput>,
@@ -162,17 +172,18 @@ impl Board {
         let timers =
             Arc::new(TimerThread::start(Arc::clone(&clock) as Arc<dyn Clock>).map_err(BoardError::Thread)?);
         let wires = Arc::new(InterruptWires::default());
-        let chipset = ChipsetBuilder::new(&Seams {
+        let mut chipset = ChipsetBuilder::new(&Seams {
             clock: Arc::clone(&clock) as _,
             timers: Arc::clone(&timers) as _,
             ext_int: Arc::clone(&wires) as _,
             msi: Arc::clone(&wires) as _,
             events: Arc::clone(&events) as _,
             serial: Arc::clone(&spec.serial),
-        })?
-        .build()?;
+        })?;
+        let seat = Seat { chipset: &mut chipset, memory: &memory };
+        let devices = Attachments::attach(&spec.devices, seat)?;
+        let chipset = Arc::new(chipset.build()?);
         wires.connect(Arc::clone(&partition));
-        let chipset = Arc::new(chipset);
         let gate = RunGate::new(Arc::clone(&partition), spec.vcpus);
         let mut board = Self {
             input: SerialInput::new(chipset.uart()).map_err(BoardError::Thread)?,
@@ -183,6 +194,7 @@ impl Board {
             chipset,
             clock,
             timers,
+            devices,
             vcpus: Vec::new(),
             threads: Vec::new(),
             events,
@@ -226,14 +238,25 @@ impl Board {
             self.clock.resume();
             self.partition.thaw_clock();
             self.timers.resume();
+            self.devices.resume();
         }
         self.gate.resume();
     }
 
-    /// Stops everything: vCPUs first, then timers, then guest time. Pauses nest.
+    /// Stops everything: vCPUs first, then devices, then timers, then guest time. Pauses nest.
+    ///
+    /// # Errors
+    /// vCPUs or a device did not come to rest; everything goes on.
     pub fn pause(&self) -> Result<(), BoardError> {
         self.gate.pause_all(PAUSE_DEADLINE)?;
-        *self.pauses.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        if *pauses == 0
+            && let Err(e) = self.devices.pause(Instant::now() + PAUSE_DEADLINE)
+        {
+            self.gate.resume();
+            return Err(e);
+        }
+        *pauses += 1;
         self.timers.pause();
         self.partition.freeze_clock();
         self.clock.pause();
@@ -244,6 +267,7 @@ impl Board {
     pub fn reset(&self) -> Result<(), BoardError> {
         self.pause()?;
         self.chipset.reset_all();
+        self.devices.reset();
         self.events.forget();
         self.input.clear();
         self.boot()?;
@@ -289,6 +313,11 @@ impl Board {
             _ = thread.join();
         }
         self.timers.pause();
+        // One that does not rest now never touches the memory of another machine: it keeps this one's.
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        if *pauses == 0 && self.devices.pause(Instant::now() + PAUSE_DEADLINE).is_ok() {
+            *pauses += 1;
+        }
     }
 }
 
