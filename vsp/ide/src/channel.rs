@@ -4,12 +4,13 @@
 //! call, or on a thread of its own.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use vireo_block::Request;
 use vireo_chipset::lines::IrqLine;
 
 use crate::cable::{Cable, port};
-use crate::step::Work;
+use crate::step::{Part, Work};
 
 /// See the module.
 pub struct Channel {
@@ -56,7 +57,7 @@ impl Channel {
     }
 
     fn submit(self: &Arc<Self>, work: Work) {
-        let request = |part: crate::step::Part| {
+        let request = |part: Part| {
             let channel = Arc::clone(self);
             let done = Box::new(move |result| channel.with(|cable| cable.completed(result)));
             Request { operation: part.operation, at: part.at, len: part.len, buffers: part.buffers, done }
@@ -67,10 +68,27 @@ impl Channel {
 
     /// Waits until no disk works for the channel. The vCPUs must stand still, or it may have work again.
     pub fn drain(&self) {
+        let work = self.lock().at_work();
+        self.wait(work, None);
+    }
+
+    /// As [`Self::drain`], but not beyond `deadline`. False: a disk is still at work.
+    pub fn drain_until(&self, deadline: Instant) -> bool {
+        let work = self.lock().at_work();
+        self.wait(work, Some(deadline))
+    }
+
+    /// Waits until this work has ended, or until the deadline; whether it has.
+    fn wait(&self, work: Option<u64>, deadline: Option<Instant>) -> bool {
         let mut cable = self.lock();
-        while cable.at_work().is_some() {
-            cable = self.ended.wait(cable).unwrap_or_else(PoisonError::into_inner);
+        while work.is_some() && cable.at_work() == work {
+            cable = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+                None => self.ended.wait(cable).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return false,
+                Some(left) => self.ended.wait_timeout(cable, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
+        true
     }
 
     /// Reads from a port of the command block on.
@@ -119,13 +137,7 @@ impl Channel {
             let stopped = cable.write_bus_master(at, value);
             cable.at_work().filter(|_| stopped)
         });
-        if stopped.is_none() {
-            return;
-        }
-        let mut cable = self.lock();
-        while cable.at_work() == stopped {
-            cable = self.ended.wait(cable).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.wait(stopped, None);
     }
 
     /// As after a bus reset. The vCPUs must stand still.

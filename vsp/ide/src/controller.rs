@@ -1,12 +1,14 @@
 //! The controller: a PCI function, the ports of both channels, and the drives at their places.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use vireo_block::BlockDevice;
+use vireo_board::{Attach, Attachment, BoardError, Seat};
 use vireo_chipset::bus::PioDevice;
 use vireo_chipset::lines::IrqLine;
 use vireo_chipset::pci::{Bar, BarWindow, ConfigSpace, PciFunction, PciIdentity, PciSlot};
-use vireo_chipset::{ChipsetBuilder, RestoreError, layout};
+use vireo_chipset::{RestoreError, layout};
 use vireo_memory::GuestMemory;
 
 use crate::IdeError;
@@ -52,7 +54,7 @@ impl Place {
 
 /// A drive, and what is in it.
 #[derive(Clone)]
-pub enum Attachment {
+pub enum IdeDrive {
     /// A fixed disk, of sectors of 512 bytes.
     Disk(Arc<dyn BlockDevice>),
     /// A CD or DVD drive, with a medium or none; a medium's size is rounded down to whole blocks of 2048 bytes.
@@ -60,7 +62,7 @@ pub enum Attachment {
 }
 
 /// The drives at the places of [`Place::ALL`].
-pub type Drives = [Option<Attachment>; 4];
+pub type Drives = [Option<IdeDrive>; 4];
 
 /// The register through which the guest finds the bus masters (PIIX3 datasheet §2.3.9).
 const BUS_MASTER_BAR: usize = 4;
@@ -83,7 +85,7 @@ impl IdeController {
     ) -> Result<Arc<Self>, IdeError> {
         let [a, b, c, d] = drives;
         let [primary, secondary] = lines;
-        let channel = |first: Place, drives: [Option<Attachment>; 2], line| -> Result<_, IdeError> {
+        let channel = |first: Place, drives: [Option<IdeDrive>; 2], line| -> Result<_, IdeError> {
             let [device_0, device_1] = drives;
             let second = Place::ALL[first as usize + 1];
             let drives = [drive(first, device_0)?, drive(second, device_1)?];
@@ -100,14 +102,10 @@ impl IdeController {
     ///
     /// # Errors
     /// As [`Self::new`]; or there is one already.
-    pub fn plug(
-        builder: &mut ChipsetBuilder,
-        memory: &Arc<GuestMemory>,
-        drives: Drives,
-    ) -> Result<Arc<Self>, IdeError> {
-        let line = |irq| builder.irq_line(irq).ok_or(IdeError::NoLine(irq));
+    pub fn plug(seat: &mut Seat, drives: Drives) -> Result<Arc<Self>, IdeError> {
+        let line = |irq| seat.chipset.irq_line(irq).ok_or(IdeError::NoLine(irq));
         let lines = [line(layout::IRQ_IDE_PRIMARY)?, line(layout::IRQ_IDE_SECONDARY)?];
-        let controller = Self::new(memory, lines, drives)?;
+        let controller = Self::new(seat.memory, lines, drives)?;
         let ports = [
             (0, layout::IDE_PRIMARY, layout::IDE_PRIMARY_CONTROL, "IDE primary"),
             (1, layout::IDE_SECONDARY, layout::IDE_SECONDARY_CONTROL, "IDE secondary"),
@@ -115,10 +113,10 @@ impl IdeController {
         for (n, command, control, name) in ports {
             let channel = &controller.channels[n];
             let block = CommandBlock { channel: Arc::clone(channel), base: command.start };
-            builder.add_pio(command, name, Arc::new(block))?;
-            builder.add_pio(control, name, Arc::new(ControlBlock(Arc::clone(channel))))?;
+            seat.chipset.add_pio(command, name, Arc::new(block))?;
+            seat.chipset.add_pio(control, name, Arc::new(ControlBlock(Arc::clone(channel))))?;
         }
-        builder.add_pci(PciSlot::IDE, Arc::clone(&controller) as Arc<dyn PciFunction>)?;
+        seat.chipset.add_pci(PciSlot::IDE, Arc::clone(&controller) as Arc<dyn PciFunction>)?;
         Ok(controller)
     }
 
@@ -148,17 +146,9 @@ impl IdeController {
         })
     }
 
-    /// Waits until no disk works for the guest any more. The vCPUs must stand still; until they go on, nothing of the controller
-    /// touches guest memory.
-    pub fn pause(&self) {
-        for channel in &self.channels {
-            channel.drain();
-        }
-    }
-
     /// The state, of the controller and its drives; not of disks and media. The vCPUs must stand still.
     pub fn save(&self) -> IdeState {
-        self.pause();
+        self.drain();
         let channels = self.channels.each_ref().map(|c| c.with(|cable| cable.save()));
         IdeState::new(self.config().save(), channels)
     }
@@ -169,13 +159,17 @@ impl IdeController {
     /// Another version, other drives, or values that no controller can hold. Some of it may have been taken over: discard the
     /// machine, or reset it.
     pub fn restore(&self, state: &IdeState) -> Result<(), RestoreError> {
-        self.pause();
+        self.drain();
         let (config, channels) = state.parts()?;
         self.config().restore(config)?;
         for (channel, state) in self.channels.iter().zip(channels) {
             channel.with(|cable| cable.restore(state))?;
         }
         Ok(())
+    }
+
+    fn drain(&self) {
+        self.channels.iter().for_each(|c| c.drain());
     }
 
     #[cfg(test)]
@@ -188,11 +182,11 @@ impl IdeController {
     }
 }
 
-fn drive(place: Place, attachment: Option<Attachment>) -> Result<Option<Drive>, IdeError> {
+fn drive(place: Place, attachment: Option<IdeDrive>) -> Result<Option<Drive>, IdeError> {
     let device = match attachment {
         None => return Ok(None),
-        Some(Attachment::Disk(disk)) => Device::Disk(Disk::new(disk, place.name())?),
-        Some(Attachment::Cd(medium)) => Device::Packet(PacketDevice::new(medium, place.name())?),
+        Some(IdeDrive::Disk(disk)) => Device::Disk(Disk::new(disk, place.name())?),
+        Some(IdeDrive::Cd(medium)) => Device::Packet(PacketDevice::new(medium, place.name())?),
     };
     Ok(Some(Drive::new(device)))
 }
@@ -217,6 +211,29 @@ fn config_space() -> Result<ConfigSpace, IdeError> {
         .fold(ConfigSpace::new(identity), |s, (at, value, writable)| s.with_register(*at, *value, *writable));
     space.add_bar(BUS_MASTER_BAR, Bar::Io { size: 2 * bus_master::PORTS as u32 })?;
     Ok(space)
+}
+
+/// Puts a controller with these drives onto a board; `made` is given it, for what changes later (media, state).
+pub fn attach(drives: Drives, made: impl Fn(&Arc<IdeController>) + Send + Sync + 'static) -> Attach {
+    Box::new(move |seat| {
+        let controller =
+            IdeController::plug(seat, drives.clone()).map_err(|e| BoardError::Device(e.to_string()))?;
+        made(&controller);
+        Ok(controller)
+    })
+}
+
+/// It needs no resume: what makes it work is the guest's accesses. Its reset is the PCI function's.
+impl Attachment for IdeController {
+    fn name(&self) -> &str {
+        "IDE"
+    }
+
+    fn pause(&self, deadline: Instant) -> bool {
+        self.channels.iter().all(|c| c.drain_until(deadline))
+    }
+
+    fn resume(&self) {}
 }
 
 impl PciFunction for IdeController {

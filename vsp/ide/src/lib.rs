@@ -6,8 +6,8 @@
 //! write guest memory themselves. It never opens a file, and knows no engine.
 //!
 //! # Who calls whom
-//! vCPUs come through the ports into [`channel`], which locks the channel's state ([`cable`]) and has it decide. A device answers
-//! each event with the next [`step::Step`]: data for the host, work for a disk, a transfer by bus master, or an end. Work is
+//! vCPUs come through the ports into `channel`, which locks the channel's state (`cable`) and has it decide. A device answers
+//! each event with the next `Step`: data for the host, work for a disk, a transfer by bus master, or an end. Work is
 //! submitted unlocked; when it completes, the same way leads back in. A channel has one command at a time, and one buffer of
 //! 64 KiB: that is all the memory that a guest can make it use, beside the lists of a transfer's regions (at most 8192).
 //!
@@ -39,7 +39,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use controller::{Attachment, Drives, IdeController, Place};
+pub use controller::{Drives, IdeController, IdeDrive, Place, attach};
 pub use state::IdeState;
 
 /// A controller cannot be made, or changed, so.

@@ -33,7 +33,7 @@ fn sectors_go_to_scattered_memory_and_back() {
 #[test]
 fn the_largest_transfer_is_one_request() {
     let disk = TestDisk::new(1 << 16);
-    let drives = [Some(crate::Attachment::Disk(Arc::clone(&disk) as _)), None, None, None];
+    let drives = [Some(crate::IdeDrive::Disk(Arc::clone(&disk) as _)), None, None, None];
     let rig = Rig::new(drives);
     // 32 MiB do not fit into this memory: every region is the same one.
     rig.list(&[(0x20_0000, 0x0000); 512]);

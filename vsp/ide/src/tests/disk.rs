@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use vireo_block::{BlockDevice, Null, Operation, RamDisk};
 
 use super::rig::*;
-use crate::{Attachment, IdeController, IdeError};
+use crate::{IdeController, IdeDrive, IdeError};
 
 fn word(data: &[u8], n: usize) -> u16 {
     u16::from_le_bytes([data[2 * n], data[2 * n + 1]])
@@ -281,7 +281,7 @@ fn a_software_reset_waits_for_the_disk() {
 #[test]
 fn two_disks_share_a_channel() {
     let (a, b) = (TestDisk::new(100), TestDisk::new(50));
-    let disk = |d: &Arc<TestDisk>| Some(Attachment::Disk(Arc::clone(d) as _));
+    let disk = |d: &Arc<TestDisk>| Some(IdeDrive::Disk(Arc::clone(d) as _));
     let rig = Rig::new([disk(&a), disk(&b), None, None]);
     rig.short(0x20, 60, 1);
     assert_eq!(rig.read(COMMAND), DRQ);
@@ -309,7 +309,7 @@ fn two_disks_share_a_channel() {
 fn disks_that_cannot_be_are_refused() {
     let refused = |disk: Arc<dyn BlockDevice>| {
         let lines = [Arc::new(Line::default()) as _, Arc::new(Line::default()) as _];
-        IdeController::new(&memory(), lines, [None, Some(Attachment::Disk(disk)), None, None]).err()
+        IdeController::new(&memory(), lines, [None, Some(IdeDrive::Disk(disk)), None, None]).err()
     };
     let large = refused(Arc::new(RamDisk::new(8192, 4096)));
     assert!(matches!(large, Some(IdeError::SectorSize { place: "0.1", sector: 4096 })));

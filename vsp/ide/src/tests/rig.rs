@@ -8,7 +8,7 @@ use vireo_chipset::lines::IrqLine;
 use vireo_chipset::pci::PciFunction;
 use vireo_memory::{GuestMemory, Holes, RamLayout};
 
-use crate::{Attachment, Drives, IdeController};
+use crate::{Drives, IdeController, IdeDrive};
 
 pub const FEATURES: usize = 1;
 pub const COUNT: usize = 2;
@@ -149,14 +149,14 @@ impl Rig {
     /// With one disk of 2048 sectors as the first drive.
     pub fn disk() -> (Self, Arc<TestDisk>) {
         let disk = TestDisk::new(2048);
-        let drives = [Some(Attachment::Disk(Arc::clone(&disk) as _)), None, None, None];
+        let drives = [Some(IdeDrive::Disk(Arc::clone(&disk) as _)), None, None, None];
         (Self::new(drives), disk)
     }
 
     /// With a CD of 64 blocks as the third drive, on the second channel, which is driven.
     pub fn cd() -> (Self, Arc<TestDisk>) {
         let medium = TestDisk::new(256);
-        let drives = [None, None, Some(Attachment::Cd(Some(Arc::clone(&medium) as _))), None];
+        let drives = [None, None, Some(IdeDrive::Cd(Some(Arc::clone(&medium) as _))), None];
         let mut rig = Self::new(drives);
         rig.channel = 1;
         (rig, medium)

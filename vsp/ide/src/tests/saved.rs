@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use vireo_chipset::RestoreError;
 
 use super::rig::*;
-use crate::{Attachment, IdeState};
+use crate::{IdeDrive, IdeState};
 
 fn through_json(state: &IdeState) -> IdeState {
     serde_json::from_str(&serde_json::to_string(state).expect("as text")).expect("from text")
@@ -16,8 +16,8 @@ fn through_json(state: &IdeState) -> IdeState {
 fn pair() -> (Rig, Rig) {
     let rig = || {
         let drives = [
-            Some(Attachment::Disk(TestDisk::new(2048))),
-            Some(Attachment::Cd(Some(TestDisk::new(64)))),
+            Some(IdeDrive::Disk(TestDisk::new(2048))),
+            Some(IdeDrive::Cd(Some(TestDisk::new(64)))),
             None,
             None,
         ];

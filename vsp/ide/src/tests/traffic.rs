@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use vireo_chipset::pci::PciFunction;
 
 use super::rig::*;
-use crate::{Attachment, Place};
+use crate::{IdeDrive, Place};
 
 #[derive(Clone, Debug)]
 enum Access {
@@ -74,8 +74,8 @@ impl Subject {
     fn new() -> Self {
         let disks = [TestDisk::new(300), TestDisk::new(256)];
         let drives = [
-            Some(Attachment::Disk(Arc::clone(&disks[0]) as _)),
-            Some(Attachment::Cd(Some(Arc::clone(&disks[1]) as _))),
+            Some(IdeDrive::Disk(Arc::clone(&disks[0]) as _)),
+            Some(IdeDrive::Cd(Some(Arc::clone(&disks[1]) as _))),
             None,
             None,
         ];
