@@ -40,8 +40,6 @@ impl Words {
         self.text(10, 10, serial);
         self.text(23, 4, REVISION);
         self.text(27, 20, model);
-        // Double-word I/O: the data register takes 32 bits at once.
-        self.0[48] = 1;
         // IORDY, LBA, DMA.
         self.0[49] = 0x0B00;
         // Words 54 to 58, 64 to 70, and 88 count.
@@ -77,6 +75,8 @@ pub fn disk(info: &BlockInfo, serial: &str, state: &DiskState) -> Identity {
     w.0[0] = 0x0040;
     (w.0[1], w.0[3], w.0[6]) = (Geometry::DEFAULT.cylinders(sectors), 16, 63);
     w.0[47] = 0x8000 | u16::from(MAX_MULTIPLE);
+    // No trusted computing (before ATA8, bit 0 was double-word I/O: it is possible, and no driver asks).
+    w.0[48] = 0x4000;
     w.0[50] = 0x4000;
     let current = state.geometry;
     let cylinders = current.cylinders(sectors);

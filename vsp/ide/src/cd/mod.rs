@@ -142,7 +142,8 @@ impl Cd {
     pub fn insert(&mut self, medium: Arc<dyn BlockDevice>) {
         self.medium = Some(medium);
         self.state.open = false;
-        self.arrived();
+        self.state.attention = Some(Sense::MEDIUM_CHANGED);
+        self.state.event = Event::New;
     }
 
     /// The medium is taken out.
@@ -270,18 +271,15 @@ impl Cd {
             }
             (0, true, true) if self.state.open => {
                 self.state.open = false;
+                // The medium is the one that the guest has put out itself: no attention is called to it, or a driver that
+                // closes the tray in order to read gives its first read up.
                 if self.medium.is_some() {
-                    self.arrived();
+                    self.state.event = Event::New;
                 }
             }
             _ => {}
         }
         Ok(Reply::Good)
-    }
-
-    const fn arrived(&mut self) {
-        self.state.attention = Some(Sense::MEDIUM_CHANGED);
-        self.state.event = Event::New;
     }
 
     /// GET EVENT STATUS NOTIFICATION (MMC-5 §6.6), of events of the medium, and at once: nobody waits for one.
