@@ -3,20 +3,23 @@
 //!
 //!     cargo run --profile quick -p vireo-ide --example guest -- KERNEL INITRD COMMAND-LINE PLACE=KIND:FILE…
 //!
-//! PLACE is 0.0, 0.1, 1.0 or 1.1; KIND is `disk` or `cd`, the latter also without a file.
+//! PLACE is 0.0, 0.1, 1.0 or 1.1; KIND is `disk` or `cd`, the latter also without a file. With `VIREO_CHURN` in its environment it
+//! pauses the machine every few milliseconds, saves the controller, resets it, and restores it: the guest must not notice.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use vireo_block::{BlockDevice, BlockError, BlockInfo, Operation, Request};
 use vireo_board::{Board, BoardError, BoardEvent, BoardSpec};
 use vireo_chipset::lines::SerialSink;
+use vireo_chipset::pci::PciFunction;
 use vireo_core::{CpuModel, Engine, Probe};
 use vireo_firmware::{acpi, linux, smbios};
-use vireo_ide::{Drives, IdeDrive, Place};
+use vireo_ide::{Drives, IdeController, IdeDrive, Place};
 use vireo_memory::GuestMemory;
 
 const MEMORY: u64 = 256 << 20;
@@ -140,13 +143,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err(why.to_string().into());
     }
     let (events, inbox) = channel();
+    let controller = Arc::new(OnceLock::new());
+    let made = Arc::clone(&controller);
     let spec = BoardSpec {
         memory: MEMORY,
         vcpus: 1,
         translation_memory: 100 << 20,
         cpu_model: CpuModel::named("vireo-v2").ok_or("no such CPU model")?,
         serial: Arc::new(Console),
-        devices: vec![vireo_ide::attach(drives(places)?, |_| ())],
+        devices: vec![vireo_ide::attach(drives(places)?, move |ide| _ = made.set(Arc::clone(ide)))],
         events,
     };
     let boot = move |memory: &GuestMemory| {
@@ -154,12 +159,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let board = Board::new(&engine, &spec, Box::new(boot))?;
     board.resume();
-    for event in inbox {
-        match event {
-            BoardEvent::PowerOff => return Ok(()),
-            BoardEvent::Reset => board.reset()?,
+    let ide = controller.get().ok_or("the controller was attached")?;
+    let churns = std::env::var_os("VIREO_CHURN").is_some();
+    loop {
+        let wait = if churns { Duration::from_millis(3) } else { Duration::MAX };
+        match inbox.recv_timeout(wait) {
+            Ok(BoardEvent::PowerOff) => return Ok(()),
+            Ok(BoardEvent::Reset) => board.reset()?,
+            Err(RecvTimeoutError::Timeout) => churn(&board, ide)?,
             other => return Err(format!("{other:?}").into()),
         }
     }
+}
+
+fn churn(board: &Board, ide: &IdeController) -> Result<(), Box<dyn std::error::Error>> {
+    board.pause()?;
+    let state = ide.save();
+    ide.reset();
+    ide.restore(&state)?;
+    board.resume();
     Ok(())
 }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vireo_block::Request;
+use vireo_chipset::RestoreError;
 use vireo_chipset::lines::IrqLine;
 
 use crate::cable::{Cable, port};
+use crate::state::ChannelState;
 use crate::step::{Part, Work};
 
 /// See the module.
@@ -144,5 +146,24 @@ impl Channel {
     pub fn reset(self: &Arc<Self>) {
         self.drain();
         self.with(Cable::power_on);
+    }
+
+    /// The state. The vCPUs must stand still.
+    pub fn save(&self) -> ChannelState {
+        self.drain();
+        self.lock().save()
+    }
+
+    /// Takes over a saved state, and drives the line as it was: an interrupt controller that is restored too, before or after,
+    /// sees no edge. The vCPUs must stand still.
+    ///
+    /// # Errors
+    /// See [`Cable::restore`].
+    pub fn restore(&self, state: &ChannelState) -> Result<(), RestoreError> {
+        self.drain();
+        let mut cable = self.lock();
+        cable.restore(state)?;
+        self.line.set(cable.interrupt());
+        Ok(())
     }
 }

@@ -148,8 +148,7 @@ impl IdeController {
 
     /// The state, of the controller and its drives; not of disks and media. The vCPUs must stand still.
     pub fn save(&self) -> IdeState {
-        self.drain();
-        let channels = self.channels.each_ref().map(|c| c.with(|cable| cable.save()));
+        let channels = self.channels.each_ref().map(|c| c.save());
         IdeState::new(self.config().save(), channels)
     }
 
@@ -159,17 +158,12 @@ impl IdeController {
     /// Another version, other drives, or values that no controller can hold. Some of it may have been taken over: discard the
     /// machine, or reset it.
     pub fn restore(&self, state: &IdeState) -> Result<(), RestoreError> {
-        self.drain();
         let (config, channels) = state.parts()?;
         self.config().restore(config)?;
         for (channel, state) in self.channels.iter().zip(channels) {
-            channel.with(|cable| cable.restore(state))?;
+            channel.restore(state)?;
         }
         Ok(())
-    }
-
-    fn drain(&self) {
-        self.channels.iter().for_each(|c| c.drain());
     }
 
     #[cfg(test)]

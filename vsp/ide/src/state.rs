@@ -141,7 +141,7 @@ impl Cable {
         }
     }
 
-    /// Takes over a saved state; no disk is at work. The interrupt line's level is in its controller's state.
+    /// Takes over a saved state; no disk is at work.
     ///
     /// # Errors
     /// See [`crate::IdeController::restore`]; nothing was changed.

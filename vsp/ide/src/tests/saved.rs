@@ -1,6 +1,5 @@
 //! Saved state.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vireo_chipset::RestoreError;
@@ -90,6 +89,17 @@ fn a_held_reset_is_kept() {
 }
 
 #[test]
+fn an_interrupt_is_kept_and_not_made_anew() {
+    let (a, b) = pair();
+    a.write(COMMAND, 0xE7);
+    a.set_bus_master(2, 0x04);
+    b.ide.restore(&a.ide.save()).expect("the same drives");
+    assert_eq!((b.line().level(), b.bus_master(2)), (true, 0));
+    b.read(COMMAND);
+    assert!(!b.line().level());
+}
+
+#[test]
 fn other_drives_and_damage_are_refused() {
     let (a, b) = pair();
     let (other, _) = Rig::disk();
@@ -128,5 +138,4 @@ fn other_drives_and_damage_are_refused() {
     }
     assert!(matches!(damage(&["version"], 9.into()), Ok(Err(RestoreError::Version { found: 9, .. }))));
     assert!(b.ide.restore(&serde_json::from_value(good).expect("undamaged")).is_ok());
-    let _ = Arc::clone(&b.ide);
 }
