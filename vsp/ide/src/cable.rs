@@ -122,6 +122,11 @@ impl Cable {
         matches!(self.phase, Phase::Work(_)).then_some(self.serial)
     }
 
+    /// Whether the bus master has a part in what is under way.
+    pub fn moves_by_bus_master(&self) -> bool {
+        matches!(self.phase, Phase::BusMaster(t) | Phase::Work(t) if t.by_bus_master().is_some())
+    }
+
     /// Level of the interrupt line: that of the selected device, unless the host switched it off.
     pub fn interrupt(&self) -> bool {
         let pending = self.drives[self.selected()].as_ref().is_some_and(|d| d.interrupt);
@@ -314,8 +319,7 @@ impl Cable {
 
     /// Does what a device wants next.
     fn take(&mut self, step: Step) {
-        let by_bus_master =
-            matches!(self.phase, Phase::BusMaster(t) | Phase::Work(t) if t.by_bus_master().is_some());
+        let by_bus_master = self.moves_by_bus_master();
         let Some(drive) = &mut self.drives[self.owner] else { return };
         let task = &mut drive.task;
         match step {

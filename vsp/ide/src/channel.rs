@@ -137,7 +137,7 @@ impl Channel {
     pub fn write_bus_master(self: &Arc<Self>, at: usize, value: u8) {
         let stopped = self.with(|cable| {
             let stopped = cable.write_bus_master(at, value);
-            cable.at_work().filter(|_| stopped)
+            cable.at_work().filter(|_| stopped && cable.moves_by_bus_master())
         });
         self.wait(stopped, None);
     }
