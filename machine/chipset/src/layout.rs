@@ -53,6 +53,14 @@ pub const POST: Range<u16> = 0x80..0x81;
 pub const IO_DELAY: Range<u16> = 0xED..0xEE;
 /// Fast A20 and INIT ("port A").
 pub const PORT_A: Range<u16> = 0x92..0x93;
+/// IDE: command block of the primary channel (PIIX3 datasheet §2.7, compatibility mode; so the next three).
+pub const IDE_PRIMARY: Range<u16> = 0x1F0..0x1F8;
+/// IDE: alternate status and device control of the primary channel.
+pub const IDE_PRIMARY_CONTROL: Range<u16> = 0x3F6..0x3F7;
+/// IDE: command block of the secondary channel.
+pub const IDE_SECONDARY: Range<u16> = 0x170..0x178;
+/// IDE: alternate status and device control of the secondary channel.
+pub const IDE_SECONDARY_CONTROL: Range<u16> = 0x376..0x377;
 /// First serial port.
 pub const COM1: Range<u16> = 0x3F8..0x400;
 /// PCI configuration mechanism #1: address at 0xCF8, data at 0xCFC (PCI 3.0 §3.2.2.3).
@@ -106,6 +114,10 @@ pub const IRQ_COM1: u8 = 4;
 pub const IRQ_RTC: u8 = 8;
 /// ACPI system control interrupt: level triggered, active high.
 pub const IRQ_SCI: u8 = 9;
+/// IDE, primary channel.
+pub const IRQ_IDE_PRIMARY: u8 = 14;
+/// IDE, secondary channel.
+pub const IRQ_IDE_SECONDARY: u8 = 15;
 /// Where ISA interrupt 0 arrives on the I/O APIC; the MADT needs an interrupt source override for it.
 pub const PIT_IOAPIC_PIN: u8 = 2;
 

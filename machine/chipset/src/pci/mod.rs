@@ -72,6 +72,8 @@ impl PciSlot {
     pub const HOST_BRIDGE: Self = Self(0);
     /// 00:01.0.
     pub const ISA_BRIDGE: Self = Self(1 << 3);
+    /// 00:01.1.
+    pub const IDE: Self = Self(1 << 3 | 1);
 
     /// `device` is 0 to 31, `function` 0 to 7.
     pub const fn new(device: u8, function: u8) -> Option<Self> {
@@ -161,7 +163,8 @@ pub fn isa_bridge() -> PassiveFunction {
         class: 0x06_01_00,
         subsystem_vendor: 0,
         subsystem: 0,
-        multi_function: false,
+        // IDE, or nothing, is function 1.
+        multi_function: true,
         interrupt_pin: 0,
     };
     // PIRQ route control A to D: 0x80 is "not routed" (PIIX3 §2.2.7).
