@@ -1,8 +1,8 @@
 //! A PCI IDE controller, as in a PIIX3, with ATA disks and ATAPI CD drives: for guests that know neither VMBus nor virtio,
 //! and for firmware.
 //!
-//! Owns the controller's and the drives' registers, the protocol of both kinds of drive, and the commands of a CD drive ([`cd`]).
-//! The data is the disks' ([`vireo_block`]): a vCPU that gives a command never waits for one, and by bus master they read and
+//! Owns the controller's and the drives' registers, and the protocol of both kinds of drive. The commands of a CD drive are those of
+//! every bus ([`vireo_scsi::cd`]), the data is the disks' ([`vireo_block`]): a vCPU that gives a command never waits for one, and by bus master they read and
 //! write guest memory themselves. It never opens a file, and knows no engine.
 //!
 //! # Who calls whom
@@ -25,7 +25,6 @@
 mod address;
 mod bus_master;
 mod cable;
-pub mod cd;
 mod channel;
 mod controller;
 mod disk;
@@ -77,7 +76,7 @@ pub enum IdeError {
         /// Channel and device.
         place: &'static str,
         /// Why.
-        source: cd::Locked,
+        source: vireo_scsi::cd::Locked,
     },
     /// The board has no such interrupt.
     #[error("the board has no interrupt {0} for an IDE channel")]

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vireo_block::{BlockDevice, BlockError, Buffer, Operation};
+use vireo_scsi::Sense;
+use vireo_scsi::cd::{BLOCK, Cd, CdState, Reply};
 
 use crate::IdeError;
 use crate::address::SECTOR;
-use crate::cd::{BLOCK, Cd, CdState, Reply, Sense};
 use crate::identify;
 use crate::registers::{error, reason};
 use crate::settings::Settings;

@@ -106,4 +106,10 @@ pub trait LogicalUnit: Send + Sync {
 
     /// The bus or the machine was reset.
     fn reset(&self);
+
+    /// Looks whether something is to be told to the guest that it does not know yet (a disk's size): its next command ends with
+    /// that (unit attention).
+    fn look(&self) -> bool {
+        false
+    }
 }

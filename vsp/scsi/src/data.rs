@@ -1,6 +1,6 @@
 //! Data of commands that are not the disk's: answers and parameter lists.
 
-use vireo_block::Buffer;
+use vireo_block::{BlockError, Buffer, Operation, Request};
 
 use crate::{Command, Outcome, Sense};
 
@@ -16,6 +16,38 @@ pub fn fill(to: &[Buffer], bytes: &[u8]) -> usize {
         rest = more;
     }
     bytes.len() - rest.len()
+}
+
+/// The first `len` bytes of the memory.
+pub fn cut(data: &[Buffer], len: u64) -> Option<Vec<Buffer>> {
+    let mut left = usize::try_from(len).ok()?;
+    let mut buffers = Vec::with_capacity(data.len());
+    for buffer in data {
+        if left == 0 {
+            break;
+        }
+        let head = buffer.split_at(left).0;
+        left -= head.len();
+        buffers.push(head);
+    }
+    (left == 0).then_some(buffers)
+}
+
+/// A request that ends a command.
+pub fn request(
+    operation: Operation,
+    at: u64,
+    len: u64,
+    buffers: Vec<Buffer>,
+    done: Box<dyn FnOnce(Outcome) + Send>,
+) -> Request {
+    let ended = move |result: Result<(), BlockError>| {
+        done(match result {
+            Ok(()) => Outcome::good(len as u32),
+            Err(e) => Outcome::failed(Sense::of(&e, operation)),
+        });
+    };
+    Request { operation, at, len, buffers, done: Box::new(ended) }
 }
 
 impl Command {

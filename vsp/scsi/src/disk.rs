@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vireo_block::{BlockDevice, BlockError, BlockInfo, Buffer, Operation, Request};
+use vireo_block::{BlockDevice, BlockInfo, Operation, Request};
 
 use crate::address::{Blocks, forces_unit_access};
+use crate::data::{cut, request};
 use crate::opcode::*;
 use crate::{Command, LogicalUnit, Outcome, Sense, inquiry, mode, trim};
 
@@ -28,16 +29,6 @@ impl ScsiDisk {
     /// The disk.
     pub fn disk(&self) -> &Arc<dyn BlockDevice> {
         &self.disk
-    }
-
-    /// Whether the guest does not know the disk's size yet: it is told by the next command (unit attention).
-    pub fn look_at_size(&self) -> bool {
-        let size = self.disk.info().size;
-        let changed = self.known_size.swap(size, Ordering::SeqCst) != size;
-        if changed {
-            *self.attention() = Some(Sense::CAPACITY_CHANGED);
-        }
-        changed
     }
 
     fn attention(&self) -> std::sync::MutexGuard<'_, Option<Sense>> {
@@ -95,38 +86,6 @@ impl ScsiDisk {
         let allowed = c.be32(10) as usize;
         c.answer(&bytes, allowed);
     }
-}
-
-/// A request that ends a command.
-fn request(
-    operation: Operation,
-    at: u64,
-    len: u64,
-    buffers: Vec<Buffer>,
-    done: Box<dyn FnOnce(Outcome) + Send>,
-) -> Request {
-    let ended = move |result: Result<(), BlockError>| {
-        done(match result {
-            Ok(()) => Outcome::good(len as u32),
-            Err(e) => Outcome::failed(Sense::of(&e, operation)),
-        });
-    };
-    Request { operation, at, len, buffers, done: Box::new(ended) }
-}
-
-/// The first `len` bytes of the memory.
-fn cut(data: &[Buffer], len: u64) -> Option<Vec<Buffer>> {
-    let mut left = usize::try_from(len).ok()?;
-    let mut buffers = Vec::with_capacity(data.len());
-    for buffer in data {
-        if left == 0 {
-            break;
-        }
-        let head = buffer.split_at(left).0;
-        left -= head.len();
-        buffers.push(head);
-    }
-    (left == 0).then_some(buffers)
 }
 
 /// Service action of READ CAPACITY (16).
@@ -188,5 +147,15 @@ impl LogicalUnit for ScsiDisk {
 
     fn reset(&self) {
         *self.attention() = Some(Sense::POWER_ON);
+    }
+
+    /// Whether the disk has another size than the guest knows.
+    fn look(&self) -> bool {
+        let size = self.disk.info().size;
+        let changed = self.known_size.swap(size, Ordering::SeqCst) != size;
+        if changed {
+            *self.attention() = Some(Sense::CAPACITY_CHANGED);
+        }
+        changed
     }
 }

@@ -1,6 +1,6 @@
 //! SCSI: what a logical unit makes of the commands that a guest sends it, whatever bus they come by.
 //!
-//! Owns the commands of a disk ([`ScsiDisk`]: SPC-4, SBC-3), sense data, and unit attentions. A unit turns a [`Command`] into
+//! Owns the commands of a disk ([`ScsiDisk`]: SPC-4, SBC-3) and of a CD drive ([`cd`]: MMC-5), sense data, and unit attentions. A unit turns a [`Command`] into
 //! requests of its [`vireo_block::BlockDevice`], and into an [`Outcome`] when they are done; it never waits. It knows neither the
 //! bus nor which other units there are.
 //!
@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod address;
+pub mod cd;
 mod command;
 mod data;
 mod disk;
@@ -19,6 +20,7 @@ mod sense;
 mod tests;
 mod trim;
 
+pub use cd::ScsiCd;
 pub use command::{Command, LogicalUnit, Outcome, opcode};
 pub use data::fill;
 pub use disk::ScsiDisk;

@@ -38,7 +38,7 @@ pub fn sense(c: &Command, disk: &BlockInfo) -> Result<(Vec<u8>, usize), Sense> {
         // Those that can be changed: none.
         1 => clear_values(&mut pages),
         // Those that are saved: there is no such thing.
-        3 => return Err(Sense::new(5, 0x39, 0)),
+        3 => return Err(Sense::NOT_SAVED),
         _ => {}
     }
     let specific = if disk.read_only { WRITE_PROTECTED | DPO_FUA } else { DPO_FUA };

@@ -1,12 +1,13 @@
 //! Why a command failed, as SCSI says it (SPC-4, 4.5).
 
+use serde::{Deserialize, Serialize};
 use vireo_block::{BlockError, Operation};
 
 /// Bytes of fixed-format sense data.
 pub const LENGTH: usize = 18;
 
 /// Sense key, additional sense code and its qualifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sense {
     /// Kind of trouble.
     pub key: u8,
@@ -20,7 +21,11 @@ impl Sense {
     /// There is nothing.
     pub const NONE: Self = Self::new(0, 0, 0);
     /// No medium is there.
-    pub const NO_MEDIUM: Self = Self::new(2, 0x3a, 0);
+    pub const NO_MEDIUM: Self = Self::new(2, 0x3a, 1);
+    /// None, since the tray is open.
+    pub const NO_MEDIUM_OPEN: Self = Self::new(2, 0x3a, 2);
+    /// The medium cannot be read.
+    pub const UNREADABLE: Self = Self::new(3, 0x11, 0);
     /// A command that there is not.
     pub const INVALID_COMMAND: Self = Self::new(5, 0x20, 0);
     /// Beyond the end of the disk.
@@ -31,6 +36,12 @@ impl Sense {
     pub const INVALID_PARAMETER: Self = Self::new(5, 0x26, 0);
     /// Fewer bytes than the list says.
     pub const PARAMETER_LENGTH: Self = Self::new(5, 0x1a, 0);
+    /// Mode pages are not saved.
+    pub const NOT_SAVED: Self = Self::new(5, 0x39, 0);
+    /// The guest has locked the medium in.
+    pub const REMOVAL_PREVENTED: Self = Self::new(5, 0x53, 2);
+    /// Another medium may be there.
+    pub const MEDIUM_CHANGED: Self = Self::new(6, 0x28, 0);
     /// The disk has been there since power-on or reset.
     pub const POWER_ON: Self = Self::new(6, 0x29, 0);
     /// The disk has another size.
@@ -39,8 +50,6 @@ impl Sense {
     pub const WRITE_PROTECTED: Self = Self::new(7, 0x27, 0);
     /// There is no space below the disk.
     pub const NO_SPACE: Self = Self::new(7, 0x27, 7);
-    /// What the data should compare with differs.
-    pub const MISCOMPARE: Self = Self::new(0xe, 0x1d, 0);
 
     /// By its numbers.
     pub const fn new(key: u8, code: u8, qualifier: u8) -> Self {
@@ -55,8 +64,8 @@ impl Sense {
             BlockError::ReadOnly => Self::WRITE_PROTECTED,
             BlockError::NoSpace => Self::NO_SPACE,
             BlockError::Gone => Self::NO_MEDIUM,
-            // Unrecovered read error; write error.
-            BlockError::Io(_) if operation == Operation::Read => Self::new(3, 0x11, 0),
+            BlockError::Io(_) if operation == Operation::Read => Self::UNREADABLE,
+            // Write error.
             BlockError::Io(_) => Self::new(3, 0x0c, 0),
             // Internal target failure.
             BlockError::Image(_) => Self::new(4, 0x44, 0),
@@ -64,7 +73,7 @@ impl Sense {
     }
 
     /// In fixed format, of a current error (4.5.3).
-    pub fn bytes(self) -> [u8; LENGTH] {
+    pub const fn bytes(self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[0] = 0x70;
         bytes[2] = self.key;

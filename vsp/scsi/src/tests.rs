@@ -87,9 +87,9 @@ fn it_says_how_large_it_is_and_tells_when_that_changes() {
     assert_eq!(rig.good(&[opcode::READ_CAPACITY_10], &[0; 8]), [0, 0, 0, 255, 0, 0, 16, 0]);
     let long = [opcode::SERVICE_ACTION_IN_16, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 14];
     assert_eq!(rig.good(&long, &[0; 64])[..], [0, 0, 0, 0, 0, 0, 0, 255, 0, 0, 16, 0, 0, 0]);
-    assert!(!rig.unit.look_at_size());
+    assert!(!rig.unit.look());
     rig.disk.resize(2 * SIZE);
-    assert!(rig.unit.look_at_size());
+    assert!(rig.unit.look());
     assert_eq!(
         rig.good(&[opcode::INQUIRY, 0, 0, 0, 36], &[0; 36]).len(),
         36,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vireo_block::Request;
-use vireo_scsi::{LogicalUnit, ScsiDisk};
+use vireo_scsi::LogicalUnit;
 
 /// Units of a controller, at most: as Hyper-V has it.
 pub const LUNS: u8 = 64;
@@ -32,7 +32,7 @@ type Watcher = Box<dyn Fn() + Send + Sync>;
 /// The units of a controller, all at path 0 and target 0.
 #[derive(Default)]
 pub struct Controller {
-    units: RwLock<BTreeMap<u8, Arc<ScsiDisk>>>,
+    units: RwLock<BTreeMap<u8, Arc<dyn LogicalUnit>>>,
     watcher: Mutex<Option<Watcher>>,
 }
 
@@ -46,7 +46,7 @@ impl Controller {
     ///
     /// # Errors
     /// There is none free, or it is not.
-    pub fn add(&self, lun: Option<u8>, unit: Arc<ScsiDisk>) -> Result<u8, UnitError> {
+    pub fn add(&self, lun: Option<u8>, unit: Arc<dyn LogicalUnit>) -> Result<u8, UnitError> {
         let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
         let lun = match lun {
             Some(lun) if lun >= LUNS => return Err(UnitError::NoSuchNumber(lun)),
@@ -64,29 +64,29 @@ impl Controller {
     ///
     /// # Errors
     /// There is none.
-    pub fn remove(&self, lun: u8) -> Result<Arc<ScsiDisk>, UnitError> {
+    pub fn remove(&self, lun: u8) -> Result<Arc<dyn LogicalUnit>, UnitError> {
         let unit = self.units.write().unwrap_or_else(PoisonError::into_inner).remove(&lun);
         let unit = unit.ok_or(UnitError::Absent(lun))?;
         self.changed();
         Ok(unit)
     }
 
-    /// Looks whether disks have another size than the guest knows.
-    pub fn look_at_sizes(&self) {
+    /// Looks whether there is something that the guest does not know yet, as a disk's size or a CD.
+    pub fn look(&self) {
         let units: Vec<_> = self.units().into_iter().map(|(_, unit)| unit).collect();
         // All of them, not just the first that has.
-        if units.iter().filter(|u| u.look_at_size()).count() > 0 {
+        if units.iter().filter(|u| u.look()).count() > 0 {
             self.changed();
         }
     }
 
     /// The units by number.
-    pub fn units(&self) -> Vec<(u8, Arc<ScsiDisk>)> {
+    pub fn units(&self) -> Vec<(u8, Arc<dyn LogicalUnit>)> {
         let units = self.units.read().unwrap_or_else(PoisonError::into_inner);
         units.iter().map(|(lun, unit)| (*lun, Arc::clone(unit))).collect()
     }
 
-    pub(crate) fn unit(&self, lun: u8) -> Option<Arc<ScsiDisk>> {
+    pub(crate) fn unit(&self, lun: u8) -> Option<Arc<dyn LogicalUnit>> {
         self.units.read().unwrap_or_else(PoisonError::into_inner).get(&lun).cloned()
     }
 
@@ -122,11 +122,11 @@ impl Controller {
 
 /// Requests of one round, by the unit they are for.
 #[derive(Default)]
-pub struct Batches(Vec<(Arc<ScsiDisk>, Vec<Request>)>);
+pub struct Batches(Vec<(Arc<dyn LogicalUnit>, Vec<Request>)>);
 
 impl Batches {
     /// Those for a unit.
-    pub fn of(&mut self, unit: &Arc<ScsiDisk>) -> &mut Vec<Request> {
+    pub fn of(&mut self, unit: &Arc<dyn LogicalUnit>) -> &mut Vec<Request> {
         let at = self.0.iter().position(|(u, _)| Arc::ptr_eq(u, unit)).unwrap_or_else(|| {
             self.0.push((Arc::clone(unit), Vec::new()));
             self.0.len() - 1

@@ -219,9 +219,9 @@ fn disks_come_go_and_grow_while_the_driver_works() {
     rig.controller.remove(1).unwrap();
     announced();
     assert_eq!(rig.scsi(1, &[opcode::TEST_UNIT_READY], &[], 0).0, 0x20);
-    rig.controller.look_at_sizes();
+    rig.controller.look();
     disk.resize(2 << 20);
-    rig.controller.look_at_sizes();
+    rig.controller.look();
     announced();
     let (srb, _, _, sense) = rig.scsi(0, &[opcode::TEST_UNIT_READY], &[], 0);
     assert_eq!((srb, sense[2], sense[12], sense[13]), (0x82, 6, 0x2a, 9));

@@ -12,7 +12,7 @@ use vireo_block::{BlockDevice, Limited};
 use vireo_board::{Attach, Attachment, BoardError, Seat};
 use vireo_chipset::pci::PciSlot;
 use vireo_live::{LiveDisk, LiveError, OpenOptions};
-use vireo_scsi::ScsiDisk;
+use vireo_scsi::{LogicalUnit, ScsiDisk};
 use vireo_storvsp::{Controller, LUNS, Provider, UnitError};
 use vireo_virtio::{Blk, Rng, VirtioPci};
 use vireo_vmbus::VmBus;
@@ -131,7 +131,7 @@ impl Disks {
             return Err(DisksError::NoVmBus(spec.path.clone()));
         }
         let (disk, limited) = open(spec)?;
-        let unit = Arc::new(ScsiDisk::new(limited));
+        let unit: Arc<dyn LogicalUnit> = Arc::new(ScsiDisk::new(limited));
         let mut refused = UnitError::Full;
         for (number, controller) in self.controllers.iter().enumerate() {
             match controller.add(None, Arc::clone(&unit)) {
@@ -223,7 +223,7 @@ impl Disks {
             None => _ = entry.disk.refresh()?,
         }
         match &entry.place {
-            Place::Scsi { controller, .. } => self.controllers[*controller].look_at_sizes(),
+            Place::Scsi { controller, .. } => self.controllers[*controller].look(),
             Place::Virtio(blk) => blk.look_at_size(),
         }
         drop(entries);

@@ -37,7 +37,7 @@ fn attention_comes_first_but_for_a_few() {
     for command in [0x25, 0x28, 0x42, 0x43, 0x51, 0xA8, 0x2B] {
         assert_eq!(fails(&mut cd, &[command]), Sense::NO_MEDIUM, "{command:#x}");
     }
-    assert_eq!(fails(&mut cd, &[0x04]), Sense::UNKNOWN_COMMAND);
+    assert_eq!(fails(&mut cd, &[0x04]), Sense::INVALID_COMMAND);
 }
 
 #[test]

@@ -1,17 +1,22 @@
 //! A CD or DVD drive as SCSI sees it: a command goes in; data, a range of the medium, or a sense comes out. It knows no
-//! transport: IDE is one, a SCSI controller another.
+//! transport: IDE is one, a SCSI controller another ([`ScsiCd`]).
 //!
 //! Sources: SPC-3 (T10/1416-D) for commands of all devices, MMC-5 (T10/1675-D) for those of such drives.
 
 mod answers;
-mod sense;
+mod unit;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vireo_block::BlockDevice;
 
-pub use sense::Sense;
+use crate::Sense;
+use crate::opcode::{
+    INQUIRY, MODE_SENSE_10, PREVENT_ALLOW_REMOVAL, READ_10, READ_12, READ_CAPACITY_10, REQUEST_SENSE,
+    START_STOP_UNIT, TEST_UNIT_READY,
+};
+pub use unit::ScsiCd;
 
 /// Bytes of a block of a CD or DVD with data.
 pub const BLOCK: u64 = 2048;
@@ -82,21 +87,12 @@ pub struct Cd {
 /// Commands that do not report a unit attention (SPC-3 §5.9.7, MMC-5 §4.1.4): REQUEST SENSE tells it itself.
 const CALM: [u8; 4] = [REQUEST_SENSE, INQUIRY, GET_CONFIGURATION, GET_EVENT_STATUS];
 
-const TEST_UNIT_READY: u8 = 0x00;
-const REQUEST_SENSE: u8 = 0x03;
-const INQUIRY: u8 = 0x12;
-const START_STOP_UNIT: u8 = 0x1B;
-const PREVENT_ALLOW: u8 = 0x1E;
-const READ_CAPACITY: u8 = 0x25;
-const READ_10: u8 = 0x28;
 const SEEK_10: u8 = 0x2B;
 const READ_SUB_CHANNEL: u8 = 0x42;
 const READ_TOC: u8 = 0x43;
 const GET_CONFIGURATION: u8 = 0x46;
 const GET_EVENT_STATUS: u8 = 0x4A;
 const READ_DISC_INFORMATION: u8 = 0x51;
-const MODE_SENSE_10: u8 = 0x5A;
-const READ_12: u8 = 0xA8;
 const SET_CD_SPEED: u8 = 0xBB;
 const MECHANISM_STATUS: u8 = 0xBD;
 
@@ -197,11 +193,11 @@ impl Cd {
             REQUEST_SENSE => Ok(self.request_sense(cdb)),
             INQUIRY => answers::inquiry(cdb[1]).map(|a| cut(a, be16(cdb, 3))),
             START_STOP_UNIT => self.start_stop(cdb[4]),
-            PREVENT_ALLOW => {
+            PREVENT_ALLOW_REMOVAL => {
                 self.state.locked = cdb[4] & 1 != 0;
                 Ok(Reply::Good)
             }
-            READ_CAPACITY => {
+            READ_CAPACITY_10 => {
                 let last = self.blocks()?.saturating_sub(1).min(u32::MAX.into()) as u32;
                 Ok(cut([last.to_be_bytes(), (BLOCK as u32).to_be_bytes()].concat(), 8))
             }
@@ -227,7 +223,7 @@ impl Cd {
                 let door = u8::from(self.state.open) << 4;
                 Ok(cut(vec![0, door, 0, 0, 0, 1, 0, 0], be16(cdb, 8)))
             }
-            _ => Err(Sense::UNKNOWN_COMMAND),
+            _ => Err(Sense::INVALID_COMMAND),
         }
     }
 
@@ -256,7 +252,7 @@ impl Cd {
             Sense::NONE => self.state.attention.take().unwrap_or(Sense::NONE),
             sense => sense,
         };
-        cut(told.fixed().to_vec(), cdb[4].into())
+        cut(told.bytes().to_vec(), cdb[4].into())
     }
 
     /// START STOP UNIT (MMC-5 §6.46).
