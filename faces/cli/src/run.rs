@@ -47,10 +47,13 @@ pub struct RunArgs {
     /// The processor that the guest sees.
     #[arg(long, value_name = "MODEL", default_value = "vireo-v2")]
     cpu_model: String,
-    /// A disk: an image (raw, VHD, VHDX) or a block device. Options: bus=scsi|virtio, readonly, iops=N, bandwidth=BYTES (per
+    /// A disk: an image (raw, VHD, VHDX) or a block device. Options: bus=scsi|virtio|ide, readonly, iops=N, bandwidth=BYTES (per
     /// second), format=raw|vhd|vhdx. A comma that is the name's own is written twice. May be given often.
     #[arg(long = "disk", value_name = "FILE[,OPTION…]")]
     disks: Vec<DiskSpec>,
+    /// A CD or DVD in its drive: an ISO image. Options as of a disk; bus=scsi|ide. May be given often.
+    #[arg(long = "cdrom", value_name = "FILE[,OPTION…]", value_parser = DiskSpec::parse_cd)]
+    cds: Vec<DiskSpec>,
     /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
@@ -90,7 +93,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         translation_memory: args.translation_memory,
         cpu_model: args.cpu_model.clone(),
         enlightenments: args.enlightenments.0,
-        disks: args.disks.clone(),
+        disks: args.disks.iter().chain(&args.cds).cloned().collect(),
         control: args.control.clone(),
         serial: args.serial.clone(),
         no_reboot: args.no_reboot,

@@ -109,7 +109,11 @@ fn print_disks(disks: &[DiskStatus], out: &mut dyn Write) -> io::Result<()> {
         "NAME", "SIZE", "MODE", "IOPS", "BANDWIDTH", "SERIAL"
     )?;
     for d in disks {
-        let mode = if d.read_only { "ro" } else { "rw" };
+        let mode = match (d.cd, d.read_only) {
+            (true, _) => "cd",
+            (false, true) => "ro",
+            (false, false) => "rw",
+        };
         let iops = d.iops.map_or("-".into(), |n| n.to_string());
         let bandwidth = d.bandwidth.map_or("-".into(), |n| format!("{}/s", Size(n)));
         let size = Size(d.size).to_string();

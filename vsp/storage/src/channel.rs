@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use vireo_block::Buffer;
-use vireo_scsi::{Command, LogicalUnit, Outcome, fill, opcode};
+use vireo_scsi::{Command, Outcome, fill, opcode};
 use vireo_vmbus::Channel;
 use vireo_vmbus::ring::{Packet, RingReader, RingWriter, kind};
 

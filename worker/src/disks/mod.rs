@@ -11,8 +11,9 @@ use uuid::Uuid;
 use vireo_block::{BlockDevice, Limited};
 use vireo_board::{Attach, Attachment, BoardError, Seat};
 use vireo_chipset::pci::PciSlot;
+use vireo_ide::{Drives, IdeDrive, Place as IdePlace};
 use vireo_live::{LiveDisk, LiveError, OpenOptions};
-use vireo_scsi::{LogicalUnit, ScsiDisk};
+use vireo_scsi::{LogicalUnit, ScsiCd, ScsiDisk};
 use vireo_storvsp::{Controller, LUNS, Provider, UnitError};
 use vireo_virtio::{Blk, Rng, VirtioPci};
 use vireo_vmbus::VmBus;
@@ -30,6 +31,9 @@ const FIRST_PCI_DEVICE: u8 = 3;
 const RNG_PCI_DEVICE: u8 = 2;
 const PCI_DEVICES: u8 = 32;
 
+/// Where IDE drives go, in this order.
+const IDE_PLACES: [IdePlace; 4] = IdePlace::ALL;
+
 /// A disk could not be added, changed or removed; each in one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DisksError {
@@ -45,8 +49,23 @@ pub enum DisksError {
     )]
     NoVmBus(PathBuf),
     /// More disks than places.
-    #[error("{0}: there is no place for more disks with bus=virtio")]
-    NoSlot(PathBuf),
+    #[error("{path}: there is no place for more disks with bus={bus}, there can be {most}", path = path.display())]
+    NoPlace {
+        /// Its file.
+        path: PathBuf,
+        /// The bus.
+        bus: &'static str,
+        /// Most disks of it.
+        most: usize,
+    },
+    /// Sectors that its bus, or a CD, cannot have.
+    #[error("{path}: {why}", path = path.display())]
+    Sectors {
+        /// Its file.
+        path: PathBuf,
+        /// What cannot be.
+        why: String,
+    },
     /// It is no disk of the machine's.
     #[error("there is no disk {0}; `vireo vm disk list` tells which there are")]
     Unknown(String),
@@ -70,6 +89,8 @@ pub struct DiskStatus {
     pub path: PathBuf,
     /// Bus.
     pub bus: DiskBus,
+    /// A CD.
+    pub cd: bool,
     /// By which the guest knows it.
     pub serial: String,
     /// In bytes.
@@ -86,6 +107,17 @@ pub struct DiskStatus {
 enum Place {
     Scsi { controller: usize, lun: u8 },
     Virtio(Arc<Blk>),
+    Ide(IdeDrive),
+}
+
+impl Place {
+    fn bus(&self) -> DiskBus {
+        match self {
+            Self::Scsi { .. } => DiskBus::Scsi,
+            Self::Virtio(_) => DiskBus::Virtio,
+            Self::Ide(_) => DiskBus::Ide,
+        }
+    }
 }
 
 struct Entry {
@@ -106,7 +138,8 @@ impl Disks {
     /// # Errors
     /// One of them cannot be opened, or has no place.
     pub fn open(specs: &[DiskSpec], vmbus: bool) -> Result<Arc<Self>, DisksError> {
-        let bus = |s: &DiskSpec| s.bus.unwrap_or(if vmbus { DiskBus::Scsi } else { DiskBus::Virtio });
+        let without = |s: &DiskSpec| if s.cd { DiskBus::Ide } else { DiskBus::Virtio };
+        let bus = |s: &DiskSpec| s.bus.unwrap_or(if vmbus { DiskBus::Scsi } else { without(s) });
         let on_scsi = specs.iter().filter(|s| bus(s) == DiskBus::Scsi).count();
         // One is always there, for disks that come later.
         let controllers = on_scsi.div_ceil(LUNS.into()).clamp(1, CONTROLLERS_MAX);
@@ -117,6 +150,7 @@ impl Disks {
             match bus(spec) {
                 DiskBus::Scsi => _ = disks.add_scsi(spec)?,
                 DiskBus::Virtio => disks.add_virtio(spec)?,
+                DiskBus::Ide => disks.add_ide(spec)?,
             }
         }
         Ok(Arc::new(disks))
@@ -131,7 +165,10 @@ impl Disks {
             return Err(DisksError::NoVmBus(spec.path.clone()));
         }
         let (disk, limited) = open(spec)?;
-        let unit: Arc<dyn LogicalUnit> = Arc::new(ScsiDisk::new(limited));
+        let unit: Arc<dyn LogicalUnit> = match spec.cd {
+            true => Arc::new(ScsiCd::new(Some(limited)).map_err(|e| sectors(spec, &e))?),
+            false => Arc::new(ScsiDisk::new(limited)),
+        };
         let mut refused = UnitError::Full;
         for (number, controller) in self.controllers.iter().enumerate() {
             match controller.add(None, Arc::clone(&unit)) {
@@ -148,20 +185,61 @@ impl Disks {
     }
 
     fn add_virtio(&self, spec: &DiskSpec) -> Result<(), DisksError> {
-        let number = self.virtio().len() as u8;
-        if number >= PCI_DEVICES - FIRST_PCI_DEVICE {
-            return Err(DisksError::NoSlot(spec.path.clone()));
-        }
+        let number =
+            self.free_place(spec, DiskBus::Virtio, "virtio", usize::from(PCI_DEVICES - FIRST_PCI_DEVICE))?;
         let (disk, limited) = open(spec)?;
         let place = Place::Virtio(Blk::new(limited, 1));
         self.entries().insert(format!("virtio{number:02}"), Entry { spec: spec.clone(), disk, place });
         Ok(())
     }
 
+    fn add_ide(&self, spec: &DiskSpec) -> Result<(), DisksError> {
+        let number = self.free_place(spec, DiskBus::Ide, "ide", IDE_PLACES.len())?;
+        let (disk, limited) = open(spec)?;
+        let drive = match spec.cd {
+            true => IdeDrive::Cd(Some(limited)),
+            false if limited.info().sector == 512 => IdeDrive::Disk(limited),
+            false => {
+                return Err(sectors(
+                    spec,
+                    &"an IDE disk has sectors of 512 bytes: use bus=scsi or bus=virtio",
+                ));
+            }
+        };
+        let name = format!("ide{}", IDE_PLACES[number].name());
+        self.entries().insert(name, Entry { spec: spec.clone(), disk, place: Place::Ide(drive) });
+        Ok(())
+    }
+
+    /// How many disks a bus has, if it can have one more.
+    fn free_place(
+        &self,
+        spec: &DiskSpec,
+        of: DiskBus,
+        bus: &'static str,
+        most: usize,
+    ) -> Result<usize, DisksError> {
+        let taken = self.entries().values().filter(|e| e.place.bus() == of).count();
+        let path = || spec.path.clone();
+        if taken < most { Ok(taken) } else { Err(DisksError::NoPlace { path: path(), bus, most }) }
+    }
+
+    fn ide(&self) -> Drives {
+        let mut drives = Drives::default();
+        // Their names are in the order of the places.
+        let placed = self.entries();
+        let placed = placed.values().filter_map(|e| match &e.place {
+            Place::Ide(drive) => Some(drive.clone()),
+            _ => None,
+        });
+        drives.iter_mut().zip(placed).for_each(|(place, drive)| *place = Some(drive));
+        drives
+    }
+
     fn virtio(&self) -> Vec<(String, Arc<Blk>)> {
         let blk = |(name, e): (&String, &Entry)| match &e.place {
             Place::Virtio(blk) => Some((name.clone(), Arc::clone(blk))),
-            Place::Scsi { .. } => None,
+            _ => None,
         };
         self.entries().iter().filter_map(blk).collect()
     }
@@ -175,6 +253,10 @@ impl Disks {
         } else {
             // Guests with VMBus get random numbers from the processor; older ones without may have no other source.
             attach.push(Box::new(|seat| attach_pci(seat, RNG_PCI_DEVICE, "virtio-rng", Rng::new())));
+        }
+        let ide = self.ide();
+        if ide.iter().any(Option::is_some) {
+            attach.push(vireo_ide::attach(ide, |_| ()));
         }
         for (device, (name, blk)) in (FIRST_PCI_DEVICE..).zip(self.virtio()) {
             attach.push(Box::new(move |seat| attach_pci(seat, device, &name, Arc::clone(&blk) as _)));
@@ -225,6 +307,8 @@ impl Disks {
         match &entry.place {
             Place::Scsi { controller, .. } => self.controllers[*controller].look(),
             Place::Virtio(blk) => blk.look_at_size(),
+            // An IDE disk's driver asks once.
+            Place::Ide(_) => {}
         }
         drop(entries);
         self.status(name)
@@ -239,7 +323,8 @@ impl Disks {
         let status = |(name, e): (&String, &Entry)| DiskStatus {
             name: name.clone(),
             path: e.spec.path.clone(),
-            bus: if matches!(e.place, Place::Virtio(_)) { DiskBus::Virtio } else { DiskBus::Scsi },
+            bus: e.place.bus(),
+            cd: e.spec.cd,
             serial: e.disk.info().id.iter().map(|b| format!("{b:02x}")).collect(),
             size: e.disk.info().size,
             read_only: e.disk.info().read_only,
@@ -248,6 +333,10 @@ impl Disks {
         };
         self.entries().iter().map(status).collect()
     }
+}
+
+fn sectors(spec: &DiskSpec, why: &dyn std::fmt::Display) -> DisksError {
+    DisksError::Sectors { path: spec.path.clone(), why: why.to_string() }
 }
 
 /// The disk, and what the guest uses of it.

@@ -14,6 +14,8 @@ pub enum DiskBus {
     Scsi,
     /// A virtio device of its own.
     Virtio,
+    /// One of four drives of an IDE controller.
+    Ide,
 }
 
 impl FromStr for DiskBus {
@@ -22,7 +24,8 @@ impl FromStr for DiskBus {
         match s {
             "scsi" => Ok(Self::Scsi),
             "virtio" => Ok(Self::Virtio),
-            _ => Err(format!("bus={s}: it is scsi or virtio")),
+            "ide" => Ok(Self::Ide),
+            _ => Err(format!("bus={s}: it is scsi, virtio or ide")),
         }
     }
 }
@@ -32,7 +35,9 @@ impl FromStr for DiskBus {
 pub struct DiskSpec {
     /// An image, or a block device.
     pub path: PathBuf,
-    /// `None`: SCSI for a guest with the interface of Hyper-V, else virtio.
+    /// A CD in its drive, rather than a disk: cannot be written, on SCSI or IDE.
+    pub cd: bool,
+    /// `None`: SCSI for a guest with the interface of Hyper-V, else virtio, or for a CD IDE.
     pub bus: Option<DiskBus>,
     /// The guest cannot change it.
     pub read_only: bool,
@@ -43,7 +48,7 @@ pub struct DiskSpec {
 }
 
 /// What options there are, for messages.
-const OPTIONS: &str = "bus=scsi|virtio, readonly, iops=N, bandwidth=BYTES, format=raw|vhd|vhdx";
+const OPTIONS: &str = "bus=scsi|virtio|ide, readonly, iops=N, bandwidth=BYTES, format=raw|vhd|vhdx";
 
 impl FromStr for DiskSpec {
     type Err = String;
@@ -77,6 +82,17 @@ impl FromStr for DiskSpec {
     }
 }
 
+impl DiskSpec {
+    /// As [`DiskSpec::from_str`], of a CD.
+    pub fn parse_cd(s: &str) -> Result<Self, String> {
+        let spec: Self = s.parse()?;
+        if spec.bus == Some(DiskBus::Virtio) {
+            return Err("bus=virtio: a CD drive is on scsi or ide".into());
+        }
+        Ok(Self { cd: true, read_only: true, ..spec })
+    }
+}
+
 fn positive(name: &str, value: &str) -> Result<u64, String> {
     value.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{name}={value}: it is a number from 1 on"))
 }
@@ -92,12 +108,12 @@ mod tests {
         let limits = Limits { requests: Some(500), bytes: Some(10 << 20) };
         let path = "a,b.vhdx".into();
         let (bus, format) = (Some(DiskBus::Virtio), Some(Format::Raw));
-        assert_eq!(spec, DiskSpec { path, bus, read_only: true, limits, format });
+        assert_eq!(spec, DiskSpec { path, cd: false, bus, read_only: true, limits, format });
         assert_eq!("/dev/sdb".parse(), Ok(DiskSpec { path: "/dev/sdb".into(), ..DiskSpec::default() }));
         for (text, word) in [
             ("", "needs a file"),
             (",readonly", "needs a file"),
-            ("a,bus=ide2", "scsi or virtio"),
+            ("a,bus=ide2", "scsi, virtio or ide"),
             ("a,iops=0", "from 1 on"),
             ("a,bandwidth=fast", "bandwidth=fast"),
             ("a,cache=none", "options of a disk are"),

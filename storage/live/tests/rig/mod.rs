@@ -89,7 +89,7 @@ impl What {
         let format = self.format();
         let path = |name: &str| folder.join(format!("{name}.{format}"));
         let block = match format {
-            Format::Raw => None,
+            Format::Raw | Format::Qcow2 | Format::Vmdk => None,
             Format::Vhd => Some(64 << 10),
             Format::Vhdx => Some(1 << 20),
         };

@@ -98,6 +98,7 @@ fn boot(guest: &Guest, cpus: u32, append: String) -> Boot {
             keyboard: false,
             pci_mmio64: None,
             ecam: None,
+            vmbus: false,
         };
         let rsdp = acpi::install(memory, &tables).map_err(|e| fail(&e))?;
         let names = smbios::SystemNames::default();
@@ -147,6 +148,7 @@ impl Machine {
             vcpus: cpus,
             translation_memory: 200 << 20,
             cpu_model: CpuModel::named("vireo-v2").unwrap(),
+            enlightenments: None,
             serial: Arc::clone(&serial) as _,
             devices: attach.collect(),
             events: sender,
