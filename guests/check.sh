@@ -198,7 +198,7 @@ check_shell() {
     echo 'modprobe -a sg loop isofs vfat && ls /dev/sg0 && echo modules-$((1 + 1))' >&3
     wait_for '^modules-2'
     echo system_powerdown >&4
-    wait_for '^vireo: powering off'
+    wait_for 'vireo: powering off'
     wait_for_end
 }
 
