@@ -10,7 +10,7 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 readonly GUESTS="debian-6.1-cloud-amd64 debian-5.10-cloud-amd64 debian-6.12-cloud-amd64 debian-6.1-686-pae"
 readonly CHECKS="verify_virtio verify_ide verify_fails hotplug grow crash panic bench unmap shell no_root"
 # Of anything that a guest is waited for.
-readonly PATIENCE=${VIREO_CHECK_SECONDS:-180}
+readonly PATIENCE=${VIREO_CHECK_SECONDS:-300}
 
 usage() {
     cat <<USAGE
@@ -176,7 +176,7 @@ check_bench() {
 }
 
 check_unmap() {
-    blank data 160M
+    blank data 96M
     start "root=LABEL=vireo-root vireo.run=unmap vireo.disk=DATA-1" "${root_disk[@]}" -device virtio-scsi-pci \
         -drive "file=$work/data,format=raw,if=none,id=data,discard=unmap" -device scsi-hd,drive=data,serial=DATA-1
     wait_for '^vireo: unmap range reads as zeros'

@@ -31,6 +31,7 @@ end_of_test() {
 listen_for_stop() {
     rm -f /run/stop
     (while read -r _line; do [ "$_line" != stop ] || : >/run/stop; done) </dev/console &
+    # shellcheck disable=SC2064 # the reader of now
     trap "kill $!" EXIT
 }
 
