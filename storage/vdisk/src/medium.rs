@@ -84,7 +84,7 @@ impl Medium for FileMedium {
             return Ok(());
         }
         match rustix::fs::fallocate(&self.0, How::PUNCH_HOLE | How::KEEP_SIZE, at, len) {
-            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(self, at, len),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => write_zeros(self, at, len),
             other => Ok(other?),
         }
     }

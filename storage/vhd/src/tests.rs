@@ -224,6 +224,10 @@ proptest! {
             if vhd.block().is_none_or(|b| b <= 1 << 20) && vhd.place(0, 512).is_ok() {
                 _ = vhd.written(0, 512);
                 _ = vhd.flush();
+                _ = vhd.unmap(0, size);
+                _ = vhd.grow(vhd.size() + (1 << 20));
+                _ = vireo_vdisk::compact(&mut vhd, &mut |_, _| true);
+                _ = vhd.shrink(512);
             }
         }
     }

@@ -22,6 +22,8 @@ const DESCRIPTOR: usize = 32;
 pub const MOST_PAGES: usize = 100;
 /// Bytes that are looked at for entries, for each byte of the log: entries of several rounds may overlap.
 const MOST_LOOKS: u64 = 64;
+/// Entries that are tried as the last one: what is torn or old is among the highest numbers, if at all.
+const MOST_ENDS: usize = 1000;
 /// Most entries, and ranges of each, that are told of.
 const MOST_TOLD: usize = 1000;
 /// Length of a file that a log may speak of, in bytes: all blocks of the largest disk, and as much again.
@@ -161,7 +163,7 @@ fn active(log: &[u8], id: Guid) -> Result<Option<Vec<EntryPlace>>> {
     let entries = whole(log, id)?;
     let mut ends: Vec<(u64, usize)> = entries.keys().map(|at| (log[*at..].u64(16), *at)).collect();
     ends.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(ends.into_iter().find_map(|(_, end)| sequence(log, &entries, end)))
+    Ok(ends.into_iter().take(MOST_ENDS).find_map(|(_, end)| sequence(log, &entries, end)))
 }
 
 /// All entries that are whole: their lengths by where they are.

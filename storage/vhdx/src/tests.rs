@@ -403,6 +403,10 @@ proptest! {
             if vhdx.metadata().block <= 4 << 20 && vhdx.place(0, 4096).is_ok() {
                 _ = vhdx.written(0, 4096);
                 _ = vhdx.flush();
+                _ = vhdx.unmap(0, size);
+                _ = vhdx.grow(vhdx.size() + 2 * MIB);
+                _ = vireo_vdisk::compact(&mut vhdx, &mut |_, _| true);
+                _ = vhdx.relink(parent());
             }
         }
     }
