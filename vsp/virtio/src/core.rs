@@ -196,20 +196,20 @@ impl Core {
 
     /// Everything as after a reset; the device rests.
     fn finish_reset(&self) {
+        // Held to the end: the next driver starts when all is done.
         let mut registers = self.registers();
         for index in 0..self.queues() {
             self.slot(index).reset();
         }
-        *registers = Registers { generation: registers.generation, ..Registers::new() };
-        drop(registers);
         self.interrupts.forget();
+        self.run.reset_done();
+        *registers = Registers { generation: registers.generation, ..Registers::new() };
     }
 
     /// As after power-on, except for the PCI side; waits until the device rests.
     pub(crate) fn reset(&self) {
         self.run.pause(None);
         self.run.deactivate();
-        self.run.forget_reset();
         self.finish_reset();
         self.run.resume();
     }

@@ -3,7 +3,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Run state of one device. A device *rests* when its thread serves no queue and no request is in flight.
+/// Run state of one device. A device *rests* when its thread serves no queue, no request is in flight, and no reset of the driver
+/// is still to be done.
 #[derive(Default)]
 pub(crate) struct Run {
     state: Mutex<State>,
@@ -26,19 +27,36 @@ struct State {
     kicked: u64,
     /// When to look at queues again, and which.
     later: Option<(Instant, u64)>,
-    /// To be done once the device rests: the driver's reset.
-    reset_wanted: bool,
+    reset: Reset,
     ended: bool,
 }
 
+/// The driver's reset, which waits for the requests in flight.
+#[derive(Default, PartialEq, Eq)]
+enum Reset {
+    #[default]
+    None,
+    Wanted,
+    /// Somebody does it.
+    UnderWay,
+}
+
 impl State {
-    fn rests(&self) -> bool {
+    fn quiet(&self) -> bool {
         !self.busy && self.in_flight == 0
     }
 
-    /// Takes the reset that may be done now.
+    fn rests(&self) -> bool {
+        self.quiet() && self.reset == Reset::None
+    }
+
+    /// Whether the caller is to do the reset, now.
     fn take_reset(&mut self) -> bool {
-        self.rests() && std::mem::take(&mut self.reset_wanted)
+        let now = self.quiet() && self.reset == Reset::Wanted;
+        if now {
+            self.reset = Reset::UnderWay;
+        }
+        now
     }
 
     /// Takes the queues to serve now.
@@ -104,18 +122,25 @@ impl Run {
         state.later = None;
     }
 
-    /// Serves queues no more. Whether the reset can be done now; if not, it is done by whoever brings the device to rest.
+    /// Serves queues no more. Whether the caller has to do the driver's reset now; if not, whoever ends the last of what is under
+    /// way does. It is asked for once, until [`Run::reset_done`].
     #[must_use]
     pub(crate) fn ask_for_reset(&self) -> bool {
         self.deactivate();
         let mut state = self.lock();
-        state.reset_wanted = true;
+        state.reset = Reset::Wanted;
         state.take_reset()
     }
 
-    /// The reset that was asked for is done by other means.
-    pub(crate) fn forget_reset(&self) {
-        self.lock().reset_wanted = false;
+    /// The reset is done, if there was one.
+    pub(crate) fn reset_done(&self) {
+        let mut state = self.lock();
+        if state.reset == Reset::UnderWay {
+            state.reset = Reset::None;
+        }
+        if state.rests() {
+            self.rest.notify_all();
+        }
     }
 
     /// Stops serving queues, and waits until the device rests. Pauses nest. `false`: it did not by `deadline`, and the pause

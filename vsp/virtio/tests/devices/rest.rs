@@ -85,6 +85,20 @@ fn a_reset_is_done_when_the_requests_are() {
 }
 
 #[test]
+fn what_is_saved_has_the_reset_behind_it() {
+    let (rig, _, disk) = held(20);
+    std::thread::scope(|s| {
+        rig.set_status(0);
+        let saved = s.spawn(|| rig.function.save());
+        disk.complete_all();
+        let saved = saved.join().unwrap();
+        let other = Rig::new(Blk::new(Held::new(1 << 20), 1));
+        other.function.restore(&saved).unwrap();
+        assert_eq!(other.status(), 0);
+    });
+}
+
+#[test]
 fn a_bus_reset_makes_it_as_new() {
     let (rig, _, disk) = held(1);
     disk.complete_all();
