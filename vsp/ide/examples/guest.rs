@@ -22,7 +22,7 @@ use vireo_firmware::{acpi, linux, smbios};
 use vireo_ide::{Drives, IdeController, IdeDrive, Place};
 use vireo_memory::GuestMemory;
 
-const MEMORY: u64 = 256 << 20;
+const MEMORY: u64 = 512 << 20;
 
 /// A raw file as a disk, with a thread that does one request after the other.
 struct FileDisk {
