@@ -1,10 +1,11 @@
-//! Boots a Linux kernel on the software engine with an IDE controller, its console on standard output: how the crate is tried
-//! with a driver that we did not write.
+//! Boots a Linux kernel on the software engine with an IDE controller, its console on standard output: how the crate is
+//! tried with a driver that we did not write.
 //!
 //!     cargo run --profile quick -p vireo-ide --example guest -- KERNEL INITRD COMMAND-LINE PLACE=KIND:FILE…
 //!
-//! PLACE is 0.0, 0.1, 1.0 or 1.1; KIND is `disk` or `cd`, the latter also without a file. With `VIREO_CHURN` in its environment it
-//! pauses the machine every few milliseconds, saves the controller, resets it, and restores it: the guest must not notice.
+//! PLACE is 0.0, 0.1, 1.0 or 1.1; KIND is `disk` or `cd`, the latter also without a file. With `VIREO_CHURN` in its
+//! environment it pauses the machine every few milliseconds, saves the controller, resets it, and restores it: the
+//! guest must not notice.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
