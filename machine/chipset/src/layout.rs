@@ -53,7 +53,7 @@ pub const POST: Range<u16> = 0x80..0x81;
 pub const IO_DELAY: Range<u16> = 0xED..0xEE;
 /// Fast A20 and INIT ("port A").
 pub const PORT_A: Range<u16> = 0x92..0x93;
-/// IDE: command block of the primary channel (PIIX3 datasheet §2.7, compatibility mode; so the next three).
+/// IDE: command block of the primary channel (PIIX3 datasheet, compatibility mode; so the next three).
 pub const IDE_PRIMARY: Range<u16> = 0x1F0..0x1F8;
 /// IDE: alternate status and device control of the primary channel.
 pub const IDE_PRIMARY_CONTROL: Range<u16> = 0x3F6..0x3F7;

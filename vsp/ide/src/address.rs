@@ -1,4 +1,5 @@
-//! Which sectors a command means: by cylinder, head and sector, by 28 bits, or by 48 (ATA/ATAPI-6 §6.2).
+//! Which sectors a command means: by cylinder, head and sector, by 28 bits, or by 48 (ATA/ATAPI-6, "sector
+//! addressing").
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,8 @@ impl Geometry {
     /// As a disk has it before the host says otherwise (ATA/ATAPI-4 annex on translation: what BIOSes expect).
     pub const DEFAULT: Self = Self { heads: 16, sectors: 63 };
 
-    /// Cylinders of a disk of `total` sectors: never more than every BIOS can count (ATA/ATAPI-5 §6.2.1).
+    /// Cylinders of a disk of `total` sectors: never more than every BIOS can count (ATA/ATAPI-5, "IDENTIFY DEVICE",
+    /// words 1 and 54).
     pub fn cylinders(self, total: u64) -> u16 {
         let cylinder = u64::from(self.heads.max(1)) * u64::from(self.sectors.max(1));
         (total / cylinder).min(16383) as u16
@@ -58,7 +60,7 @@ pub fn long(task: &TaskFile) -> (u64, u32) {
     (bytes.iter().fold(0, |lba, b| lba << 8 | u64::from(*b)), count)
 }
 
-/// Puts a sector's address where an error is told (ATA/ATAPI-6 §6.2: as the command gave it).
+/// Puts a sector's address where an error is told (ATA/ATAPI-6, error outputs of each command: as the command gave it).
 pub fn tell(task: &mut TaskFile, device_register: &mut u8, geometry: Geometry, ext: bool, lba: u64) {
     let byte = |shift: u32| (lba >> shift) as u8;
     if ext || *device_register & device::LBA != 0 {

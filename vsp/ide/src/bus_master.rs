@@ -1,7 +1,7 @@
 //! A channel's bus master: its registers, and the list of memory that it moves data to and from.
 //!
 //! Source: "Programming Interface for Bus Master IDE Controller", revision 1.0 (Intel, 1994); Intel 82371FB/SB (PIIX3)
-//! datasheet §2.7.
+//! datasheet, "PCI Bus Master IDE Registers".
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::drive::Drive;
 use crate::registers::{control, device, error, status};
 use crate::step::{BUFFER, Io, Step, Task, Work};
 
-/// Ports of the command block, from its base on (ATA/ATAPI-6 §7).
+/// Ports of the command block, from its base on (ATA/ATAPI-6, "interface register definitions").
 pub mod port {
     pub const DATA: usize = 0;
     /// Error when read.
@@ -25,9 +25,9 @@ pub mod port {
     pub const COMMAND: usize = 7;
 }
 
-/// EXECUTE DEVICE DIAGNOSTIC: the one command that both devices obey, whichever is selected (ATA/ATAPI-6 §8.11).
+/// EXECUTE DEVICE DIAGNOSTIC: the one command that both devices obey, whichever is selected (ATA/ATAPI-6).
 const DIAGNOSTIC: u8 = 0x90;
-/// DEVICE RESET: the one command that a busy device obeys, if it is a packet device (ATA/ATAPI-6 §8.10).
+/// DEVICE RESET: the one command that a busy device obeys, if it is a packet device (ATA/ATAPI-6).
 const DEVICE_RESET: u8 = 0x08;
 
 /// Whose turn it is.
@@ -147,8 +147,8 @@ impl Cable {
         (self.device & device::DEV != 0) as usize
     }
 
-    /// Reads one port of the command block, the data register excepted. Where no device is, all is 0 (ATA/ATAPI-6 §9.16.1
-    /// has device 0 say so of its status; old drivers look at the others).
+    /// Reads one port of the command block, the data register excepted. Where no device is, all is 0 (ATA/ATAPI-6,
+    /// "single device configurations", has device 0 say so of its status; old drivers look at the others).
     pub fn read(&mut self, at: usize) -> u8 {
         let (hob, device) = (self.control & control::HOB != 0, self.device);
         if at == port::COMMAND {
@@ -228,7 +228,8 @@ impl Cable {
         }
     }
 
-    /// One device (DEVICE RESET), or both, say who they are, and that they are ready (ATA/ATAPI-6 §9.12).
+    /// One device (DEVICE RESET), or both, say who they are, and that they are ready (ATA/ATAPI-6, "signature and
+    /// persistence").
     fn ready(&mut self, only: Option<usize>) {
         self.phase = Phase::Idle;
         self.device &= if only.is_none() { device::OBSOLETE } else { device::OBSOLETE | device::DEV };
@@ -244,7 +245,7 @@ impl Cable {
     fn command(&mut self, code: u8) {
         let (selected, at_work) = (self.selected(), self.at_work().is_some());
         let Some(drive) = &mut self.drives[selected] else {
-            // Device 0 answers for an absent device 1 (ATA/ATAPI-6 §8.11).
+            // Device 0 answers for an absent device 1 (ATA/ATAPI-6, the same).
             if code == DIAGNOSTIC {
                 self.diagnose();
             }

@@ -1,7 +1,7 @@
 //! A channel: its state under a lock, its interrupt line, and the way to disks and back.
 //!
-//! Requests are submitted, and complete, with the channel unlocked by whoever submits: a disk may complete a request within the
-//! call, or on a thread of its own.
+//! Requests are submitted, and complete, with the channel unlocked by whoever submits: a disk may complete a request
+//! within the call, or on a thread of its own.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -132,8 +132,8 @@ impl Channel {
         self.lock().bus_master.read(at)
     }
 
-    /// Writes a port of the bus master. A host that stops it in the middle of a transfer waits here until the disk is done:
-    /// the memory is the host's again afterwards. Drivers do it only when they have given a disk up.
+    /// Writes a port of the bus master. A host that stops it in the middle of a transfer waits here until the disk is
+    /// done: the memory is the host's again afterwards. Drivers do it only when they have given a disk up.
     pub fn write_bus_master(self: &Arc<Self>, at: usize, value: u8) {
         let stopped = self.with(|cable| {
             let stopped = cable.write_bus_master(at, value);
@@ -154,8 +154,8 @@ impl Channel {
         self.lock().save()
     }
 
-    /// Takes over a saved state, and drives the line as it was: an interrupt controller that is restored too, before or after,
-    /// sees no edge. The vCPUs must stand still.
+    /// Takes over a saved state, and drives the line as it was: an interrupt controller that is restored too, before or
+    /// after, sees no edge. The vCPUs must stand still.
     ///
     /// # Errors
     /// See [`Cable::restore`].

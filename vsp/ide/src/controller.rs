@@ -64,7 +64,7 @@ pub enum IdeDrive {
 /// The drives at the places of [`Place::ALL`].
 pub type Drives = [Option<IdeDrive>; 4];
 
-/// The register through which the guest finds the bus masters (PIIX3 datasheet §2.3.9).
+/// The register through which the guest finds the bus masters (PIIX3 datasheet, BMIBA).
 const BUS_MASTER_BAR: usize = 4;
 
 /// See the crate.
@@ -98,7 +98,8 @@ impl IdeController {
         Ok(Arc::new(Self { config: Mutex::new(config_space()?), channels }))
     }
 
-    /// Makes one, and puts it where guests look for it: the ports and interrupts of old, and the function beside the ISA bridge.
+    /// Makes one, and puts it where guests look for it: the ports and interrupts of old, and the function beside the
+    /// ISA bridge.
     ///
     /// # Errors
     /// As [`Self::new`]; or there is one already.
@@ -132,8 +133,8 @@ impl IdeController {
     /// Takes the medium out of a CD drive.
     ///
     /// # Errors
-    /// There is no such drive at the place; or the guest has locked its medium in, and `force` is not set: it has been told that
-    /// the user wants it out.
+    /// There is no such drive at the place; or the guest has locked its medium in, and `force` is not set: it has been
+    /// told that the user wants it out.
     pub fn remove(&self, place: Place, force: bool) -> Result<(), IdeError> {
         self.cd(place, |p| p.cd.remove(force))?
             .map_err(|source| IdeError::Locked { place: place.name(), source })
@@ -152,11 +153,12 @@ impl IdeController {
         IdeState::new(self.config().save(), channels)
     }
 
-    /// Takes over a saved state; drives and media are those of the one that was saved. The vCPUs must stand still.
+    /// Takes over a saved state; drives and media are those of the one that was saved. The vCPUs must stand still. The PCI
+    /// host does not notice: it has to follow the BARs afterwards (`PciHost::follow_bars`).
     ///
     /// # Errors
-    /// Another version, other drives, or values that no controller can hold. Some of it may have been taken over: discard the
-    /// machine, or reset it.
+    /// Another version, other drives, or values that no controller can hold. Some of it may have been taken over:
+    /// discard the machine, or reset it.
     pub fn restore(&self, state: &IdeState) -> Result<(), RestoreError> {
         let (config, channels) = state.parts()?;
         self.config().restore(config)?;
@@ -185,8 +187,8 @@ fn drive(place: Place, attachment: Option<IdeDrive>) -> Result<Option<Drive>, Id
     Ok(Some(Drive::new(device)))
 }
 
-/// The IDE function of a PIIX3 (datasheet §2.3), both channels in compatibility mode and decoded, as firmware leaves them.
-/// Switching the decoding off (IDETIM, bit 15) has no effect.
+/// The IDE function of a PIIX3 (datasheet, "PCI configuration registers, IDE interface"), both channels in
+/// compatibility mode and decoded, as firmware leaves them. Switching the decoding off (IDETIM, bit 15) has no effect.
 fn config_space() -> Result<ConfigSpace, IdeError> {
     let identity = PciIdentity {
         vendor: 0x8086,

@@ -1,4 +1,4 @@
-//! An ATA disk: what its commands do (ATA/ATAPI-6 §8; what came later, ATA8-ACS §7).
+//! An ATA disk: what its commands do (ATA/ATAPI-6, "command descriptions"; for what came later, ATA8-ACS).
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::step::{BUFFER, Io, Part, Run, Step, Task, Work};
 
 /// Most sectors that the host moves between two interrupts (READ and WRITE MULTIPLE).
 pub const MAX_MULTIPLE: u8 = 16;
-/// Ranges in a block of DATA SET MANAGEMENT (ATA8-ACS §7.10.3.2).
+/// Ranges in a block of DATA SET MANAGEMENT (ATA8-ACS).
 const RANGES: usize = 64;
 
 /// What the host has set.
@@ -132,7 +132,7 @@ impl Disk {
             0x70 => self.sectors(io, false, true).map_or_else(|s| s, |_| Step::Done),
             0x91 => self.initialize_device_parameters(io),
             0xC6 => self.set_multiple(io),
-            // Standby and sleep: what was written is safe (ATA8-ACS §7.49).
+            // Standby and sleep: what was written is safe (ATA8-ACS, "STANDBY IMMEDIATE").
             0xE0 | 0xE2 | 0xE6 | 0x94 | 0x96 | 0x99 => {
                 self.state.settings.standby = true;
                 self.flush()
@@ -270,7 +270,7 @@ impl Disk {
         }
     }
 
-    /// DATA SET MANAGEMENT (ATA8-ACS §7.10): TRIM, of one block of ranges.
+    /// DATA SET MANAGEMENT (ATA8-ACS): TRIM, of one block of ranges.
     fn data_set_management(&self, io: &Io) -> Step {
         let info = self.backing.info();
         let trim = io.task.features.now & 1 != 0;
@@ -308,7 +308,7 @@ impl Disk {
         Step::Work(Work { disk: Arc::clone(&self.backing), parts }, Task::Trim)
     }
 
-    /// INITIALIZE DEVICE PARAMETERS (ATA/ATAPI-5 §8.16): how a BIOS wants sectors counted.
+    /// INITIALIZE DEVICE PARAMETERS (ATA/ATAPI-5): how a BIOS wants sectors counted.
     fn initialize_device_parameters(&mut self, io: &Io) -> Step {
         let sectors = io.task.count.now;
         if sectors == 0 {
@@ -318,7 +318,7 @@ impl Disk {
         Step::Done
     }
 
-    /// SET MULTIPLE MODE (ATA/ATAPI-6 §8.49).
+    /// SET MULTIPLE MODE (ATA/ATAPI-6).
     fn set_multiple(&mut self, io: &Io) -> Step {
         let sectors = io.task.count.now;
         if sectors != 0 && !multiple_ok(sectors) {
@@ -328,7 +328,7 @@ impl Disk {
         Step::Done
     }
 
-    /// SET FEATURES (ATA/ATAPI-6 §8.46).
+    /// SET FEATURES (ATA/ATAPI-6).
     fn set_features(&mut self, io: &Io) -> Step {
         match io.task.features.now {
             0x02 => self.state.settings.write_cache = true,

@@ -39,7 +39,8 @@ impl Drive {
         }
     }
 
-    /// Says who it is, after a reset. A packet device is not ready until it is given a command (ATA/ATAPI-6 §9.12).
+    /// Says who it is, after a reset. A packet device is not ready until it is given a command (ATA/ATAPI-6, "signature
+    /// and persistence").
     pub fn sign(&mut self) {
         self.interrupt = false;
         self.task.sign(self.is_packet());

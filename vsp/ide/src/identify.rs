@@ -1,4 +1,4 @@
-//! What devices say of themselves: IDENTIFY DEVICE (ATA8-ACS §7.16) and IDENTIFY PACKET DEVICE (§7.17).
+//! What devices say of themselves: IDENTIFY DEVICE and IDENTIFY PACKET DEVICE (ATA8-ACS, ATA/ATAPI-6).
 
 use vireo_block::BlockInfo;
 
@@ -49,7 +49,7 @@ impl Words {
         self.0[64] = 3;
         self.0[65..69].fill(120);
         self.0[88] = settings.ultra_word();
-        // A cable of 80 wires; device 0 has passed its diagnostic (§7.16.7.45).
+        // A cable of 80 wires; device 0 has passed its diagnostic (word 93, "hardware reset result").
         self.0[93] = 0x6001;
     }
 }

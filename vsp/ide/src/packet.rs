@@ -1,4 +1,5 @@
-//! A packet device: SCSI commands over ATA registers (ATA/ATAPI-6 §9.8, §9.9), for a CD drive.
+//! A packet device: SCSI commands over ATA registers (ATA/ATAPI-6, "PACKET command feature set" and "PACKET command
+//! protocol"), for a CD drive.
 
 use std::sync::Arc;
 
@@ -74,7 +75,8 @@ impl PacketDevice {
                 io.buffer.write(0, &identify::packet_device(&self.serial, self.settings));
                 Step::Data { to_host: true, part: 0..SECTOR as usize, interrupt: true, task: Task::Plain }
             }
-            // Those that ask for a disk are told that this is none (ATA/ATAPI-6 §8.15.5.2, §8.34.5.2).
+            // Those that ask for a disk are told that this is none (ATA/ATAPI-6, "outputs for PACKET
+            // command feature set devices" of both).
             0xEC | 0x20 => {
                 io.task.sign(true);
                 Step::failed(error::ABRT)
@@ -110,7 +112,8 @@ impl PacketDevice {
         io.buffer.read(0, &mut packet);
         self.settings.standby = false;
         let reply = self.cd.execute(&packet);
-        // With this, old drivers wait for less than there is; it must be even (ATA/ATAPI-6 §8.23.4).
+        // With this, old drivers wait for less than there is; it must be even (ATA/ATAPI-6, "PACKET", byte count
+        // limit).
         let limit = io.task.byte_count() & !1;
         match reply {
             Reply::Good => done(io),
@@ -192,7 +195,8 @@ impl PacketDevice {
         self.piece(task, io)
     }
 
-    /// The command failed: the sense key is in the error register, the rest is asked for (ATA/ATAPI-6 §8.23.6).
+    /// The command failed: the sense key is in the error register, the rest is asked for (ATA/ATAPI-6, "PACKET",
+    /// error outputs).
     fn check(&self, io: &mut Io) -> Step {
         let Sense { key, .. } = self.cd.sense();
         io.task.count.now = reason::COMMAND | reason::TO_HOST;

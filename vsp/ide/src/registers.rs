@@ -1,8 +1,9 @@
-//! The registers of a device as the host sees them: their bits, and the task file (ATA/ATAPI-6 §7).
+//! The registers of a device as the host sees them: their bits, and the task file (ATA/ATAPI-6, "interface register
+//! definitions").
 
 use serde::{Deserialize, Serialize};
 
-/// Bits of the status register (ATA/ATAPI-6 §7.15).
+/// Bits of the status register (ATA/ATAPI-6).
 pub mod status {
     /// An error: the error register says which. CHK for packet devices.
     pub const ERR: u8 = 0x01;
@@ -20,7 +21,7 @@ pub mod status {
     pub const READY: u8 = DRDY | DSC;
 }
 
-/// Bits of the error register (ATA/ATAPI-6 §7.9).
+/// Bits of the error register (ATA/ATAPI-6).
 pub mod error {
     /// The command is unknown, or one of its parameters.
     pub const ABRT: u8 = 0x04;
@@ -28,11 +29,11 @@ pub mod error {
     pub const IDNF: u8 = 0x10;
     /// The sector cannot be read.
     pub const UNC: u8 = 0x40;
-    /// After a reset: the device's diagnostic passed (§9.2).
+    /// After a reset: the device's diagnostic passed ("diagnostic codes").
     pub const PASSED: u8 = 0x01;
 }
 
-/// Bits of the device control register (ATA/ATAPI-6 §7.8).
+/// Bits of the device control register (ATA/ATAPI-6).
 pub mod control {
     /// Interrupts are off.
     pub const NIEN: u8 = 0x02;
@@ -42,7 +43,7 @@ pub mod control {
     pub const HOB: u8 = 0x80;
 }
 
-/// Bits of the device register (ATA/ATAPI-6 §7.7).
+/// Bits of the device register (ATA/ATAPI-6).
 pub mod device {
     /// Device 1 is selected.
     pub const DEV: u8 = 0x10;
@@ -52,7 +53,7 @@ pub mod device {
     pub const OBSOLETE: u8 = 0xA0;
 }
 
-/// Of an interrupt's reason, which packet devices put where ATA has its sector count (ATA/ATAPI-6 §8.23).
+/// Of an interrupt's reason, which packet devices put where ATA has its sector count (ATA/ATAPI-6, "PACKET").
 pub mod reason {
     /// A command (not data) is moved.
     pub const COMMAND: u8 = 0x01;
@@ -60,7 +61,7 @@ pub mod reason {
     pub const TO_HOST: u8 = 0x02;
 }
 
-/// A register that remembers what was in it before (48-bit addresses, ATA/ATAPI-6 §6.20).
+/// A register that remembers what was in it before (48-bit addresses, ATA/ATAPI-6, "48-bit Address feature set").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deep {
     /// Written last.
@@ -115,7 +116,7 @@ impl TaskFile {
         self.lba[2].now = high;
     }
 
-    /// What tells a disk from a packet device after a reset (ATA/ATAPI-6 §9.12).
+    /// What tells a disk from a packet device after a reset (ATA/ATAPI-6, "signature and persistence").
     pub fn sign(&mut self, packet: bool) {
         let (mid, high) = if packet { (0x14, 0xEB) } else { (0, 0) };
         let fresh = |now| Deep { now, before: 0 };

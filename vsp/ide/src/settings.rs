@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// As SET FEATURES gave it (ATA/ATAPI-6 table 44). It changes nothing but what IDENTIFY says.
+    /// As SET FEATURES gave it (ATA/ATAPI-6, "set transfer mode"). It changes nothing but what IDENTIFY says.
     mode: u8,
     /// Writes may end before they are durable.
     pub write_cache: bool,
@@ -37,7 +37,7 @@ impl Settings {
         exists
     }
 
-    /// As CHECK POWER MODE has it (ATA/ATAPI-6 §8.6).
+    /// As CHECK POWER MODE has it (ATA/ATAPI-6).
     pub const fn power_mode(self) -> u8 {
         if self.standby { 0x00 } else { 0xFF }
     }

@@ -39,6 +39,20 @@ fn a_transfer_goes_on_where_it_was() {
     assert_eq!(a.data_in(20 * 512 - 100), rest, "the other one was not disturbed");
 }
 
+/// States of version 1 are read for ever, and are what is written as long as the version is 1.
+#[test]
+fn a_published_version_never_changes() {
+    let (a, b) = pair();
+    a.short(0x20, 100, 3);
+    a.data_in(100);
+    let golden: IdeState =
+        serde_json::from_str(include_str!("golden/state.1.json")).expect("as it was written");
+    assert_eq!(a.ide.save(), golden);
+    b.ide.restore(&golden).expect("the same drives");
+    assert_eq!(b.data_in(412), sector(100)[100..]);
+    assert_eq!(b.data_in(512), sector(101));
+}
+
 #[test]
 fn a_write_and_a_packet_go_on_too() {
     let (a, b) = pair();

@@ -2,7 +2,7 @@
 
 use super::{BLOCK, Cdb, Sense, be16};
 
-/// Kind of medium (MMC-5 table 94).
+/// Kind of medium (MMC-5, "profile list feature").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// There is none.
@@ -16,13 +16,14 @@ pub fn inquiry(flags: u8) -> Result<Vec<u8>, Sense> {
     if flags & 3 != 0 {
         return Err(Sense::INVALID_FIELD);
     }
-    // A CD drive, removable; of no standard, with data of format 1 and the ATAPI version that drivers expect (SFF-8020i).
+    // A CD drive, removable; of no standard, with data of format 1 and the ATAPI version that drivers expect
+    // (SFF-8020i).
     let mut data = vec![0x05, 0x80, 0x00, 0x21, 31, 0, 0, 0];
     data.extend_from_slice(b"Vireo   Virtual CD/DVD  1.0 ");
     Ok(data)
 }
 
-/// Medium type of mode data (SFF-8020i table 74): data on 120 mm, no disc, or door open.
+/// Medium type of mode data (SFF-8020i, "medium type codes"): data on 120 mm, no disc, or door open.
 pub const fn medium_type(open: bool, present: bool) -> u8 {
     match (open, present) {
         (true, _) => 0x71,
@@ -31,7 +32,7 @@ pub const fn medium_type(open: bool, present: bool) -> u8 {
     }
 }
 
-/// MODE SENSE(10) (SPC-3 §6.10) of error recovery (page 01h) and capabilities (2Ah, MMC-3 §6.3.11). `which` is its page and
+/// MODE SENSE(10) (SPC-3 §6.10) of error recovery (page 01h) and capabilities (2Ah, MMC-3). `which` is its page and
 /// page control. Nothing can be changed.
 pub fn mode_sense(medium_type: u8, locked: bool, which: u8) -> Result<Vec<u8>, Sense> {
     const RECOVERY: u8 = 0x01;
@@ -52,7 +53,8 @@ pub fn mode_sense(medium_type: u8, locked: bool, which: u8) -> Result<Vec<u8>, S
         }
     };
     add(RECOVERY, &[0, 5, 0, 0, 0, 0]);
-    // Reads CD-R, CD-RW, DVD-ROM, DVD-R, DVD-RAM; mode 2 and sessions; tray, eject, lock; 706 kB/s, a buffer of 512 KiB.
+    // Reads CD-R, CD-RW, DVD-ROM, DVD-R, DVD-RAM; mode 2 and sessions; tray, eject, lock; 706 kB/s, a buffer of 512
+    // KiB.
     let lock = 0x29 | u8::from(locked) << 1;
     add(CAPABILITIES, &[0x3B, 0, 0x70, 0, lock, 0, 2, 0xC2, 0, 2, 2, 0, 2, 0xC2, 0, 0, 0, 0]);
     let mut data = vec![0, 0, medium_type, 0, 0, 0, 0, 0];
@@ -80,7 +82,7 @@ fn address(msf: bool, block: u64) -> [u8; 4] {
 const DATA_TRACK: u8 = 0x14;
 const LEAD_OUT: u8 = 0xAA;
 
-/// READ TOC/PMA/ATIP (MMC-5 §6.30): the tracks, the sessions, or all that is recorded of them.
+/// READ TOC/PMA/ATIP (MMC-5): the tracks, the sessions, or all that is recorded of them.
 pub fn toc(blocks: u64, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     let msf = cdb[1] & 2 != 0;
     // Old drivers (SFF-8020i) say the format in the control byte.
@@ -121,7 +123,7 @@ pub fn toc(blocks: u64, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     Ok(with_length(data))
 }
 
-/// GET CONFIGURATION (MMC-5 §6.5): the features of a drive that reads.
+/// GET CONFIGURATION (MMC-5): the features of a drive that reads.
 pub fn configuration(profile: Profile, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     let (request, start) = (cdb[1] & 3, be16(cdb, 2));
     if request == 3 {
@@ -161,7 +163,7 @@ pub fn configuration(profile: Profile, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     Ok(data)
 }
 
-/// READ DISC INFORMATION (MMC-5 §6.26): a finished disc of one track, for any use.
+/// READ DISC INFORMATION (MMC-5): a finished disc of one track, for any use.
 pub fn disc_information(kind: u8) -> Result<Vec<u8>, Sense> {
     if kind & 7 != 0 {
         return Err(Sense::INVALID_FIELD);
@@ -171,7 +173,7 @@ pub fn disc_information(kind: u8) -> Result<Vec<u8>, Sense> {
     Ok(with_length(data))
 }
 
-/// READ SUB-CHANNEL (MMC-3 §5.21): nothing plays, and there is neither catalogue number nor ISRC.
+/// READ SUB-CHANNEL (MMC-3): nothing plays, and there is neither catalogue number nor ISRC.
 pub fn sub_channel(cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     const NO_AUDIO: u8 = 0x15;
     let (msf, wants_q, format) = (cdb[1] & 2 != 0, cdb[2] & 0x40 != 0, cdb[3]);

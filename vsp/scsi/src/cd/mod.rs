@@ -41,7 +41,7 @@ pub enum Reply {
     Check,
 }
 
-/// What happened to the medium, for GET EVENT STATUS NOTIFICATION (MMC-5 table 295).
+/// What happened to the medium, for GET EVENT STATUS NOTIFICATION (MMC-5, "media event codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Event {
     None = 0,
@@ -84,7 +84,8 @@ pub struct Cd {
     state: CdState,
 }
 
-/// Commands that do not report a unit attention (SPC-3 §5.9.7, MMC-5 §4.1.4): REQUEST SENSE tells it itself.
+/// Commands that do not report a unit attention (SAM-3 and MMC-5, "unit attention condition"): REQUEST SENSE tells it
+/// itself.
 const CALM: [u8; 4] = [REQUEST_SENSE, INQUIRY, GET_CONFIGURATION, GET_EVENT_STATUS];
 
 const SEEK_10: u8 = 0x2B;
@@ -255,7 +256,7 @@ impl Cd {
         cut(told.bytes().to_vec(), cdb[4].into())
     }
 
-    /// START STOP UNIT (MMC-5 §6.46).
+    /// START STOP UNIT (MMC-5).
     fn start_stop(&mut self, bits: u8) -> Result<Reply, Sense> {
         let (start, load_eject, power) = (bits & 1 != 0, bits & 2 != 0, bits >> 4);
         match (power, load_eject, start) {
@@ -267,8 +268,8 @@ impl Cd {
             }
             (0, true, true) if self.state.open => {
                 self.state.open = false;
-                // The medium is the one that the guest has put out itself: no attention is called to it, or a driver that
-                // closes the tray in order to read gives its first read up.
+                // The medium is the one that the guest has put out itself: no attention is called to it, or a driver
+                // that closes the tray in order to read gives its first read up.
                 if self.medium.is_some() {
                     self.state.event = Event::New;
                 }
@@ -278,7 +279,7 @@ impl Cd {
         Ok(Reply::Good)
     }
 
-    /// GET EVENT STATUS NOTIFICATION (MMC-5 §6.6), of events of the medium, and at once: nobody waits for one.
+    /// GET EVENT STATUS NOTIFICATION (MMC-5), of events of the medium, and at once: nobody waits for one.
     fn event_status(&mut self, cdb: &Cdb) -> Result<Reply, Sense> {
         const MEDIA: u8 = 4;
         if cdb[1] & 1 == 0 {
