@@ -1,17 +1,17 @@
 //! `vireo disk`.
 
-use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+mod tell;
+mod watch;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
-use vireo_chain::{Disk, DiskError, Format, Info, Kind, NewDisk, Report};
+use vireo_chain::{Backing, DiskError, Format, Kind, NewDisk, Shrink};
 
 use crate::output::{Format as Output, print};
+use tell::{Size, print_fact, print_info, print_reports};
+use watch::Watch;
 
 /// Subcommands of `vireo disk`. A file's format is found by its content, which must not go against its name.
 #[derive(Subcommand)]
@@ -36,7 +36,7 @@ pub enum DiskCommand {
     Info {
         /// The file.
         path: PathBuf,
-        /// Its format: raw, vhd or vhdx.
+        /// Its format: raw, vhd, vhdx, qcow2 or vmdk.
         #[arg(long)]
         format: Option<Format>,
         /// How to print it.
@@ -54,15 +54,74 @@ pub enum DiskCommand {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
+    /// Tells what the structures of a VHD or VHDX say, right or wrong, as they are in the file.
+    Dump {
+        /// The file.
+        path: PathBuf,
+        /// Its format: vhd or vhdx.
+        #[arg(long)]
+        format: Option<Format>,
+        /// Tells of each block, too.
+        #[arg(long)]
+        table: bool,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Makes a disk larger, or with --shrink smaller. A machine that uses it must be off.
+    Resize {
+        /// The file.
+        path: PathBuf,
+        /// The new size: 20G, 512M; a bare number is in bytes.
+        #[arg(value_parser = parse_size)]
+        size: u64,
+        /// Its format: raw, vhd or vhdx.
+        #[arg(long)]
+        format: Option<Format>,
+        /// The disk may become smaller, if what is beyond is zero.
+        #[arg(long)]
+        shrink: bool,
+        /// Of a raw disk, what is beyond may be lost.
+        #[arg(long, requires = "shrink")]
+        lose_data: bool,
+    },
+    /// Gives back to the host what is zero of a disk, and what its file does not use. Ctrl-C leaves the disk whole; the
+    /// next time goes on.
+    Compact {
+        /// The file.
+        path: PathBuf,
+        /// Its format: raw, vhd or vhdx.
+        #[arg(long)]
+        format: Option<Format>,
+        /// How to print what came of it.
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Writes what a differencing disk has of its own to its parent, and removes it. Ctrl-C loses nothing; the next
+    /// time goes on.
+    Merge {
+        /// The child. No other disk may be made on it or on its parent.
+        path: PathBuf,
+        /// Makes a new disk of both instead, and leaves them as they are.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// Its format: vhd or vhdx.
+        #[arg(long)]
+        format: Option<Format>,
+    },
     /// Copies a disk, with what its parents have of it, to a file of any format. Ctrl-C leaves nothing of it.
     Convert {
         /// The disk.
         from: PathBuf,
         /// The new file, which must not be there yet.
         to: PathBuf,
-        /// Format of the disk: raw, vhd or vhdx.
+        /// Format of the disk: raw, vhd, vhdx, qcow2 or vmdk.
         #[arg(long)]
         from_format: Option<Format>,
+        /// Reads the files that a qcow2 or VMDK names as parts of its disk. Any file can be named there: only for
+        /// images of people you trust.
+        #[arg(long)]
+        follow_backing: bool,
         #[command(flatten)]
         new: NewArgs,
     },
@@ -92,7 +151,7 @@ pub enum KindChoice {
 }
 
 impl NewArgs {
-    fn disk(&self, path: &std::path::Path) -> Result<NewDisk, DiskError> {
+    fn disk(&self, path: &Path) -> Result<NewDisk, DiskError> {
         let format = self.format.or(Format::of_name(path)).unwrap_or(Format::Raw);
         let block = self.block.map(u32::try_from).transpose();
         let Ok(block) = block else {
@@ -137,9 +196,25 @@ pub fn run(command: &DiskCommand) -> ExitCode {
             let printed = print(*output, &reports, |r, out| print_reports(r, out));
             if reports.iter().any(|r| r.harmful) { ExitCode::FAILURE } else { printed }
         }),
-        DiskCommand::Convert { from, to, from_format, new } => {
-            new.disk(to).and_then(|new| convert(from, *from_format, to, &new)).map(|()| ExitCode::SUCCESS)
+        DiskCommand::Dump { path, format, table, output } => {
+            vireo_chain::dump(path, *format, *table).map(|fact| print(*output, &fact, print_fact))
         }
+        DiskCommand::Resize { path, size, format, shrink, lose_data } => {
+            let shrink = match (shrink, lose_data) {
+                (false, _) => Shrink::Never,
+                (true, false) => Shrink::Zeros,
+                (true, true) => Shrink::Data,
+            };
+            vireo_chain::resize(path, *format, *size, shrink).map(|_| ExitCode::SUCCESS)
+        }
+        DiskCommand::Compact { path, format, output } => compact(path, *format, *output),
+        DiskCommand::Merge { path, to, format } => {
+            merge(path, *format, to.as_deref()).map(|()| ExitCode::SUCCESS)
+        }
+        DiskCommand::Convert { from, to, from_format, follow_backing, new } => new
+            .disk(to)
+            .and_then(|new| convert(from, *from_format, *follow_backing, to, &new))
+            .map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|e| {
         crate::complain(&e);
@@ -148,73 +223,33 @@ pub fn run(command: &DiskCommand) -> ExitCode {
 }
 
 fn convert(
-    from: &std::path::Path,
+    from: &Path,
     format: Option<Format>,
-    to: &std::path::Path,
+    follow: bool,
+    to: &Path,
     new: &NewDisk,
 ) -> Result<(), DiskError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // Without it the signal ends the process, and leaves a part.
-        _ = signal_hook::flag::register(signal, Arc::clone(&stop));
-    }
-    let mut disk = Disk::open(from, format, false)?;
-    let watched = io::stderr().is_terminal();
-    let mut last: Option<Instant> = None;
-    let converted = vireo_chain::convert(&mut disk, to, new, |done, all| {
-        if watched && (done == all || last.is_none_or(|l| l.elapsed() > Duration::from_millis(200))) {
-            last = Some(Instant::now());
-            _ = write!(io::stderr(), "\r{:3} % of {}", done * 100 / all.max(1), Size(all));
-        }
-        !stop.load(Ordering::Relaxed)
-    });
-    if last.is_some() {
-        _ = writeln!(io::stderr());
-    }
-    converted
+    let mut watch = Watch::new();
+    let backing = if follow { Backing::Follow } else { Backing::Refuse };
+    let mut disk = vireo_chain::open_source(from, format, backing)?;
+    vireo_chain::convert(&mut *disk, to, new, &mut |p| watch.step(p))
 }
 
-/// A size for people.
-struct Size(u64);
-
-impl Display for Size {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-        match units.into_iter().find(|(_, shift)| self.0 >> shift != 0) {
-            Some((unit, shift)) if self.0.trailing_zeros() >= shift => {
-                write!(f, "{} {unit}", self.0 >> shift)
-            }
-            Some((unit, shift)) => write!(f, "{:.1} {unit}", self.0 as f64 / (1u64 << shift) as f64),
-            None => write!(f, "{} bytes", self.0),
-        }
+fn merge(path: &Path, format: Option<Format>, to: Option<&Path>) -> Result<(), DiskError> {
+    let mut watch = Watch::new();
+    match to {
+        Some(to) => vireo_chain::merge_to(path, format, to, &mut |p| watch.step(p)),
+        None => vireo_chain::merge(path, format, &mut |p| watch.step(p)),
     }
 }
 
-fn print_info(info: &Info, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "disk       {}", info.path.display())?;
-    writeln!(out, "format     {}, {}", info.format, info.kind)?;
-    writeln!(out, "size       {} ({} bytes)", Size(info.size), info.size)?;
-    writeln!(out, "allocated  {}", Size(info.allocated))?;
-    writeln!(out, "sector     {} bytes", info.sector)?;
-    if let Some(block) = info.block {
-        writeln!(out, "block      {}", Size(block.into()))?;
-    }
-    if let Some(id) = &info.id {
-        writeln!(out, "identity   {id}")?;
-    }
-    if let Some(parent) = &info.parent {
-        writeln!(out, "parent     {}", parent.display())?;
-    }
-    Ok(())
-}
-
-fn print_reports(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
-    for r in reports {
-        let verdict = if r.harmful { "DAMAGED" } else { "sound" };
-        writeln!(out, "{}: {verdict}", r.path.display())?;
-        r.findings.iter().try_for_each(|f| writeln!(out, "  {f}"))?;
-    }
-    Ok(())
+fn compact(path: &Path, format: Option<Format>, output: Output) -> Result<ExitCode, DiskError> {
+    let mut watch = Watch::new();
+    let compacted = vireo_chain::compact(path, format, &mut |p| watch.step(p))?;
+    drop(watch);
+    Ok(print(output, &compacted, |c, out| {
+        writeln!(out, "{}: {} on the host, before {}", path.display(), Size(c.after), Size(c.before))
+    }))
 }
 
 #[cfg(test)]
@@ -222,14 +257,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_and_written() {
+    fn sizes_are_read() {
         let read = |t| parse_size(t).ok();
         assert_eq!(read("20G"), Some(20 << 30));
         assert_eq!(read("512m"), Some(512 << 20));
         assert_eq!(read("4096"), Some(4096));
         assert_eq!(["", "G", "-1", "1.5G", "5X", "99999999T", "ü"].map(read), [None; 7]);
-        assert_eq!(Size(20 << 30).to_string(), "20 GiB");
-        assert_eq!(Size((1 << 20) + 512).to_string(), "1.0 MiB");
-        assert_eq!(Size(512).to_string(), "512 bytes");
     }
 }

@@ -21,9 +21,9 @@ pub struct Compacted {
 /// Bytes that are read at once.
 const PIECE: u64 = 1 << 20;
 
-/// Gives back what is zero of a disk that is not in use, moves its last blocks to where nothing is, and cuts off the end. Nothing
-/// that is read changes, and children still know it; parents stay as they are. If it is cancelled or crashes the disk is whole,
-/// and the next time goes on.
+/// Gives back what is zero of a disk that is not in use, moves its last blocks to where nothing is, and cuts off the
+/// end. Nothing that is read changes, and children still know it; parents stay as they are. If it is cancelled or
+/// crashes the disk is whole, and the next time goes on.
 ///
 /// # Errors
 /// Those of the image; cancelled.

@@ -36,8 +36,8 @@ impl Source for Disk {
 /// Bytes that are copied at once: no more than a block, so that none comes to be for zeros.
 const PIECE: u64 = 1 << 20;
 
-/// Copies a disk, with what its parents have of it, to a new file. The file is there under its name when all of it is, durably;
-/// before, beside it.
+/// Copies a disk, with what its parents have of it, to a new file. The file is there under its name when all of it is,
+/// durably; before, beside it.
 ///
 /// # Errors
 /// Those of both disks; cancelled: then nothing is left of the new one.

@@ -8,7 +8,8 @@ use vireo_vhd::NewVhd;
 use vireo_vhdx::{Guid, NewVhdx};
 
 use crate::disk::{Any, Layer};
-use crate::{DiskError, Format, Result, file};
+use crate::file::{self, Locked};
+use crate::{DiskError, Format, Result};
 
 /// How a new disk is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +45,16 @@ pub fn create(path: &Path, new: &NewDisk) -> Result<()> {
     create_as(path, path, new, None)
 }
 
-/// The same, of a disk that is to have another name, and perhaps the identity (of a VHDX) that another has, being the same disk.
+/// The same, of a disk that is to have another name, and perhaps the identity (of a VHDX) that another has, being the
+/// same disk.
 pub(crate) fn create_as(path: &Path, name: &Path, new: &NewDisk, id: Option<[u8; 16]>) -> Result<()> {
     let parent = match &new.kind {
         Kind::Differencing(parent) => Some(Layer::open(parent, None, false)?),
         _ => None,
     };
-    let (_, medium) = file::create(path)?;
-    let made = fill(name, &medium, new, parent, id);
+    let (file, medium) = file::create(path)?;
+    let _lock = Locked(file);
+    let made = fill(name, &medium, new, parent, id).and_then(|()| file::sync_folder(path));
     if made.is_err() {
         // It was ours, and is nothing.
         _ = std::fs::remove_file(path);
@@ -76,6 +79,7 @@ fn fill(
         return contradiction("a disk has sectors of the same size as its parent");
     }
     match new.format {
+        Format::Qcow2 | Format::Vmdk => contradiction("qcow2 and VMDK disks are only read, to be converted"),
         Format::Raw if new.kind != Kind::Fixed => {
             contradiction("a raw disk is fixed: it has no room to say what was written, or of a parent")
         }

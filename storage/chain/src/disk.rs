@@ -1,6 +1,5 @@
 //! An open disk: an image, and its parents below it.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -8,12 +7,14 @@ use vireo_vdisk::{Compact, Extent, FileMedium, Image, Place, Raw};
 use vireo_vhd::Vhd;
 use vireo_vhdx::{Guid, Open, Vhdx};
 
-use crate::{DiskError, Format, Result, file};
+use crate::file::{self, Locked};
+use crate::{DiskError, Format, Result};
 
 /// Most images on one another.
 pub(crate) const MOST_LAYERS: usize = 64;
 
 /// An open image of any format.
+#[expect(clippy::large_enum_variant, reason = "a disk has few of them")]
 pub(crate) enum Any {
     Raw(Raw<FileMedium>),
     Vhd(Vhd<FileMedium>),
@@ -44,7 +45,7 @@ pub(crate) struct Layer {
     pub(crate) format: Format,
     pub(crate) any: Any,
     /// What the image's medium is.
-    pub(crate) file: File,
+    pub(crate) file: Locked,
     /// Of the file: no other has both.
     identity: (u64, u64),
 }
@@ -61,7 +62,11 @@ impl Layer {
                 let open = if writable { Open::Write { random: Guid(file::random()) } } else { Open::Read };
                 Any::Vhdx(Vhdx::open(medium, open).map_err(DiskError::image(path))?)
             }
+            Format::Qcow2 | Format::Vmdk => {
+                return Err(DiskError::Foreign { path: path.to_path_buf(), format });
+            }
         };
+        let file = Locked(file);
         Ok(Self { path: path.to_path_buf(), format, any, file, identity: (meta.dev(), meta.ino()) })
     }
 

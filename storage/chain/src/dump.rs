@@ -18,6 +18,9 @@ pub fn dump(path: &Path, format: Option<Format>, table: bool) -> Result<Fact> {
             Err(DiskError::Contradiction(what))
         }
         Format::Vhd => vireo_vhd::dump(&medium, table).map_err(DiskError::image(path)),
+        format @ (Format::Qcow2 | Format::Vmdk) => {
+            Err(DiskError::Foreign { path: path.to_path_buf(), format })
+        }
         Format::Vhdx => vireo_vhdx::dump(&medium, table).map_err(DiskError::image(path)),
     }
 }

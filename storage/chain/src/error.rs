@@ -42,6 +42,25 @@ pub enum DiskError {
         /// What its content is.
         content: Format,
     },
+    /// A format of others.
+    #[error("{} is {format}, which is only read: convert it", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// Its format.
+        format: Format,
+    },
+    /// An image names another file as a part of its disk.
+    #[error(
+        "{} has a part of its disk in another file, \"{file}\"; any file can be named there, so it is read only with --follow-backing",
+        path.display()
+    )]
+    NamesFile {
+        /// The image.
+        path: PathBuf,
+        /// The file, as it is named.
+        file: String,
+    },
     /// It is named like an image, and is none.
     #[error("{} is no {named}, as which it is named: say format raw if it is a raw disk", path.display())]
     NotAsNamed {

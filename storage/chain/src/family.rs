@@ -24,7 +24,8 @@ impl Any {
     }
 }
 
-/// Images in some folders that were made on one, whatever path they say. Those that others have open are looked at as well.
+/// Images in some folders that were made on one, whatever path they say. Those that others have open are looked at as
+/// well.
 ///
 /// # Errors
 /// A folder cannot be read.

@@ -17,6 +17,10 @@ pub enum Format {
     Vhd,
     /// VHDX.
     Vhdx,
+    /// qcow2, QEMU's: only read, to be converted.
+    Qcow2,
+    /// VMDK, VMware's: only read, to be converted.
+    Vmdk,
 }
 
 impl Format {
@@ -26,6 +30,8 @@ impl Format {
         match extension.as_str() {
             "vhd" | "avhd" => Some(Self::Vhd),
             "vhdx" | "avhdx" => Some(Self::Vhdx),
+            "qcow2" => Some(Self::Qcow2),
+            "vmdk" => Some(Self::Vmdk),
             _ => None,
         }
     }
@@ -41,6 +47,12 @@ impl Format {
         if cookie == *b"vhdxfile" {
             return Ok(Self::Vhdx);
         }
+        if cookie[..4] == *b"QFI\xfb" {
+            return Ok(Self::Qcow2);
+        }
+        if cookie[..4] == *vireo_vmdk::SPARSE || cookie == vireo_vmdk::DESCRIPTOR[..8] {
+            return Ok(Self::Vmdk);
+        }
         // At the start is the copy of a footer, which may be all that is left; at the end 512 or 511 bytes of it.
         let mut found = cookie == *b"conectix";
         for at in [len.checked_sub(512), len.checked_sub(511)].into_iter().flatten() {
@@ -50,8 +62,8 @@ impl Format {
         Ok(if found { Self::Vhd } else { Self::Raw })
     }
 
-    /// The format of a file: `wanted`, or what its content is, if its name does not say otherwise. A file that is named like no
-    /// image and looks like none is raw.
+    /// The format of a file: `wanted`, or what its content is, if its name does not say otherwise. A file that is named
+    /// like no image and looks like none is raw.
     ///
     /// # Errors
     /// Name and content do not agree.
@@ -75,6 +87,8 @@ impl fmt::Display for Format {
             Self::Raw => "raw",
             Self::Vhd => "vhd",
             Self::Vhdx => "vhdx",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
         })
     }
 }
@@ -86,7 +100,11 @@ impl FromStr for Format {
             "raw" => Ok(Self::Raw),
             "vhd" => Ok(Self::Vhd),
             "vhdx" => Ok(Self::Vhdx),
-            other => Err(format!("'{other}' is no format: there are raw, vhd and vhdx")),
+            "qcow2" => Ok(Self::Qcow2),
+            "vmdk" => Ok(Self::Vmdk),
+            other => Err(format!(
+                "'{other}' is no format: there are raw, vhd, vhdx, and to be read qcow2 and vmdk"
+            )),
         }
     }
 }

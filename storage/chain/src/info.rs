@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::disk::{Any, Layer};
-use crate::{DiskError, Format, Result};
+use crate::{DiskError, Format, Result, foreign};
 
 /// What one image says of itself.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct Info {
     /// The image.
     pub path: PathBuf,
-    /// raw, vhd or vhdx.
+    /// raw, vhd, vhdx, qcow2 or vmdk.
     pub format: String,
     /// fixed, dynamic or differencing.
     pub kind: &'static str,
@@ -36,8 +36,11 @@ pub struct Info {
 /// # Errors
 /// Those of the system; an image that is none, damaged, or in use.
 pub fn info(path: &Path, format: Option<Format>) -> Result<Info> {
-    let mut layer = Layer::open(path, format, false)?;
     let allocated = std::fs::metadata(path).map_err(DiskError::io("look at", path))?.blocks() * 512;
+    if let Some(info) = foreign::info(path, format, allocated)? {
+        return Ok(info);
+    }
+    let mut layer = Layer::open(path, format, false)?;
     let (size, sector) = (layer.any.image().size(), layer.any.image().sector());
     let (kind, block, id) = match &layer.any {
         Any::Raw(_) => ("fixed", None, None),

@@ -1,8 +1,9 @@
 //! Disks as users have them: files of any format, differencing ones with their parents.
 //!
-//! Owns which format a file is of ([`Format`]), how an image finds its parents and makes sure that they are the right ones,
-//! the lock by which two programs cannot write one image, and what is done to whole disks: create, describe, check, convert.
-//! It knows no guest, and no format's bytes.
+//! Owns which format a file is of ([`Format`]), how an image finds its parents and makes sure that they are the right
+//! ones, the lock by which two programs cannot write one image, and what is done to whole disks: create, describe,
+//! check, dump, convert, resize, compact, merge. It knows no guest, and no format's bytes. Formats of other makers it
+//! only reads ([`open_source`]).
 //!
 //! # Which format
 //! By content, and never against the name: what a guest writes on a raw disk must not make its host see an image there,
@@ -20,6 +21,7 @@ mod dump;
 mod error;
 mod family;
 mod file;
+mod foreign;
 mod format;
 mod info;
 mod merge;
@@ -34,6 +36,7 @@ pub use create::{Kind, NewDisk, create};
 pub use disk::Disk;
 pub use dump::dump;
 pub use error::DiskError;
+pub use foreign::{Backing, open_source};
 pub use format::Format;
 pub use info::{Info, info};
 pub use merge::{merge, merge_to};

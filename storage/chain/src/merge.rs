@@ -1,8 +1,9 @@
 //! A child that becomes one with its parent.
 //!
-//! Into the parent: what the child has of its own is written there. All the while the child hides what changes, so the disk, as
-//! it is seen through the child, is the same at each moment; a crash or a cancellation loses nothing, and the next merge begins
-//! anew. A VHDX changes its identity when it is written, so the child is told the parent's next one before.
+//! Into the parent: what the child has of its own is written there. All the while the child hides what changes, so the
+//! disk, as it is seen through the child, is the same at each moment; a crash or a cancellation loses nothing, and the
+//! next merge begins anew. A VHDX changes its identity when it is written, so the child is told the parent's next one
+//! before.
 
 use std::path::Path;
 
@@ -21,8 +22,8 @@ const BATCH: u64 = 1 << 30;
 /// Merges a child into its parent, and removes it.
 ///
 /// # Errors
-/// Those of both images; others are made on one of them; the child is smaller than the parent; cancelled: then child and parent
-/// are there, and the child is as it was.
+/// Those of both images; others are made on one of them; the child is smaller than the parent; cancelled: then child
+/// and parent are there, and the child is as it was.
 pub fn merge(path: &Path, format: Option<Format>, watcher: Watcher<'_>) -> Result<()> {
     let (mut child, mut parent) = pair(path, format, true)?;
     refuse_relatives(&child, &parent)?;

@@ -174,6 +174,10 @@ fn disks_grow_and_shrink_but_lose_nothing_unless_told() {
     let (base, child) = (folder.join("c.vhd"), folder.join("child.vhd"));
     create(&child, &new(Format::Vhd, Kind::Differencing(base.clone()))).unwrap();
     assert!(matches!(resize(&base, None, 20 << 20, Shrink::Never), Err(DiskError::HasChild { .. })));
+    let short = folder.join("short.vhd");
+    create(&short, &NewDisk { size: Some(1 << 20), ..new(Format::Vhd, Kind::Differencing(base)) }).unwrap();
+    let grown = resize(&short, None, 2 << 20, Shrink::Never);
+    assert!(matches!(grown, Err(DiskError::Contradiction(_))), "its parent's data would be seen");
     resize(&child, None, 20 << 20, Shrink::Never).unwrap();
     assert!(all(&child)[5 << 20..].iter().all(|b| *b == 0));
 }

@@ -1,5 +1,5 @@
-//! Images that take no more of their medium than they need: their last blocks move to where nothing is, and the end is cut off.
-//! A crash at any point leaves an image with the same disk.
+//! Images that take no more of their medium than they need: their last blocks move to where nothing is, and the end is
+//! cut off. A crash at any point leaves an image with the same disk.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -26,21 +26,22 @@ pub struct Move {
 
 /// What a format can do to take less of its medium. Nobody else reads or writes the image meanwhile.
 pub trait Compact: Image {
-    /// A range reads as zeros, and the parent's data is not seen there: what it takes is given back, and nothing else changes. Gives
-    /// the extents of the medium that may be made zero ([`crate::Medium::punch`]) in addition.
+    /// A range reads as zeros, and the parent's data is not seen there: what it takes is given back, and nothing else
+    /// changes. Gives the extents of the medium that may be made zero ([`crate::Medium::punch`]) in addition.
     ///
     /// # Errors
     /// The format's.
     fn deallocate(&mut self, at: u64, len: u64) -> Result<Vec<crate::Extent>, ImageError>;
 
-    /// Flushes, and says what is to move. Places that something moves away from are not among those that something moves to.
+    /// Flushes, and says what is to move. Places that something moves away from are not among those that something
+    /// moves to.
     ///
     /// # Errors
     /// The format's.
     fn moves(&mut self) -> Result<Vec<Move>, ImageError>;
 
-    /// The bytes of a part are in their new place: from now on they are read there, and after the next flush they can go from
-    /// the old one.
+    /// The bytes of a part are in their new place: from now on they are read there, and after the next flush they can
+    /// go from the old one.
     ///
     /// # Errors
     /// The format's.
@@ -53,8 +54,8 @@ pub trait Compact: Image {
     fn cut(&mut self) -> Result<(), ImageError>;
 }
 
-/// Moves what can be moved, and cuts off the end. `progress(done, all)`, in bytes that are moved, is asked now and then whether to
-/// go on. Whether it was.
+/// Moves what can be moved, and cuts off the end. `progress(done, all)`, in bytes that are moved, is asked now and then
+/// whether to go on. Whether it was.
 ///
 /// # Errors
 /// The format's, and those of the medium.
@@ -109,8 +110,8 @@ pub struct Used {
     pub id: Option<u64>,
 }
 
-/// What is between the parts of a medium that are used. `None`: two overlap, of which at least one is a block's or the like. Sorts
-/// them.
+/// What is between the parts of a medium that are used. `None`: two overlap, of which at least one is a block's or the
+/// like. Sorts them.
 pub fn gaps(used: &mut [Used]) -> Option<Vec<Range<u64>>> {
     used.sort_unstable_by_key(|u| (u.at, u.len));
     let mut gaps = Vec::new();
@@ -129,8 +130,8 @@ pub fn gaps(used: &mut [Used]) -> Option<Vec<Range<u64>>> {
     Some(gaps)
 }
 
-/// What is to move, the last first, each to the first gap before it that has room. `align` gives where in a gap something may
-/// begin, from an offset on.
+/// What is to move, the last first, each to the first gap before it that has room. `align` gives where in a gap
+/// something may begin, from an offset on.
 pub fn plan(used: &[Used], mut gaps: Vec<Range<u64>>, align: impl Fn(u64) -> u64) -> Vec<Move> {
     let mut moves = Vec::new();
     // For each length the first gap that may have room.

@@ -1,7 +1,7 @@
 //! A medium in memory that forgets, tears and reorders what was not flushed: for tests of formats.
 //!
-//! It keeps a journal. A *crash* at a point of it leaves everything up to the last flush before, and of what came later, up
-//! to the point, any part: each write in full, not at all, or torn at a sector.
+//! It keeps a journal. A *crash* at a point of it leaves everything up to the last flush before, and of what came
+//! later, up to the point, any part: each write in full, not at all, or torn at a sector.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,8 +53,8 @@ impl ForgetfulMedium {
         self.state().now.clone()
     }
 
-    /// What a crash at a point leaves. `choose(n)` gives a number below `n`, by which it is decided what happened to what
-    /// was not flushed.
+    /// What a crash at a point leaves. `choose(n)` gives a number below `n`, by which it is decided what happened to
+    /// what was not flushed.
     pub fn after_crash(&self, point: usize, mut choose: impl FnMut(u64) -> u64) -> Vec<u8> {
         let state = self.state();
         let journal = &state.journal[..point];

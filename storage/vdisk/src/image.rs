@@ -27,10 +27,11 @@ impl Error for ImageError {
     }
 }
 
-/// An open image of a disk. It moves no payload: it says where that is, and where it goes. Whoever owns it moves the payload,
-/// and calls in this order to write: [`Image::place`], then, when the payload is there, [`Image::written`]; to clear:
-/// [`Image::zero`], then, when what that gave is zero, [`Image::written`]; and [`Image::flush`] to make all that was done
-/// durable. While a range is cleared or unmapped nothing of it may be read or written: its place may be given to another.
+/// An open image of a disk. It moves no payload: it says where that is, and where it goes. Whoever owns it moves the
+/// payload, and calls in this order to write: [`Image::place`], then, when the payload is there, [`Image::written`]; to
+/// clear: [`Image::zero`], then, when what that gave is zero, [`Image::written`]; and [`Image::flush`] to make all that
+/// was done durable. While a range is cleared or unmapped nothing of it may be read or written: its place may be given
+/// to another.
 ///
 /// Ranges are in bytes, of whole sectors, and on the disk; others are refused.
 pub trait Image: Send {
@@ -61,16 +62,17 @@ pub trait Image: Send {
     /// The format's.
     fn written(&mut self, at: u64, len: u64) -> Result<(), ImageError>;
 
-    /// A range is to read as zeros. Gives the extents of the medium that are to be zero ([`Medium::punch`]) for that; the rest
-    /// of it is already. What is no longer needed of the medium is given back, and used for other things, after the next flush.
+    /// A range is to read as zeros. Gives the extents of the medium that are to be zero ([`Medium::punch`]) for that;
+    /// the rest of it is already. What is no longer needed of the medium is given back, and used for other things,
+    /// after the next flush.
     ///
     /// # Errors
     /// The format's.
     fn zero(&mut self, at: u64, len: u64) -> Result<Vec<Extent>, ImageError>;
 
-    /// A range is not needed any more: each of its sectors reads as it did, or as zeros. Gives the extents of the medium that
-    /// may be made zero ([`Medium::punch`]), to give back their space. What is no longer needed of the medium as a whole is
-    /// given back, and used for other things, after the next flush.
+    /// A range is not needed any more: each of its sectors reads as it did, or as zeros. Gives the extents of the
+    /// medium that may be made zero ([`Medium::punch`]), to give back their space. What is no longer needed of the
+    /// medium as a whole is given back, and used for other things, after the next flush.
     ///
     /// # Errors
     /// The format's.
@@ -79,7 +81,8 @@ pub trait Image: Send {
     /// Makes the disk larger, durably. What is new is zero, or the parent's.
     ///
     /// # Errors
-    /// The format's: then the disk has its size, or after a failure of the medium perhaps the new one when it is opened next.
+    /// The format's: then the disk has its size, or after a failure of the medium perhaps the new one when it is opened
+    /// next.
     fn grow(&mut self, size: u64) -> Result<(), ImageError>;
 
     /// Makes the disk smaller, durably. What is beyond is lost.

@@ -1,9 +1,10 @@
 //! The ground floor of disks: the bytes that an image is written on, and the language in which an image says where a
 //! range of its disk is.
 //!
-//! Owns [`Medium`] (a file or block device below a format), [`Image`] (what every format is), [`Extent`] (where a piece of a
-//! disk is), [`Raw`], the format that is none, and what formats are tested by: [`crash`], a medium that forgets what was not flushed, and [`trial`]. Never
-//! interprets a byte of an image, and knows no guest.
+//! Owns [`Medium`] (a file or block device below a format), [`Image`] (what every format is), [`Extent`] (where a piece
+//! of a disk is), [`Raw`], the format that is none, [`Compact`] (how an image comes to take less of its medium),
+//! [`Fact`] (what an image's structures say), and what formats are tested by: [`crash`], a medium that forgets what was
+//! not flushed, and [`trial`]. Never interprets a byte of an image, and knows no guest.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes that an image is written on. What was written is read back at once; it is durable only after [`Medium::flush`], and
-/// until then any part of it, in any order, may be.
+/// Bytes that an image is written on. What was written is read back at once; it is durable only after
+/// [`Medium::flush`], and until then any part of it, in any order, may be.
 pub trait Medium: Send + Sync {
     /// Length in bytes.
     ///
@@ -39,8 +39,8 @@ pub trait Medium: Send + Sync {
     /// Those of the system.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Makes a range zero, and gives back the space that it takes, where the system can do that. What of it lies beyond the
-    /// end is left as it is.
+    /// Makes a range zero, and gives back the space that it takes, where the system can do that. What of it lies beyond
+    /// the end is left as it is.
     ///
     /// # Errors
     /// Those of the system. Part of it may be zero.

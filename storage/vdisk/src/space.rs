@@ -2,8 +2,8 @@
 
 use crate::Medium;
 
-/// Places of one size that a table led to. One that was given up is used again only when it is durable that the table no
-/// longer leads there: else a crash would show in one block what was written to another.
+/// Places of one size that a table led to. One that was given up is used again only when it is durable that the table
+/// no longer leads there: else a crash would show in one block what was written to another.
 #[derive(Debug, Default)]
 pub struct Space {
     /// Given up since the last flush.

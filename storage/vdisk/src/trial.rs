@@ -1,4 +1,5 @@
-//! Trials of a format: what happens to a disk is compared with a model of it, and crashes are tried at each point. For tests.
+//! Trials of a format: what happens to a disk is compared with a model of it, and crashes are tried at each point. For
+//! tests.
 
 pub mod peer;
 
@@ -158,8 +159,8 @@ impl Trial<'_> {
         assert!(findings.iter().all(|f| !f.is_harmful()), "{findings:?}");
     }
 
-    /// Does an act. Adds to what there may be at each sector what it is from then on. Of a flush all else is forgotten, and of
-    /// a change of size, which is durable at once, what is no more.
+    /// Does an act. Adds to what there may be at each sector what it is from then on. Of a flush all else is forgotten,
+    /// and of a change of size, which is durable at once, what is no more.
     fn act(&self, image: &mut dyn Compact, act: &Act, may: &mut May) {
         let sector = u64::from(image.sector());
         let now = |may: &mut May, first: u64, bytes: &[u8]| {
@@ -239,9 +240,9 @@ impl Trial<'_> {
         }
     }
 
-    /// After a crash at any point the image opens and is sound; each sector is what it was at the last flush, or something
-    /// written since: as a whole, or in parts of 512 bytes, if it is larger, since the medium tears it so. And it can be used.
-    /// `random` chooses what a crash leaves.
+    /// After a crash at any point the image opens and is sound; each sector is what it was at the last flush, or
+    /// something written since: as a whole, or in parts of 512 bytes, if it is larger, since the medium tears it so.
+    /// And it can be used. `random` chooses what a crash leaves.
     ///
     /// # Panics
     /// It is not so.

@@ -13,6 +13,8 @@ pub const MAX_SIZE: u64 = 2040 << 30;
 pub const DEFAULT_BLOCK: u32 = 2 << 20;
 /// Sizes that blocks can have.
 pub(crate) const BLOCKS: std::ops::RangeInclusive<u32> = 4096..=256 << 20;
+/// Most blocks: the table is kept in memory.
+const MOST_BLOCKS: u64 = 64 << 20;
 /// An entry of the block table that leads nowhere.
 pub(crate) const NOWHERE: u32 = u32::MAX;
 
@@ -77,7 +79,7 @@ impl NewVhd {
         }
         let disk_type = if parent.is_some() { DiskType::Differencing } else { DiskType::Dynamic };
         let footer = Footer::new(disk_type, self.size, self.id, self.created).bytes();
-        let entries = self.size.div_ceil(block.into()) as u32;
+        let entries = blocks(self.size, block)?;
         let table_at = (footer::SIZE + header::SIZE) as u64;
         let table = vec![0xff_u8; (4 * entries as usize).next_multiple_of(512)];
         let paths_at = table_at + table.len() as u64;
@@ -98,8 +100,19 @@ impl NewVhd {
     }
 }
 
-/// Where the next block can begin, from an offset on: so that its data begins at a multiple of 4096, which the disks below
-/// like.
+/// How many blocks a disk has.
+///
+/// # Errors
+/// Too many.
+pub(crate) fn blocks(size: u64, block: u32) -> Result<u32> {
+    match size.div_ceil(block.into()) {
+        blocks @ ..=MOST_BLOCKS => Ok(blocks as u32),
+        blocks => Err(VhdError::Unsupported(format!("{blocks} blocks"))),
+    }
+}
+
+/// Where the next block can begin, from an offset on: so that its data begins at a multiple of 4096, which the disks
+/// below like.
 pub(crate) fn next_block(at: u64, block: u32) -> u64 {
     let bitmap = Bitmap::size(block);
     (at + bitmap).next_multiple_of(4096) - bitmap

@@ -86,7 +86,7 @@ impl Header {
     }
 
     /// Has the one at an offset lead to another block table; the rest of it stays as it is.
-    pub fn move_table(medium: &dyn Medium, at: u64, table_at: u64, entries: u32) -> Result<()> {
+    pub fn set_table(medium: &dyn Medium, at: u64, table_at: u64, entries: u32) -> Result<()> {
         let mut b = [0; SIZE];
         medium.read(at, &mut b).map_err(VhdError::io("read the header"))?;
         b[16..24].copy_from_slice(&table_at.to_be_bytes());
@@ -138,8 +138,8 @@ impl Header {
     }
 }
 
-/// Where the paths are that a header's locators lead to. Some writers count their space in sectors, which the specification's
-/// table of fields has, others in bytes, as its text.
+/// Where the paths are that a header's locators lead to. Some writers count their space in sectors, which the
+/// specification's table of fields has, others in bytes, as its text.
 fn locators(header: &[u8; SIZE]) -> Vec<(u64, u64)> {
     let number = |l: &[u8], at| u64::from(u32::from_be_bytes(field(l, at)));
     let used = header[LOCATORS..].chunks_exact(LOCATOR).take(8).filter(|l| l[..4] != [0; 4]);

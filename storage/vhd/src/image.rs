@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use vireo_vdisk::{Extent, Finding, Image, ImageError, Medium, Place, SECTOR, Space, check_range, pieces};
 
 use crate::bitmap::Bitmap;
-use crate::create::{BLOCKS, MAX_SIZE, NOWHERE, next_block};
+use crate::create::{BLOCKS, MAX_SIZE, NOWHERE, blocks, next_block};
 use crate::footer::{self, DiskType, Footer};
 use crate::header::{Header, ParentLink};
 use crate::{Result, VhdError};
@@ -21,7 +21,7 @@ pub struct Vhd<M> {
     pub(crate) medium: M,
     pub(crate) footer: Footer,
     pub(crate) sparse: Option<Sparse>,
-    writable: bool,
+    pub(crate) writable: bool,
 }
 
 /// What a dynamic or differencing image has.
@@ -177,8 +177,8 @@ impl<M: Medium> Vhd<M> {
     /// Makes all that was written durable: the payload first, then what leads to it.
     ///
     /// # Errors
-    /// Those of the medium: then nothing is known of what was written since the last flush that succeeded. What was to be
-    /// written still is.
+    /// Those of the medium: then nothing is known of what was written since the last flush that succeeded. What was to
+    /// be written still is.
     pub fn flush(&mut self) -> Result<()> {
         let flush = || self.medium.flush().map_err(VhdError::io("flush the VHD"));
         flush()?;
@@ -288,7 +288,7 @@ impl Sparse {
         if !BLOCKS.contains(&header.block) || !header.block.is_power_of_two() {
             return Err(VhdError::Unsupported(format!("blocks of {} bytes", header.block)));
         }
-        let needed = footer.size.div_ceil(header.block.into());
+        let needed = u64::from(blocks(footer.size, header.block)?);
         if u64::from(header.entries) < needed {
             return damaged(format!("its table has {} entries for {needed} blocks", header.entries));
         }

@@ -1,14 +1,15 @@
 //! VHD, the disk format of Virtual Server and of Hyper-V up to 2008 R2 (Microsoft, "Virtual Hard Disk Image Format
 //! Specification", version 1.0, 2006; sections are named where a fact comes from).
 //!
-//! Owns the meaning of every byte of such an image but the payload: [`Vhd`] says where a range of the disk is, gives new
-//! blocks a place, and makes what it changed durable in an order that a crash at any point survives. It reads and writes no
-//! payload; it opens no parent, but says who it is ([`ParentLink`]).
+//! Owns the meaning of every byte of such an image but the payload: [`Vhd`] says where a range of the disk is, gives
+//! new blocks a place, and makes what it changed durable in an order that a crash at any point survives. It reads and
+//! writes no payload; it opens no parent, but says who it is ([`ParentLink`]).
 //!
 //! # What a crash may leave
-//! There is no log. A change of the block table or of a sector bitmap stays in memory until [`Vhd::flush`], which first makes
-//! durable what it leads to. So the table never leads to what is not there, and a sector is never said to be here before its
-//! bytes are. Space that was given away and never led to stays unused until the image is compacted. The footer at the end
+//! There is no log. A change of the block table or of a sector bitmap stays in memory until [`Vhd::flush`], which first
+//! makes durable what it leads to. So the table never leads to what is not there, and a sector is never said to be here
+//! before its bytes are. What a block gives up is used again only when it is durable that the table does not lead
+//! there. Space that was given away and never led to stays unused until the image is compacted. The footer at the end
 //! may be missing while an image grows; its copy at the start counts then, as the specification has it.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

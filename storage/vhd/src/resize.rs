@@ -2,15 +2,14 @@
 
 use vireo_vdisk::{Medium, SECTOR};
 
-use crate::bitmap::Bitmap;
-use crate::create::{MAX_SIZE, NOWHERE};
+use crate::create::{MAX_SIZE, NOWHERE, blocks};
 use crate::footer::{self, Footer, Geometry};
 use crate::header::Header;
 use crate::{Result, Vhd, VhdError};
 
 impl<M: Medium> Vhd<M> {
-    /// Makes the disk larger, durably. What is new is zero, or the parent's. If it fails, or a crash comes between, the disk has
-    /// its size or the new one.
+    /// Makes the disk larger, durably. What is new is zero, or the parent's. If it fails, or a crash comes between, the
+    /// disk has its size or the new one.
     ///
     /// # Errors
     /// The size is not possible, or less than the disk's; the image is read-only; those of the medium.
@@ -20,41 +19,37 @@ impl<M: Medium> Vhd<M> {
         match self.block() {
             None => self.grow_fixed(size),
             Some(block) => {
+                let entries = blocks(size, block)?;
                 self.clear_tail(block)?;
-                let entries = size.div_ceil(block.into()) as u32;
-                match self.has_room(entries) {
+                let table = match entries <= self.room() {
                     true => self.clear_entries(entries)?,
                     false => self.move_table(entries)?,
-                }
-                if let Some(sparse) = &mut self.sparse {
-                    sparse.table.resize(entries as usize, NOWHERE);
-                }
+                };
+                self.set_table(table, entries)?;
                 self.set_size(size)
             }
         }
     }
 
-    /// Makes the disk smaller, durably. What is beyond is lost. Blocks of it are given up, but the file of a dynamic image stays as
-    /// long as it is.
+    /// Makes the disk smaller, durably. What is beyond is lost. Blocks of it are given up, but the file of a dynamic
+    /// image stays as long as it is.
     ///
     /// # Errors
-    /// The size is not possible, or more than the disk's; it has a parent, whose data would come back when it grows; the image
-    /// is read-only; those of the medium.
+    /// The size is not possible, or more than the disk's; it has a parent, whose data would come back when it grows;
+    /// the image is read-only; those of the medium.
     pub fn shrink(&mut self, size: u64) -> Result<()> {
         self.check_size(size, size > self.size())?;
         if self.parent().is_some() {
             return Err(VhdError::Unsupported("a parent, so that a smaller size".into()));
         }
         let Some(block) = self.block() else { return self.shrink_fixed(size) };
-        let entries = size.div_ceil(block.into()) as u32;
-        for block in entries..self.size().div_ceil(block.into()) as u32 {
+        let entries = blocks(size, block)?;
+        for block in entries..blocks(self.size(), block)? {
             self.give_up(block);
         }
         self.flush()?;
-        if let Some(sparse) = &mut self.sparse {
-            sparse.table.truncate(entries as usize);
-        }
-        self.set_size(size)
+        self.set_size(size)?;
+        self.set_table(self.sparse().map_or(0, |s| s.header.table_at), entries)
     }
 
     fn check_size(&self, size: u64, wrong: bool) -> Result<()> {
@@ -125,51 +120,56 @@ impl<M: Medium> Vhd<M> {
         }
     }
 
-    /// Whether the table where it is can have so many entries.
-    fn has_room(&self, entries: u32) -> bool {
-        let Some(Header { table_at, entries: most, block, .. }) = self.sparse().map(|s| s.header.clone())
-        else {
-            return false;
-        };
-        let end = table_at + 4 * u64::from(entries);
-        let size = Bitmap::size(block) + u64::from(block);
-        let apart = |e: &u32| {
-            let at = u64::from(*e) * SECTOR;
-            *e == NOWHERE || at >= end || at + size <= table_at
-        };
-        entries <= most && self.sparse().is_some_and(|s| end <= s.end && s.table.iter().all(apart))
+    /// Entries that the table can have where it is.
+    fn room(&self) -> u32 {
+        let Some(sparse) = self.sparse() else { return 0 };
+        let at = sparse.header.table_at;
+        let behind = self.used().into_iter().map(|u| u.at).filter(|other| *other > at);
+        let room = behind.min().unwrap_or(sparse.end).min(sparse.end).saturating_sub(at) / 4;
+        u32::try_from(room).unwrap_or(u32::MAX)
     }
 
-    /// Entries that did not count until now may be anything.
-    fn clear_entries(&mut self, entries: u32) -> Result<()> {
-        let Some(sparse) = self.sparse() else { return Ok(()) };
+    /// Has the header say, durably, where the table is, and how many entries count: as many as there are blocks, which
+    /// some readers insist on. If it fails nobody knows where the table is, and the image cannot be changed any more.
+    fn set_table(&mut self, table_at: u64, entries: u32) -> Result<()> {
+        let header_at = self.footer.header_at.unwrap_or(SECTOR);
+        let set = Header::set_table(&self.medium, header_at, table_at, entries).and_then(|()| self.sync());
+        self.writable = set.is_ok();
+        if let Some(sparse) = self.sparse.as_mut().filter(|_| set.is_ok()) {
+            (sparse.header.table_at, sparse.header.entries) = (table_at, entries);
+            sparse.table.resize(entries as usize, NOWHERE);
+        }
+        set
+    }
+
+    /// Entries that did not count until now may be anything. Gives where the table is.
+    fn clear_entries(&mut self, entries: u32) -> Result<u64> {
+        let Some(sparse) = self.sparse() else { return Ok(0) };
         let old = sparse.table.len() as u32;
         let nowhere = vec![0xff; 4 * entries.saturating_sub(old) as usize];
         self.put(sparse.header.table_at + 4 * u64::from(old), &nowhere)?;
-        self.sync()
+        self.sync()?;
+        Ok(sparse.header.table_at)
     }
 
-    /// Writes the table anew at the end, with room to grow, then has the header lead there: what changes in that is in its first
-    /// sector, which is there as a whole or not.
-    fn move_table(&mut self, entries: u32) -> Result<()> {
-        let Some(sparse) = &self.sparse else { return Ok(()) };
+    /// Writes the table anew at the end, with room to grow. The header is to lead there next: what changes in that is
+    /// in its first sector, which is there as a whole or not. Gives where the new table is.
+    fn move_table(&mut self, entries: u32) -> Result<u64> {
+        let Some(sparse) = &self.sparse else { return Ok(0) };
         let most = MAX_SIZE.div_ceil(sparse.header.block.into()) as u32;
-        let entries = entries.max(entries.saturating_mul(4).min(most));
+        let room = entries.max(entries.saturating_mul(4).min(most));
         let mut table: Vec<u8> = sparse.table.iter().flat_map(|e| e.to_be_bytes()).collect();
-        table.resize((4 * entries as usize).next_multiple_of(SECTOR as usize), 0xff);
+        table.resize((4 * room as usize).next_multiple_of(SECTOR as usize), 0xff);
         let (at, end) = (sparse.end, sparse.end + table.len() as u64);
         // The old footer's place becomes the table's: the new one first.
         self.set_len(end)?;
         self.put(end, &self.footer().bytes())?;
         self.put(at, &table)?;
         self.sync()?;
-        let Some(sparse) = &mut self.sparse else { return Ok(()) };
-        sparse.end = end;
-        let header_at = self.footer.header_at.unwrap_or(SECTOR);
-        Header::move_table(&self.medium, header_at, at, entries)?;
-        self.medium.flush().map_err(VhdError::io("flush the header"))?;
-        (sparse.header.table_at, sparse.header.entries) = (at, entries);
-        Ok(())
+        if let Some(sparse) = &mut self.sparse {
+            sparse.end = end;
+        }
+        Ok(at)
     }
 
     pub(crate) fn put(&self, at: u64, bytes: &[u8]) -> Result<()> {

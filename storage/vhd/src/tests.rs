@@ -81,6 +81,8 @@ fn what_cannot_be_is_refused() {
     for block in [0, 512, 4097, 512 << 20] {
         assert!(matches!(new(512, Kind::Dynamic { block }), Err(VhdError::BadBlock(b)) if b == block));
     }
+    let tiny = new(MAX_SIZE, Kind::Dynamic { block: 4096 });
+    assert!(matches!(tiny, Err(VhdError::Unsupported(what)) if what.contains("blocks")));
     let (mut vhd, _) = opened(created(&kinds()[1]));
     for (at, len) in [(SIZE, 512), (0, SIZE + 512), (u64::MAX - 511, 512), (256, 512), (0, 100)] {
         assert!(matches!(vhd.resolve(at, len), Err(VhdError::OutOfRange { .. })));

@@ -6,8 +6,8 @@ use crate::create::NOWHERE;
 use crate::{Result, Vhd};
 
 impl<M: Medium> Vhd<M> {
-    /// A range of whole sectors is to read as zeros. Gives the extents of the medium that are to be zero for that, before
-    /// [`Vhd::written`].
+    /// A range of whole sectors is to read as zeros. Gives the extents of the medium that are to be zero for that,
+    /// before [`Vhd::written`].
     ///
     /// # Errors
     /// The range is not on the disk; the image is read-only, or cannot grow.
@@ -32,8 +32,8 @@ impl<M: Medium> Vhd<M> {
         Ok(extents)
     }
 
-    /// A range of whole sectors is not needed any more: each reads as it did, or as zeros. Gives the extents of the medium that
-    /// may be made zero.
+    /// A range of whole sectors is not needed any more: each reads as it did, or as zeros. Gives the extents of the
+    /// medium that may be made zero.
     ///
     /// # Errors
     /// The range is not on the disk; the image is read-only; a bitmap cannot be read.
@@ -55,8 +55,8 @@ impl<M: Medium> Vhd<M> {
         Ok(extents)
     }
 
-    /// Whether a piece is a whole block, or all that the disk has of it, and blocks can be given up here. A block of a child
-    /// that has no place is its parent's.
+    /// Whether a piece is a whole block, or all that the disk has of it, and blocks can be given up here. A block of a
+    /// child that has no place is its parent's.
     fn can_go(&self, piece: &Piece) -> bool {
         let size = self.block().map_or(0, u64::from);
         let end = piece.range.end == size || piece.block * size + piece.range.end == self.size();

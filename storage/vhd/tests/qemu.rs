@@ -1,11 +1,12 @@
-//! Images between this room and QEMU's tools, both ways. (Of a differencing image they see no parent, so those are not here.)
+//! Images between this room and QEMU's tools, both ways. (Of a differencing image they see no parent, so those are not
+//! here.)
 
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
-use vireo_vdisk::FileMedium;
 use vireo_vdisk::trial::peer::{Folder, qemu, text};
-use vireo_vdisk::trial::{read, write};
+use vireo_vdisk::trial::{read, unmap, write, zero};
+use vireo_vdisk::{FileMedium, compact};
 use vireo_vhd::{Kind, NewVhd, Vhd};
 
 const MIB: u64 = 1 << 20;
@@ -81,5 +82,32 @@ fn we_read_what_qemu_writes() {
         qemu("qemu-io", &["-f", "vpc", "-c", "read -P 0x64 8M 3M", "-c", "read -P 0x61 0 64k", text(&path)]);
         qemu("qemu-img", &["convert", "-f", "vpc", "-O", "raw", text(&path), text(&theirs)]);
         assert!(all(&mut vhd) == fs::read(&theirs).expect("a file"), "{options}, after our write");
+    }
+}
+
+#[test]
+fn qemu_reads_what_we_gave_back_grew_and_compacted() {
+    let folder = Folder::new("vhd-we-change");
+    for (n, kind) in [Kind::Fixed, Kind::Dynamic { block: 512 << 10 }].into_iter().enumerate() {
+        let path = folder.join(format!("{n}.vhd"));
+        let new = NewVhd { size: 11 * MIB, kind, id: [1; 16], created: 800_000_000 };
+        new.create(&FileMedium::new(File::create_new(&path).expect("a file"))).expect("it can be made");
+        let mut vhd = open(&path);
+        write(&mut vhd, 3 * MIB, &vec![0x44; 5 << 20]);
+        zero(&mut vhd, 4 * MIB, MIB);
+        unmap(&mut vhd, 5 * MIB, 3 * MIB / 2);
+        vhd.flush().expect("it flushes");
+        // More entries than the table has room for.
+        vhd.grow(140 * MIB).expect("it grows");
+        write(&mut vhd, 139 * MIB, &[0x55; 4096]);
+        assert!(compact(&mut vhd, &mut |_, _| true).expect("it moves"));
+        let ours = folder.join(format!("{n}.ours"));
+        fs::write(&ours, all(&mut vhd)).expect("a file");
+        let compared = qemu("qemu-img", &["compare", "-f", "raw", "-F", "vpc", text(&ours), text(&path)]);
+        assert!(compared.contains("Images are identical"), "{compared}");
+        qemu("qemu-io", &["-f", "vpc", "-c", "write -P 0x77 4M 4M", text(&path)]);
+        let disk = all(&mut open(&path));
+        assert!(disk[4 << 20..8 << 20].iter().all(|b| *b == 0x77));
+        assert_eq!((disk[3 << 20], disk[139 << 20]), (0x44, 0x55));
     }
 }

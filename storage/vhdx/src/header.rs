@@ -1,4 +1,5 @@
-//! The headers (2.2.2): two, of which the valid one with the higher number counts, so that a torn update leaves the other.
+//! The headers (2.2.2): two, of which the valid one with the higher number counts, so that a torn update leaves the
+//! other.
 
 use vireo_vdisk::Medium;
 

@@ -27,8 +27,8 @@ pub enum Open {
 
 /// An open image. It is not for several threads at once; whoever owns it moves the payload.
 ///
-/// To write: [`Vhdx::place`] says where the payload goes; when it is there, [`Vhdx::written`] makes it what is read, and
-/// [`Vhdx::flush`] makes it last. [`Vhdx::close`] spares the next opening the replay of the log.
+/// To write: [`Vhdx::place`] says where the payload goes; when it is there, [`Vhdx::written`] makes it what is read,
+/// and [`Vhdx::flush`] makes it last. [`Vhdx::close`] spares the next opening the replay of the log.
 pub struct Vhdx<M> {
     medium: Overlay<M>,
     header: Header,
@@ -117,7 +117,8 @@ impl<M: Medium> Vhdx<M> {
         self.metadata.parent.as_ref()
     }
 
-    /// What a child names as its parent's linkage. It changes when the disk is written for the first time after an opening.
+    /// What a child names as its parent's linkage. It changes when the disk is written for the first time after an
+    /// opening.
     pub fn data_write(&self) -> Guid {
         self.header.data_write
     }
@@ -403,8 +404,8 @@ impl<M: Medium> Vhdx<M> {
     /// Makes all that was written durable: the payload, then by way of the log what leads to it.
     ///
     /// # Errors
-    /// Those of the medium: then nothing is known of what was written since the last flush that succeeded. What was to be
-    /// written still is.
+    /// Those of the medium: then nothing is known of what was written since the last flush that succeeded. What was to
+    /// be written still is.
     pub fn flush(&mut self) -> Result<()> {
         // And what the last flush wrote in its place, which its entry in the log is no longer needed for then.
         let flush = |m: &Overlay<M>| m.flush().map_err(VhdxError::io("flush the VHDX"));

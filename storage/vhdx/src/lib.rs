@@ -1,15 +1,16 @@
-//! VHDX, the disk format of Hyper-V since 2012 (Microsoft, [MS-VHDX]: "Virtual Hard Disk v2 File Format"; sections are named
-//! where a fact comes from).
+//! VHDX, the disk format of Hyper-V since 2012 (Microsoft, [MS-VHDX]: "Virtual Hard Disk v2 File Format"; sections are
+//! named where a fact comes from).
 //!
-//! Owns the meaning of every byte of such an image but the payload: [`Vhdx`] says where a range of the disk is, gives new
-//! blocks a place, and makes what it changed durable by the log. It reads and writes no payload; it opens no parent, but says
-//! who it is ([`ParentLink`]).
+//! Owns the meaning of every byte of such an image but the payload: [`Vhdx`] says where a range of the disk is, gives
+//! new blocks a place, and makes what it changed durable by the log. It reads and writes no payload; it opens no
+//! parent, but says who it is ([`ParentLink`]).
 //!
 //! # What a crash may leave
-//! A change of the block table or of a sector bitmap stays in memory until [`Vhdx::flush`], which first makes durable what it
-//! leads to, then writes the changed pages to the log, makes that durable, and writes them in their places. What an entry of
-//! the log says is durable there before the next entry is written, so the log is never more than one entry long (or as many
-//! as one flush needs) and a replay at the next opening completes it.
+//! A change of the block table or of a sector bitmap stays in memory until [`Vhdx::flush`], which first makes durable
+//! what it leads to, then writes the changed pages to the log, makes that durable, and writes them in their places.
+//! What an entry of the log says is durable there before the next entry is written, so the log is never more than one
+//! entry long (or as many as one flush needs) and a replay at the next opening completes it: in memory, if the image is
+//! opened to be read only. What a block gives up is used again only when its entry in the table is durable.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

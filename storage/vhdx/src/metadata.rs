@@ -33,7 +33,8 @@ const REQUIRED: u32 = 4;
 /// Who the parent of a differencing image is. Paths are as the image has them, with backslashes perhaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParentLink {
-    /// [`crate::Vhdx::data_write`] of the parent when the child was made: another one now means that it was changed since.
+    /// [`crate::Vhdx::data_write`] of the parent when the child was made: another one now means that it was changed
+    /// since.
     pub linkage: Guid,
     /// Another one that is right as well: a merge was under way.
     pub linkage2: Option<Guid>,

@@ -9,12 +9,12 @@ use crate::table::{Block, Layout, NOT_HERE};
 use crate::{Metadata, Result, Vhdx, VhdxError};
 
 impl<M: Medium> Vhdx<M> {
-    /// Makes the disk larger, durably. What is new is zero, or the parent's. If it fails, or a crash comes between, the disk has
-    /// its size or the new one.
+    /// Makes the disk larger, durably. What is new is zero, or the parent's. If it fails, or a crash comes between, the
+    /// disk has its size or the new one.
     ///
     /// # Errors
-    /// The size is not possible, or less than the disk's, or the block table has no room for it; the image is read-only; those
-    /// of the medium.
+    /// The size is not possible, or less than the disk's, or the block table has no room for it; the image is
+    /// read-only; those of the medium.
     pub fn grow(&mut self, size: u64) -> Result<()> {
         let new = self.layout_with(size)?;
         if size < self.size() {
@@ -37,11 +37,12 @@ impl<M: Medium> Vhdx<M> {
         self.set_size(size, new)
     }
 
-    /// Makes the disk smaller, durably. What is beyond is lost. Its blocks are given up, but the file stays as long as it is.
+    /// Makes the disk smaller, durably. What is beyond is lost. Its blocks are given up, but the file stays as long as
+    /// it is.
     ///
     /// # Errors
-    /// The size is not possible, or more than the disk's; it has a parent, whose data would come back when it grows; the image
-    /// is read-only; those of the medium.
+    /// The size is not possible, or more than the disk's; it has a parent, whose data would come back when it grows;
+    /// the image is read-only; those of the medium.
     pub fn shrink(&mut self, size: u64) -> Result<()> {
         let new = self.layout_with(size)?;
         if size > self.size() {

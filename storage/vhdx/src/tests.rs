@@ -157,6 +157,29 @@ fn a_compacted_image_is_shorter_and_children_still_know_it() {
 }
 
 #[test]
+fn a_link_to_a_parent_changes_as_a_whole_or_not_at_all() {
+    let (mut vhdx, medium) = opened(created(&new(Kind::Differencing(parent()), 512)));
+    let mut random = Random(5);
+    for n in 1..4u8 {
+        let before = vhdx.parent().cloned().unwrap();
+        let link =
+            ParentLink { linkage2: Some(Guid([n; 16])), volume: Some("x".repeat(5000)), ..before.clone() };
+        let from = medium.points();
+        vhdx.relink(link.clone()).unwrap();
+        for point in from..=medium.points() {
+            for _ in 0..5 {
+                let after = ForgetfulMedium::new(medium.after_crash(point, |n| random.below(n)));
+                let found = Vhdx::open(after, Open::Read).unwrap().parent().cloned().unwrap();
+                let done = point == medium.points();
+                assert!(found == link || found == before && !done, "{found:?} after a crash at {point}");
+            }
+        }
+    }
+    let (mut base, _) = opened(created(&new(Kind::Dynamic, 512)));
+    assert!(base.relink(parent()).is_err());
+}
+
+#[test]
 fn a_disk_grows_as_far_as_its_table_goes() {
     let medium = ForgetfulMedium::default();
     // The table's first MiB has entries for more than four times as much.

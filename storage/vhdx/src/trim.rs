@@ -6,8 +6,8 @@ use crate::table::{Block, UNMAPPED, ZERO};
 use crate::{Result, Vhdx};
 
 impl<M: Medium> Vhdx<M> {
-    /// A range of whole sectors is to read as zeros. Gives the extents of the medium that are to be zero for that, before
-    /// [`Vhdx::written`].
+    /// A range of whole sectors is to read as zeros. Gives the extents of the medium that are to be zero for that,
+    /// before [`Vhdx::written`].
     ///
     /// # Errors
     /// The range is not on the disk; the image is read-only, damaged, or cannot grow.
@@ -38,8 +38,8 @@ impl<M: Medium> Vhdx<M> {
         Ok(extents)
     }
 
-    /// A range of whole sectors is not needed any more: each reads as it did, or as zeros. Gives the extents of the medium that
-    /// may be made zero.
+    /// A range of whole sectors is not needed any more: each reads as it did, or as zeros. Gives the extents of the
+    /// medium that may be made zero.
     ///
     /// # Errors
     /// The range is not on the disk; the image is read-only, or damaged.

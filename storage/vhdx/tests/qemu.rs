@@ -1,11 +1,12 @@
-//! Images between this room and QEMU's tools, both ways. (They know neither differencing images nor sectors of 4096 bytes.)
+//! Images between this room and QEMU's tools, both ways. (They know neither differencing images nor sectors of 4096
+//! bytes.)
 
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
 use vireo_vdisk::trial::peer::{Folder, qemu, text};
-use vireo_vdisk::trial::{read, write};
-use vireo_vdisk::{FileMedium, Medium};
+use vireo_vdisk::trial::{read, unmap, write, zero};
+use vireo_vdisk::{FileMedium, Medium, compact};
 use vireo_vhdx::{Guid, Kind, MIB, NewVhdx, Open, Vhdx};
 
 fn open(path: &Path) -> Vhdx<FileMedium> {
@@ -98,5 +99,34 @@ fn we_read_what_qemu_writes() {
         qemu("qemu-io", &["-f", "vhdx", "-c", "read -P 0x64 8M 3M", "-c", "read -P 0x61 0 64k", text(&path)]);
         qemu("qemu-img", &["convert", "-f", "vhdx", "-O", "raw", text(&path), text(&theirs)]);
         assert!(ours == fs::read(&theirs).expect("a file"), "{options}, after our write");
+    }
+}
+
+#[test]
+fn qemu_reads_what_we_gave_back_grew_and_compacted() {
+    let folder = Folder::new("vhdx-we-change");
+    for (n, kind) in [Kind::Fixed, Kind::Dynamic].into_iter().enumerate() {
+        let path = folder.join(format!("{n}.vhdx"));
+        let mut vhdx = written(&path, kind.clone(), 1 << 20);
+        write(&mut vhdx, 3 * MIB, &vec![0x44; 5 << 20]);
+        zero(&mut vhdx, 4 * MIB, MIB);
+        unmap(&mut vhdx, 5 * MIB, 3 * MIB / 2);
+        vhdx.flush().expect("it flushes");
+        vhdx.grow(40 * MIB).expect("it grows");
+        write(&mut vhdx, 39 * MIB, &[0x55; 4096]);
+        assert!(compact(&mut vhdx, &mut |_, _| true).expect("it moves"));
+        vhdx.grow(50 * MIB).expect("it grows");
+        write(&mut vhdx, 49 * MIB, &[0x66; 4096]);
+        let ours = folder.join(format!("{n}.ours"));
+        fs::write(&ours, all(&mut vhdx)).expect("a file");
+        vhdx.close().expect("it closes");
+        qemu("qemu-img", &["check", "-q", "-f", "vhdx", text(&path)]);
+        let compared = qemu("qemu-img", &["compare", "-f", "raw", "-F", "vhdx", text(&ours), text(&path)]);
+        assert!(compared.contains("Images are identical"), "{compared}");
+        // And write where we gave back, by their own rules.
+        qemu("qemu-io", &["-f", "vhdx", "-c", "write -P 0x77 4M 4M", text(&path)]);
+        let disk = all(&mut open(&path));
+        assert!(disk[4 << 20..8 << 20].iter().all(|b| *b == 0x77));
+        assert_eq!((disk[3 << 20], disk[39 << 20], disk[49 << 20]), (0x44, 0x55, 0x66), "{kind:?}");
     }
 }

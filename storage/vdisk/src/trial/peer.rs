@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// A folder of a test, which goes with it.
 pub struct Folder(PathBuf);
@@ -46,11 +46,18 @@ pub fn text(path: &Path) -> &str {
 /// # Panics
 /// It is not there, or fails.
 pub fn qemu(tool: &str, arguments: &[&str]) -> String {
+    let output = run(tool, "qemu-utils", arguments);
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Runs another program of a Debian package, which `scripts/install-deps.sh test` installs; gives what it prints.
+///
+/// # Panics
+/// It is not there, or fails.
+pub fn run(tool: &str, package: &str, arguments: &[&str]) -> Output {
     let output = Command::new(tool).args(arguments).output();
-    let output =
-        output.unwrap_or_else(|e| panic!("{tool} is needed for this test (package qemu-utils): {e}"));
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool} {arguments:?}: {text}");
-    text
+    let output = output.unwrap_or_else(|e| panic!("{tool} is needed for this test (package {package}): {e}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool} {arguments:?}: {errors}");
+    output
 }
