@@ -8,7 +8,8 @@ use vireo_vhd::NewVhd;
 use vireo_vhdx::{Guid, NewVhdx};
 
 use crate::disk::{Any, Layer};
-use crate::{DiskError, Format, Result, file};
+use crate::file::{self, Locked};
+use crate::{DiskError, Format, Result};
 
 /// How a new disk is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +52,8 @@ pub(crate) fn create_as(path: &Path, name: &Path, new: &NewDisk, id: Option<[u8;
         Kind::Differencing(parent) => Some(Layer::open(parent, None, false)?),
         _ => None,
     };
-    let (_, medium) = file::create(path)?;
+    let (file, medium) = file::create(path)?;
+    let _lock = Locked(file);
     let made = fill(name, &medium, new, parent, id).and_then(|()| file::sync_folder(path));
     if made.is_err() {
         // It was ours, and is nothing.

@@ -1,6 +1,5 @@
 //! An open disk: an image, and its parents below it.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,8 @@ use vireo_vdisk::{Compact, Extent, FileMedium, Image, Place, Raw};
 use vireo_vhd::Vhd;
 use vireo_vhdx::{Guid, Open, Vhdx};
 
-use crate::{DiskError, Format, Result, file};
+use crate::file::{self, Locked};
+use crate::{DiskError, Format, Result};
 
 /// Most images on one another.
 pub(crate) const MOST_LAYERS: usize = 64;
@@ -45,7 +45,7 @@ pub(crate) struct Layer {
     pub(crate) format: Format,
     pub(crate) any: Any,
     /// What the image's medium is.
-    pub(crate) file: File,
+    pub(crate) file: Locked,
     /// Of the file: no other has both.
     identity: (u64, u64),
 }
@@ -66,6 +66,7 @@ impl Layer {
                 return Err(DiskError::Foreign { path: path.to_path_buf(), format });
             }
         };
+        let file = Locked(file);
         Ok(Self { path: path.to_path_buf(), format, any, file, identity: (meta.dev(), meta.ino()) })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::ops::Deref;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -9,6 +10,25 @@ use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 use vireo_vdisk::FileMedium;
 
 use crate::{DiskError, Result};
+
+/// A locked file, whose lock goes with it. If the lock were left to go with its last descriptor it would stay a little longer
+/// now and then: a child has all descriptors between its fork and its exec, and a ring's until the kernel has put it away.
+#[derive(Debug)]
+pub struct Locked(pub File);
+
+impl Deref for Locked {
+    type Target = File;
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Else it goes with the descriptor.
+        _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 /// Opens a file. One that is written nobody else may use; one that is read nobody else may write. A block device is nobody
 /// else's in either case: neither a mount's nor another program's that asks.

@@ -89,9 +89,9 @@ impl What {
         let format = self.format();
         let path = |name: &str| folder.join(format!("{name}.{format}"));
         let block = match format {
-            Format::Raw | Format::Qcow2 | Format::Vmdk => None,
             Format::Vhd => Some(64 << 10),
             Format::Vhdx => Some(1 << 20),
+            _ => None,
         };
         let new = |kind| NewDisk { format, kind, size: Some(size), block, sector: None };
         let mut model = vec![0; size as usize];
