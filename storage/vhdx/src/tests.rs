@@ -359,6 +359,35 @@ proptest! {
     }
 }
 
+#[test]
+fn a_crash_while_blocks_move_or_the_disk_grows_loses_nothing() {
+    for new in &images()[1..] {
+        let block = MIB / u64::from(new.sector);
+        let write = |block_number, byte| Act::Write { sector: block_number * block, count: 3, byte };
+        let acts = [
+            write(0, 1),
+            write(1, 2),
+            write(2, 3),
+            Act::Flush,
+            Act::Unmap { sector: 0, count: block },
+            Act::Flush,
+            Act::Compact,
+            write(1, 4),
+            Act::Grow { by: 2 * block },
+            write(4, 5),
+            Act::Flush,
+            Act::Zero { sector: block, count: block },
+            Act::Compact,
+            write(0, 6),
+            Act::Flush,
+        ];
+        trial(new, |t| {
+            t.keeps(&acts);
+            t.survives(&acts, Random(new.sector.into()));
+        });
+    }
+}
+
 /// Parts of an image that have meaning: start, length, and how many bytes their checksum is of, if they have one.
 const PARTS: [(usize, usize, usize); 6] = [
     (65536, 100, 4096),
