@@ -9,12 +9,12 @@ VIREO := $(or $(CARGO_TARGET_DIR),target)/release/vireo
 build:
 	cargo build --release --quiet -p vireo-cli
 
-# Boots an unmodified Debian kernel to a shell; without a terminal, a scripted visit that ends by itself.
+# Boots an unmodified Debian kernel from a VHDX and adds a disk while it runs; on a terminal to a shell, else a scripted visit.
 demo:
 	scripts/install-deps.sh demo
 	$(MAKE) --no-print-directory build
-	guests/build.sh $(GUEST)
-	scripts/demo.sh $(VIREO) guests/cache/$(GUEST)
+	guests/build.sh $(GUEST)-disk
+	scripts/demo.sh $(VIREO) guests/cache/$(GUEST)-disk
 
 # Everything that has to pass.
 test:

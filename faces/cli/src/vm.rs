@@ -119,8 +119,9 @@ fn print_disks(disks: &[DiskStatus], out: &mut dyn Write) -> io::Result<()> {
         let size = Size(d.size).to_string();
         writeln!(
             out,
-            "{:<10} {size:>10}  {mode:<4} {iops:>8} {bandwidth:>11}  {}",
+            "{:<10} {size:>10}  {mode:<4} {iops:>8} {bandwidth:>11}  {:<32}  {}",
             d.name,
+            d.serial,
             d.path.display()
         )?;
     }
