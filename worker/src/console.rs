@@ -93,6 +93,39 @@ impl EscapeParser {
 /// Takes console events; called on the threads of the console and of signals.
 pub type Events = Arc<dyn Fn(ConsoleEvent) + Send + Sync>;
 
+/// Where what is typed goes.
+pub trait GuestInput: Send + Sync {
+    /// Adds what there is room for; gives how many bytes those are.
+    fn push(&self, bytes: &[u8]) -> usize;
+
+    /// Adds all bytes; waits for room, perhaps for ever: a guest need not read. Gives up when `wanted`, which is asked a few
+    /// times a second, says that nobody wants it any more.
+    fn push_while(&self, bytes: &[u8], wanted: &dyn Fn() -> bool) {
+        /// Time for a guest to take some.
+        const ASK: Duration = Duration::from_millis(50);
+        let mut left = &bytes[self.push(bytes)..];
+        while !left.is_empty() && wanted() {
+            std::thread::sleep(ASK);
+            left = &left[self.push(left)..];
+        }
+    }
+}
+
+impl GuestInput for SerialInput {
+    fn push(&self, bytes: &[u8]) -> usize {
+        Self::push(self, bytes)
+    }
+    fn push_while(&self, bytes: &[u8], wanted: &dyn Fn() -> bool) {
+        Self::push_while(self, bytes, wanted);
+    }
+}
+
+impl GuestInput for vireo_virtio::Console {
+    fn push(&self, bytes: &[u8]) -> usize {
+        self.push_input(bytes)
+    }
+}
+
 /// The console. Dropping it puts the terminal back and removes the socket.
 pub struct Console {
     output: Arc<Output>,
@@ -274,10 +307,9 @@ impl Console {
         &mut self,
         spec: &SerialSpec,
         listener: Option<UnixListener>,
-        input: &Arc<SerialInput>,
+        input: Arc<dyn GuestInput>,
         events: Events,
     ) {
-        let input = Arc::clone(input);
         let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
             // Without a thread there is no input; the guest still runs.
             std::thread::Builder::new().name(name.into()).spawn(f).ok();
@@ -294,12 +326,12 @@ impl Console {
                         self.terminal = Some(saved);
                     }
                 }
-                let type_bytes: fn(&SerialInput, &[u8]) = match self.terminal {
+                let type_bytes: fn(&dyn GuestInput, &[u8]) = match self.terminal {
                     // Escapes have to get through whatever was typed before them.
                     Some(_) => |input, bytes| _ = input.push(bytes),
-                    None => |input, bytes| input.push_while(bytes, || true),
+                    None => |input, bytes| input.push_while(bytes, &|| true),
                 };
-                spawn("console", Box::new(move || read_terminal(|b| type_bytes(&input, b), &events)));
+                spawn("console", Box::new(move || read_terminal(|b| type_bytes(&*input, b), &events)));
             }
             (SerialSpec::File(_), _) => {
                 if let Some(file) = self.file.take() {
@@ -308,7 +340,7 @@ impl Console {
             }
             (SerialSpec::Socket(_), Some(listener)) => {
                 let client = Arc::clone(&self.client);
-                spawn("console", Box::new(move || serve_clients(&listener, &client, &input)));
+                spawn("console", Box::new(move || serve_clients(&listener, &client, &*input)));
             }
             _ => {}
         }
@@ -347,7 +379,7 @@ fn hung_up(stream: &UnixStream) -> bool {
     polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
-fn serve_clients(listener: &UnixListener, client: &Client, input: &SerialInput) {
+fn serve_clients(listener: &UnixListener, client: &Client, input: &dyn GuestInput) {
     /// The host has no file descriptor left, say: time for it to get some.
     const RETRY: Duration = Duration::from_millis(100);
     for stream in listener.incoming() {
@@ -358,7 +390,7 @@ fn serve_clients(listener: &UnixListener, client: &Client, input: &SerialInput) 
         client.set(Some(writer));
         let mut bytes = [0; 1024];
         while let Ok(n @ 1..) = stream.read(&mut bytes) {
-            input.push_while(&bytes[..n], || !hung_up(&stream));
+            input.push_while(&bytes[..n], &|| !hung_up(&stream));
         }
         client.set(None);
     }

@@ -11,6 +11,7 @@ mod disks;
 pub mod engines;
 mod error;
 pub mod output;
+mod pci;
 mod run;
 mod signals;
 mod socket;

@@ -1,13 +1,14 @@
 //! Runs a machine from start to end.
 
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use vireo_board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
+use vireo_board::{Attach, Board, BoardError, BoardEvent, BoardSpec, Boot};
 use vireo_chipset::lines::SerialSink;
 use vireo_core::{CpuModel, PartitionStats};
 use vireo_firmware::linux::{BootFile, File, LinuxBoot};
@@ -19,7 +20,7 @@ use crate::console::{Console, ConsoleEvent, Events};
 use crate::control::ControlServer;
 use crate::disks::Disks;
 use crate::output::Output;
-use crate::{RunError, RunSpec, SerialSpec, engines, signals};
+use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals};
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     spare_files(spec)?;
     let disks = Disks::open(&spec.disks, spec.enlightenments.is_some())?;
     let (mut console, listener) = Console::open(&spec.serial)?;
+    let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
     let board_events = forward_board_events(&events);
     let user = Arc::new(User::new(events, Arc::clone(console.output())));
@@ -90,14 +92,15 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         cpu_model,
         enlightenments: spec.enlightenments,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: disks.attach(spec.cpus),
+        devices: devices(spec, &disks, further.as_ref()),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))
         .map_err(|e| RunError::Machine(e.to_string()))?;
     let start = |path: &PathBuf| ControlServer::start(path, &disks).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
-    console.start(&spec.serial, listener, board.serial_input(), user.events());
+    console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());
+    let further = further.map(|f| f.start(&user));
     let started = Instant::now();
     board.resume();
     let mut machine = Machine { board: &board, console: &console, user: &user, resets: 0 };
@@ -105,7 +108,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let resets = machine.resets;
     board.stop();
     let ran = started.elapsed();
-    let unread_output = console.finish();
+    let unread_output = console.finish() + further.map_or(0, |f| f.finish());
     Ok(Outcome {
         end: end?,
         engine: chosen.capabilities.engine.to_string(),
@@ -136,17 +139,64 @@ fn cpu_model(spec: &RunSpec, chosen: &engines::Chosen) -> Result<Arc<CpuModel>, 
 
 /// The console's file starts empty: it must not be one that the machine boots from or keeps its disks in.
 fn spare_files(spec: &RunSpec) -> Result<(), RunError> {
-    let SerialSpec::File(path) = &spec.serial else { return Ok(()) };
     let identity = |p: &Path| std::fs::metadata(p).ok().map(|m| (m.dev(), m.ino()));
-    let Some(console) = identity(path) else { return Ok(()) };
+    let mut consoles = [Some(&spec.serial), spec.virtio_console.as_ref()].into_iter().flatten();
+    consoles.try_for_each(|console| match console {
+        SerialSpec::File(path) => {
+            identity(path).map_or(Ok(()), |console| spare_others(spec, path, console, identity))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// A file that is there already, and is `console`, is none of the machine's others.
+fn spare_others(
+    spec: &RunSpec,
+    path: &Path,
+    console: (u64, u64),
+    identity: impl Fn(&Path) -> Option<(u64, u64)>,
+) -> Result<(), RunError> {
     let disks = spec.disks.iter().map(|d| ("file of a disk", Some(&d.path)));
     let boots = [("kernel", Some(&spec.kernel)), ("initrd", spec.initrd.as_ref())];
     for (what, file) in boots.into_iter().chain(disks) {
-        if file.and_then(|f| identity(f)) == Some(console) {
+        if file.and_then(|f: &PathBuf| identity(f)) == Some(console) {
             return Err(RunError::Console(format!("{} is the {what}", path.display())));
         }
     }
     Ok(())
+}
+
+/// A console of virtio: whoever is on the other side, and the device.
+struct FurtherConsole {
+    spec: SerialSpec,
+    console: Console,
+    listener: Option<UnixListener>,
+    device: Arc<vireo_virtio::Console>,
+}
+
+impl FurtherConsole {
+    fn open(spec: &SerialSpec) -> Result<Self, RunError> {
+        let (console, listener) = Console::open(spec)?;
+        let device = vireo_virtio::Console::new(Arc::clone(console.output()) as _);
+        Ok(Self { spec: spec.clone(), console, listener, device })
+    }
+
+    fn start(self, user: &Arc<User>) -> Console {
+        let mut console = self.console;
+        console.start(&self.spec, self.listener, self.device, user.events());
+        console
+    }
+}
+
+/// The devices beyond the chipset's.
+fn devices(spec: &RunSpec, disks: &Disks, further: Option<&FurtherConsole>) -> Vec<Attach> {
+    let mut devices = disks.attach(spec.cpus);
+    if spec.enlightenments.is_none() {
+        // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
+        devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()));
+    }
+    devices.extend(further.map(|f| pci::attach(pci::CONSOLE, "virtio-console", Arc::clone(&f.device) as _)));
+    devices
 }
 
 /// The board's channel carries only its own events; a thread passes them on to the common inbox.

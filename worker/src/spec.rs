@@ -57,6 +57,16 @@ impl FromStr for SerialSpec {
     }
 }
 
+impl SerialSpec {
+    /// As [`SerialSpec::from_str`], of a further console: what is standard input and output is the serial port's.
+    pub fn parse_further(s: &str) -> Result<Self, String> {
+        match s.parse()? {
+            Self::Stdio => Err("it is socket:PATH or file:PATH".into()),
+            other => Ok(other),
+        }
+    }
+}
+
 /// Bytes from `512M`, `2G`, `1024K`, with or without `iB` or `B`; a bare number is in MiB.
 pub fn parse_memory(s: &str) -> Result<u64, String> {
     parse_size(s, 20)
@@ -123,8 +133,10 @@ pub struct RunSpec {
     pub disks: Vec<DiskSpec>,
     /// Socket by which the running machine is changed.
     pub control: Option<PathBuf>,
-    /// Console.
+    /// Console on the first serial port.
     pub serial: SerialSpec,
+    /// A further console, of virtio: a socket or a file.
+    pub virtio_console: Option<SerialSpec>,
     /// End instead of starting again when the guest resets.
     pub no_reboot: bool,
 }

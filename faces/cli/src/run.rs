@@ -63,6 +63,9 @@ pub struct RunArgs {
     /// First serial port: stdio, socket:PATH or file:PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     serial: SerialSpec,
+    /// A further console, of virtio (hvc0): socket:PATH or file:PATH.
+    #[arg(long, value_name = "WHERE", value_parser = SerialSpec::parse_further)]
+    virtio_console: Option<SerialSpec>,
     /// Print counters at the end.
     #[arg(long)]
     stats: bool,
@@ -96,6 +99,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         disks: args.disks.iter().chain(&args.cds).cloned().collect(),
         control: args.control.clone(),
         serial: args.serial.clone(),
+        virtio_console: args.virtio_console.clone(),
         no_reboot: args.no_reboot,
     };
     let (report, code) = match vireo_worker::run(&spec) {

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vireo_block::{BlockDevice, Limited};
 use vireo_board::{Attach, Attachment, BoardError, Seat};
-use vireo_chipset::pci::PciSlot;
 use vireo_ide::{Drives, IdeDrive, Place as IdePlace};
 use vireo_live::{LiveDisk, LiveError, OpenOptions};
 use vireo_scsi::{LogicalUnit, ScsiCd, ScsiDisk};
 use vireo_storvsp::{Controller, LUNS, Provider, UnitError};
-use vireo_virtio::{Blk, Rng, VirtioPci};
+use vireo_virtio::Blk;
 use vireo_vmbus::VmBus;
 
+use crate::pci;
 pub use spec::{DiskBus, DiskSpec};
 
 /// SCSI controllers of a machine, at most: as Hyper-V has it.
@@ -25,11 +25,6 @@ const CONTROLLERS_MAX: usize = 4;
 
 /// Names of the controllers: by them guests know theirs again, so they never change.
 const CONTROLLER_NAMES: Uuid = uuid::uuid!("6b0e1f5a-8d0c-4f6e-9d57-3f1c5a7e2b00");
-
-/// First PCI device number of disks; those below are the chipset's and the random number generator's.
-const FIRST_PCI_DEVICE: u8 = 3;
-const RNG_PCI_DEVICE: u8 = 2;
-const PCI_DEVICES: u8 = 32;
 
 /// Where IDE drives go, in this order.
 const IDE_PLACES: [IdePlace; 4] = IdePlace::ALL;
@@ -185,8 +180,7 @@ impl Disks {
     }
 
     fn add_virtio(&self, spec: &DiskSpec) -> Result<(), DisksError> {
-        let number =
-            self.free_place(spec, DiskBus::Virtio, "virtio", usize::from(PCI_DEVICES - FIRST_PCI_DEVICE))?;
+        let number = self.free_place(spec, DiskBus::Virtio, "virtio", pci::DISKS.len())?;
         let (disk, limited) = open(spec)?;
         let place = Place::Virtio(Blk::new(limited, 1));
         self.entries().insert(format!("virtio{number:02}"), Entry { spec: spec.clone(), disk, place });
@@ -250,17 +244,14 @@ impl Disks {
         if !self.controllers.is_empty() {
             let controllers = self.controllers.clone();
             attach.push(Box::new(move |seat| attach_vmbus(seat, &controllers, vcpus)));
-        } else {
-            // Guests with VMBus get random numbers from the processor; older ones without may have no other source.
-            attach.push(Box::new(|seat| attach_pci(seat, RNG_PCI_DEVICE, "virtio-rng", Rng::new())));
         }
         let ide = self.ide();
         if ide.iter().any(Option::is_some) {
             attach.push(vireo_ide::attach(ide, |_| ()));
         }
-        for (device, (name, blk)) in (FIRST_PCI_DEVICE..).zip(self.virtio()) {
-            attach.push(Box::new(move |seat| attach_pci(seat, device, &name, Arc::clone(&blk) as _)));
-        }
+        attach.extend(
+            pci::DISKS.zip(self.virtio()).map(|(device, (name, blk))| pci::attach(device, &name, blk)),
+        );
         attach
     }
 
@@ -365,15 +356,4 @@ fn attach_vmbus(
             .ok_or_else(|| BoardError::Device("VMBus has no room for a SCSI controller".into()))?;
     }
     Ok(bus)
-}
-
-fn attach_pci(
-    seat: &mut Seat<'_>,
-    device: u8,
-    name: &str,
-    model: Arc<dyn vireo_virtio::Device>,
-) -> Result<Arc<dyn Attachment>, BoardError> {
-    let slot =
-        PciSlot::new(device, 0).ok_or_else(|| BoardError::Device(format!("no PCI slot for {name}")))?;
-    Ok(VirtioPci::attach(seat, slot, name, model)?)
 }
