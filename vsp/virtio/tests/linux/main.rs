@@ -263,8 +263,3 @@ fn debian_6_1_amd64_with_2_cpus_by_pins() {
 fn debian_6_1_i386_pae() {
     drivers_work("debian-6.1-686-pae", 1, "");
 }
-
-#[test]
-fn debian_6_1_i386_without_pae_by_pins() {
-    drivers_work("debian-6.1-686", 1, "pci=nomsi");
-}
