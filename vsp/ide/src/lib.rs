@@ -28,6 +28,7 @@ mod bus_master;
 mod cable;
 pub mod cd;
 mod channel;
+mod command;
 mod controller;
 mod disk;
 mod drive;
