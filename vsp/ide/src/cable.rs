@@ -8,6 +8,7 @@ use vireo_block::{BlockError, HostBuffer};
 use vireo_memory::GuestMemory;
 
 use crate::bus_master::{BusMaster, Effect, ListError};
+use crate::command;
 use crate::drive::Drive;
 use crate::registers::{control, device, error, status};
 use crate::step::{BUFFER, Io, Step, Task, Work};
@@ -24,11 +25,6 @@ pub mod port {
     /// Status when read.
     pub const COMMAND: usize = 7;
 }
-
-/// EXECUTE DEVICE DIAGNOSTIC: the one command that both devices obey, whichever is selected (ATA/ATAPI-6).
-const DIAGNOSTIC: u8 = 0x90;
-/// DEVICE RESET: the one command that a busy device obeys, if it is a packet device (ATA/ATAPI-6).
-const DEVICE_RESET: u8 = 0x08;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,22 +238,24 @@ impl Cable {
         }
     }
 
+    /// A command is given. EXECUTE DEVICE DIAGNOSTIC is the one that both devices obey, whichever is selected; DEVICE
+    /// RESET the one that a busy device obeys, if it is a packet device (ATA/ATAPI-6).
     fn command(&mut self, code: u8) {
         let (selected, at_work) = (self.selected(), self.at_work().is_some());
         let Some(drive) = &mut self.drives[selected] else {
             // Device 0 answers for an absent device 1 (ATA/ATAPI-6, the same).
-            if code == DIAGNOSTIC {
+            if code == command::EXECUTE_DEVICE_DIAGNOSTIC {
                 self.diagnose();
             }
             return;
         };
-        if code == DEVICE_RESET && drive.is_packet() && self.reset.is_none() {
+        if code == command::DEVICE_RESET && drive.is_packet() && self.reset.is_none() {
             return self.reset_device(selected);
         }
         if at_work || drive.task.status & (status::BSY | status::DRQ) != 0 {
             return;
         }
-        if code == DIAGNOSTIC {
+        if code == command::EXECUTE_DEVICE_DIAGNOSTIC {
             return self.diagnose();
         }
         self.abandon();

@@ -153,8 +153,8 @@ impl IdeController {
         IdeState::new(self.config().save(), channels)
     }
 
-    /// Takes over a saved state; drives and media are those of the one that was saved. The vCPUs must stand still. The PCI
-    /// host does not notice: it has to follow the BARs afterwards (`PciHost::follow_bars`).
+    /// Takes over a saved state; drives and media are those of the one that was saved. The vCPUs must stand still. The
+    /// PCI host does not notice: it has to follow the BARs afterwards (`PciHost::follow_bars`).
     ///
     /// # Errors
     /// Another version, other drives, or values that no controller can hold. Some of it may have been taken over:

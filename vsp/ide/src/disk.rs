@@ -7,6 +7,7 @@ use vireo_block::{BlockDevice, BlockError, Buffer, Operation};
 
 use crate::IdeError;
 use crate::address::{self, Geometry, LIMIT_28, LIMIT_48, SECTOR};
+use crate::command::{self, feature};
 use crate::identify;
 use crate::registers::{error, status};
 use crate::settings::Settings;
@@ -69,8 +70,22 @@ enum How {
 }
 
 impl Access {
-    const fn new(how: How, write: bool, ext: bool) -> Self {
-        Self { ext, write, fua: false, how }
+    const fn read(how: How) -> Self {
+        Self { ext: false, write: false, fua: false, how }
+    }
+
+    const fn write(how: How) -> Self {
+        Self { write: true, ..Self::read(how) }
+    }
+
+    /// Its address has 48 bits.
+    const fn ext(self) -> Self {
+        Self { ext: true, ..self }
+    }
+
+    /// It is durable when it ends.
+    const fn fua(self) -> Self {
+        Self { fua: true, ..self }
     }
 
     /// The command's meaning, if it is a read or a write.
@@ -78,22 +93,22 @@ impl Access {
         let pio = How::Pio { multiple: false };
         let multiple = How::Pio { multiple: true };
         Some(match code {
-            0x20 | 0x21 => Self::new(pio, false, false),
-            0x24 => Self::new(pio, false, true),
-            0x30 | 0x31 => Self::new(pio, true, false),
-            0x34 => Self::new(pio, true, true),
-            0xC4 => Self::new(multiple, false, false),
-            0x29 => Self::new(multiple, false, true),
-            0xC5 => Self::new(multiple, true, false),
-            0x39 => Self::new(multiple, true, true),
-            0xCE => Self { fua: true, ..Self::new(multiple, true, true) },
-            0xC8 | 0xC9 => Self::new(How::Dma, false, false),
-            0x25 => Self::new(How::Dma, false, true),
-            0xCA | 0xCB => Self::new(How::Dma, true, false),
-            0x35 => Self::new(How::Dma, true, true),
-            0x3D => Self { fua: true, ..Self::new(How::Dma, true, true) },
-            0x40 | 0x41 => Self::new(How::Verify, false, false),
-            0x42 => Self::new(How::Verify, false, true),
+            command::READ_SECTORS | command::READ_SECTORS_OLD => Self::read(pio),
+            command::READ_SECTORS_EXT => Self::read(pio).ext(),
+            command::WRITE_SECTORS | command::WRITE_SECTORS_OLD => Self::write(pio),
+            command::WRITE_SECTORS_EXT => Self::write(pio).ext(),
+            command::READ_MULTIPLE => Self::read(multiple),
+            command::READ_MULTIPLE_EXT => Self::read(multiple).ext(),
+            command::WRITE_MULTIPLE => Self::write(multiple),
+            command::WRITE_MULTIPLE_EXT => Self::write(multiple).ext(),
+            command::WRITE_MULTIPLE_FUA_EXT => Self::write(multiple).ext().fua(),
+            command::READ_DMA | command::READ_DMA_OLD => Self::read(How::Dma),
+            command::READ_DMA_EXT => Self::read(How::Dma).ext(),
+            command::WRITE_DMA | command::WRITE_DMA_OLD => Self::write(How::Dma),
+            command::WRITE_DMA_EXT => Self::write(How::Dma).ext(),
+            command::WRITE_DMA_FUA_EXT => Self::write(How::Dma).ext().fua(),
+            command::READ_VERIFY | command::READ_VERIFY_OLD => Self::read(How::Verify),
+            command::READ_VERIFY_EXT => Self::read(How::Verify).ext(),
             _ => return None,
         })
     }
@@ -126,32 +141,37 @@ impl Disk {
             return self.access(&access, io);
         }
         match code {
-            0x06 => self.data_set_management(io),
+            command::DATA_SET_MANAGEMENT => self.data_set_management(io),
             // RECALIBRATE and SEEK, for systems from before LBA.
-            0x10..=0x1F => Step::Done,
-            0x70 => self.sectors(io, false, true).map_or_else(|s| s, |_| Step::Done),
-            0x91 => self.initialize_device_parameters(io),
-            0xC6 => self.set_multiple(io),
+            command::RECALIBRATE..=command::RECALIBRATE_LAST => Step::Done,
+            command::SEEK => self.sectors(io, false, true).map_or_else(|s| s, |_| Step::Done),
+            command::INITIALIZE_DEVICE_PARAMETERS => self.initialize_device_parameters(io),
+            command::SET_MULTIPLE_MODE => self.set_multiple(io),
             // Standby and sleep: what was written is safe (ATA8-ACS, "STANDBY IMMEDIATE").
-            0xE0 | 0xE2 | 0xE6 | 0x94 | 0x96 | 0x99 => {
+            command::STANDBY_IMMEDIATE
+            | command::STANDBY
+            | command::SLEEP
+            | command::STANDBY_IMMEDIATE_OLD
+            | command::STANDBY_OLD
+            | command::SLEEP_OLD => {
                 self.state.settings.standby = true;
                 self.flush()
             }
-            0xE1 | 0xE3 | 0x95 | 0x97 => {
+            command::IDLE_IMMEDIATE | command::IDLE | command::IDLE_IMMEDIATE_OLD | command::IDLE_OLD => {
                 self.state.settings.standby = false;
                 Step::Done
             }
-            0xE5 | 0x98 => {
+            command::CHECK_POWER_MODE | command::CHECK_POWER_MODE_OLD => {
                 io.task.count.now = self.state.settings.power_mode();
                 Step::Done
             }
-            0xE7 | 0xEA => self.flush(),
-            0xEC => {
+            command::FLUSH_CACHE | command::FLUSH_CACHE_EXT => self.flush(),
+            command::IDENTIFY_DEVICE => {
                 let info = self.backing.info();
                 io.buffer.write(0, &identify::disk(&info, &self.serial, &self.state));
                 Step::Data { to_host: true, part: 0..SECTOR as usize, interrupt: true, task: Task::Plain }
             }
-            0xEF => self.set_features(io),
+            command::SET_FEATURES => self.set_features(io),
             // NOP fails by definition; so do SMART, security, packets and all else that a disk may lack.
             _ => Step::failed(error::ABRT),
         }
@@ -331,15 +351,18 @@ impl Disk {
     /// SET FEATURES (ATA/ATAPI-6).
     fn set_features(&mut self, io: &Io) -> Step {
         match io.task.features.now {
-            0x02 => self.state.settings.write_cache = true,
+            feature::WRITE_CACHE_ON => self.state.settings.write_cache = true,
             // What is in the cache is written out first.
-            0x82 => {
+            feature::WRITE_CACHE_OFF => {
                 self.state.settings.write_cache = false;
                 return self.flush();
             }
-            0x03 if self.state.settings.set_mode(io.task.count.now) => {}
-            // Look-ahead on and off, settings kept over a software reset and not: nothing changes.
-            0xAA | 0x55 | 0x66 | 0xCC => {}
+            feature::TRANSFER_MODE if self.state.settings.set_mode(io.task.count.now) => {}
+            // Nothing changes.
+            feature::LOOK_AHEAD_ON
+            | feature::LOOK_AHEAD_OFF
+            | feature::KEEP_SETTINGS
+            | feature::REVERT_SETTINGS => {}
             _ => return Step::failed(error::ABRT),
         }
         Step::Done

@@ -27,6 +27,7 @@ mod address;
 mod bus_master;
 mod cable;
 mod channel;
+mod command;
 mod controller;
 mod disk;
 mod drive;

@@ -10,6 +10,7 @@ use vireo_scsi::cd::{BLOCK, Cd, CdState, Reply};
 
 use crate::IdeError;
 use crate::address::SECTOR;
+use crate::command::{self, feature};
 use crate::identify;
 use crate::registers::{error, reason};
 use crate::settings::Settings;
@@ -66,29 +67,32 @@ impl PacketDevice {
     pub fn command(&mut self, code: u8, io: &mut Io) -> Step {
         match code {
             // Overlapped commands are not known.
-            0xA0 if io.task.features.now & 2 == 0 => {
+            command::PACKET if io.task.features.now & 2 == 0 => {
                 io.task.count.now = reason::COMMAND;
                 let task = Task::Packet { dma: io.task.features.now & 1 != 0 };
                 Step::Data { to_host: false, part: 0..PACKET, interrupt: false, task }
             }
-            0xA1 => {
+            command::IDENTIFY_PACKET_DEVICE => {
                 io.buffer.write(0, &identify::packet_device(&self.serial, self.settings));
                 Step::Data { to_host: true, part: 0..SECTOR as usize, interrupt: true, task: Task::Plain }
             }
             // Those that ask for a disk are told that this is none (ATA/ATAPI-6, "outputs for PACKET
             // command feature set devices" of both).
-            0xEC | 0x20 => {
+            command::IDENTIFY_DEVICE | command::READ_SECTORS => {
                 io.task.sign(true);
                 Step::failed(error::ABRT)
             }
-            0xE0 | 0xE2 | 0xE6 => self.standby(true),
-            0xE1 | 0xE3 => self.standby(false),
-            0xE5 => {
+            command::STANDBY_IMMEDIATE | command::STANDBY | command::SLEEP => self.standby(true),
+            command::IDLE_IMMEDIATE | command::IDLE => self.standby(false),
+            command::CHECK_POWER_MODE => {
                 io.task.count.now = self.settings.power_mode();
                 Step::Done
             }
-            0xEF if io.task.features.now == 0x03 && self.settings.set_mode(io.task.count.now) => Step::Done,
-            0xEF if matches!(io.task.features.now, 0x66 | 0xCC) => Step::Done,
+            command::SET_FEATURES => match io.task.features.now {
+                feature::TRANSFER_MODE if self.settings.set_mode(io.task.count.now) => Step::Done,
+                feature::KEEP_SETTINGS | feature::REVERT_SETTINGS => Step::Done,
+                _ => Step::failed(error::ABRT),
+            },
             _ => Step::failed(error::ABRT),
         }
     }
