@@ -70,6 +70,12 @@ BOOTS := 100
 boots: build
 	scripts/boots.sh $(VIREO) $(BOOTS) $(GUESTS)
 
+# Guests with a disk, and their tests of disks, in QEMU: all of them, or those in GUESTS.
+.PHONY: check-guests
+check-guests:
+	scripts/install-deps.sh test
+	guests/check.sh $(GUESTS)
+
 # stress-ng --verify in the guest, 2 minutes on 4 vCPUs.
 stress: build
 	scripts/stress.sh $(VIREO)

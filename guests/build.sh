@@ -3,7 +3,8 @@
 # Needs no root, mounts nothing. See README.md.
 set -euo pipefail
 umask 022
-export LC_ALL=C
+# A user's PATH may lack where Debian has mke2fs and depmod.
+export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${VIREO_GUEST_CACHE:-$here/cache}
@@ -13,15 +14,18 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 . "$here/packages.sh"
 # shellcheck source=initrd.sh
 . "$here/initrd.sh"
-# shellcheck source=stress.sh
-. "$here/stress.sh"
+# shellcheck source=programs.sh
+. "$here/programs.sh"
+# shellcheck source=disk.sh
+. "$here/disk.sh"
 # shellcheck source=bench.sh
 . "$here/bench.sh"
 # shellcheck source=systemd.sh
 . "$here/systemd.sh"
 
 readonly BENCH=$here/../bench
-# What amd64 guests exist with as well, as NAME-VARIANT; NAME-stress exists of all.
+# What guests exist with as well, as NAME-VARIANT: all of them, and those of amd64.
+readonly VARIANTS="stress disk"
 readonly AMD64_VARIANTS="bench programs parallel systemd"
 # NAME RELEASE ARCH KERNEL-METAPACKAGE.
 readonly GUESTS="
@@ -41,30 +45,35 @@ EOF
 }
 
 list_guests() {
-    awk -v variants="$AMD64_VARIANTS" 'BEGIN { count = split(variants, variant) }
-        NF { print $1; print $1 "-stress" }
-        $3 == "amd64" { for (i = 1; i <= count; i++) print $1 "-" variant[i] }' <<<"$GUESTS"
+    awk -v all="$VARIANTS" -v amd64="$AMD64_VARIANTS" '
+        function list(variants,    i, count, variant) {
+            count = split(variants, variant)
+            for (i = 1; i <= count; i++) print $1 "-" variant[i]
+        }
+        NF { print $1; list(all) }
+        $3 == "amd64" { list(amd64) }' <<<"$GUESTS"
 }
 
-# Prints what a guest is besides a kernel and busybox: stress, one of AMD64_VARIANTS, or nothing.
+# Prints what a guest is besides a kernel and busybox: one of the variants, or nothing.
 guest_variant() { # NAME
-    [[ " stress $AMD64_VARIANTS " != *" ${1##*-} "* ]] || echo "${1##*-}"
+    [[ " $VARIANTS $AMD64_VARIANTS " != *" ${1##*-} "* ]] || echo "${1##*-}"
 }
 
 # Prints "RELEASE ARCH METAPACKAGE" of a guest.
 guest_recipe() { # NAME
     local variant
     variant=$(guest_variant "$1")
-    awk -v name="${1%"${variant:+-$variant}"}" -v variant="$variant" '
-        $1 == name && (variant == "" || variant == "stress" || $3 == "amd64") { print $2, $3, $4; found = 1 }
+    awk -v name="${1%"${variant:+-$variant}"}" -v variant="$variant" -v amd64="$AMD64_VARIANTS" '
+        $1 == name && ($3 == "amd64" || index(" " amd64 " ", " " variant " ") == 0) { print $2, $3, $4; found = 1 }
         END { exit !found }' <<<"$GUESTS"
 }
 
-# What a built guest depends on besides packages: these scripts, and of the guests for benchmarks their sources.
+# What a built guest depends on besides packages: these scripts, and what its variant adds of files of ours.
 recipe_fingerprint() { # NAME
     (
-        cat "$here"/{build,packages,initrd,stress,bench,systemd}.sh "$here/init" "$here/power-button"
+        cat "$here"/{build,packages,initrd,programs,bench,systemd}.sh "$here/init" "$here/power-button"
         case $(guest_variant "$1") in
+            disk) cd "$here" && find disk.sh disk -type f -print0 | sort -z | xargs -0 cat ;;
             systemd) cat "$here"/systemd-mark* ;;
             bench | programs | parallel) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
         esac
@@ -73,9 +82,8 @@ recipe_fingerprint() { # NAME
 
 require_tools() {
     local tool
-    for tool in apt-get dpkg cpio depmod xz readelf; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null ||
-            apt_die "$tool is missing: run scripts/install-deps.sh demo"
+    for tool in apt-get dpkg cpio depmod xz readelf mke2fs debugfs; do
+        command -v "$tool" >/dev/null || apt_die "$tool is missing: run scripts/install-deps.sh demo"
     done
 }
 
@@ -87,9 +95,10 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     fi
     lay_out_base "$tree" "$4/bin/busybox" "$here/init"
     install -D -m 755 "$here/power-button" "$tree/etc/acpi/PWRF/00000080"
-    for group in hyperv virtio power; do install_modules "$2" "$3" "$tree" "$group"; done
+    for group in hyperv virtio virtio_scsi ata disk power; do install_modules "$2" "$3" "$tree" "$group"; done
     case $5 in
-        stress) install_stress "$4" "$tree" ;;
+        stress) install_program "$4" "$tree" usr/bin/stress-ng ;;
+        disk) build_root_image "$1" "$2" "$3" "$4" "$here/disk" ;;
         bench) install_bench "$BENCH" "$tree" "$1/out" ;;
         programs | parallel)
             install_bench "$BENCH" "$tree" "$1/out"
@@ -103,6 +112,7 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
 variant_packages() { # USERLAND-ROOT VARIANT
     case $2 in
         stress) package_closure "$1" stress-ng ;;
+        disk) disk_packages "$1" ;;
         programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;
         parallel) package_closure "$1" "${BUILD_TOOLS[@]}" ;;
         systemd) minbase_packages "$1" ;;

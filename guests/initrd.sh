@@ -1,10 +1,13 @@
 # Sourced, not run. Lays out and packs an initial RAM file system, reproducibly.
 # shellcheck shell=bash disable=SC2034 # the groups are read by name
 
-# Modules by the hardware that asks for them; /init loads a group when the machine has that hardware.
+# Modules by what asks for them; /init loads a group when the machine has that hardware or the mode needs it.
 # A module that a kernel has built in, or does not have, is left out.
 readonly MODULES_hyperv="hv_vmbus hv_storvsc sd_mod hv_netvsc hv_utils hv_balloon hid-hyperv hyperv-keyboard hyperv_fb hyperv_drm"
 readonly MODULES_virtio="virtio virtio_ring virtio_pci virtio_blk virtio_net virtio_console virtio-rng"
+readonly MODULES_virtio_scsi="virtio_scsi"
+readonly MODULES_ata="ata_piix ata_generic"
+readonly MODULES_disk="sd_mod sr_mod crc32c_generic ext4 isofs"
 readonly MODULES_power="button evdev"
 readonly MODULES_kvm="irqbypass kvm kvm-amd"
 
@@ -13,29 +16,47 @@ module_base() { # KERNEL-DIR
     [ -d "$1/lib/modules" ] && echo "$1" || echo "$1/usr"
 }
 
-# Installs a group's modules, decompressed, and writes the order to load them in, dependencies first.
-install_modules() { # KERNEL-DIR RELEASE TREE GROUP
-    local base list="MODULES_$4" names name path dep target
+# Prints the paths of modules and of what they depend on, below lib/modules/RELEASE, in the order to load them in.
+module_paths() { # KERNEL-DIR RELEASE NAME…
+    local base
     base=$(module_base "$1")/lib/modules/$2
     [ -e "$base/modules.dep" ] || depmod -b "$(module_base "$1")" "$2"
-    names=${!list}
+    shift 2
+    # modules.dep: "PATH: DEPENDENCY…", a module's dependencies in the reverse of load order.
+    awk -v names="$*" '
+        function show(path) { if (!seen[path]++) print path }
+        { file = $1; sub(/.*\//, "", file); sub(/\.ko.*/, "", file); line[file] = $0 }
+        END {
+            count = split(names, name, " ")
+            for (n = 1; n <= count; n++) {
+                fields = split(line[name[n]], field, " ")
+                for (i = fields; i > 1; i--) show(field[i])
+                if (fields > 0) show(substr(field[1], 1, length(field[1]) - 1))
+            }
+        }' "$base/modules.dep"
+}
+
+# Writes a module decompressed.
+install_module() { # MODULE TARGET
+    case $1 in
+        *.xz) xz -dc "$1" >"$2" ;;
+        *.zst) zstd -qdc "$1" >"$2" ;;
+        *.gz) gzip -dc "$1" >"$2" ;;
+        *) cp "$1" "$2" ;;
+    esac
+    chmod 644 "$2"
+}
+
+# Installs a group's modules under the names that the kernel gives them, and writes the order to load them in.
+install_modules() { # KERNEL-DIR RELEASE TREE GROUP
+    local list="MODULES_$4" base path file
+    base=$(module_base "$1")/lib/modules/$2
     mkdir -p "$3/lib/modules"
-    for name in $names; do
-        # modules.dep: "PATH: DEPENDENCY…", a module's dependencies in the reverse of load order.
-        awk -v want="$name.ko" -F '[: ]+' '
-            { file = $1; sub(/.*\//, "", file); sub(/\.(xz|zst|gz)$/, "", file) }
-            file == want { for (i = NF; i > 1; i--) if ($i != "") print $i; print $1 }' "$base/modules.dep"
-    done | awk '!seen[$0]++' | while read -r path; do
-        dep=$(basename "$path" | sed 's/\.\(xz\|zst\|gz\)$//')
-        target=$3/lib/modules/$dep
-        case $path in
-            *.xz) xz -dc "$base/$path" >"$target" ;;
-            *.zst) zstd -qdc "$base/$path" >"$target" ;;
-            *.gz) gzip -dc "$base/$path" >"$target" ;;
-            *) cp "$base/$path" "$target" ;;
-        esac
-        chmod 644 "$target"
-        echo "$dep"
+    # shellcheck disable=SC2086 # names are words
+    module_paths "$1" "$2" ${!list} | while read -r path; do
+        file=$(basename "$path" | sed 's/\.\(xz\|zst\|gz\)$//; s/-/_/g')
+        [ -e "$3/lib/modules/$file" ] || install_module "$base/$path" "$3/lib/modules/$file"
+        echo "$file"
     done >"$3/lib/modules/$4.load"
 }
 
