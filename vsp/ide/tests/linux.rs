@@ -1,5 +1,5 @@
-//! Linux's own driver uses the controller, on the software engine: Debian kernels of 64 and 32 bits, by bus master and by
-//! PIO. Meanwhile the controller is saved, reset and restored again and again; then the whole machine is reset.
+//! Linux's own driver uses the controller, on the software engine: Debian kernels of 64 and 32 bits, by bus master and
+//! by PIO. Meanwhile the controller is saved, reset and restored again and again; then the whole machine is reset.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -164,8 +164,11 @@ fn works(machine: &Machine, seek_mib: usize) {
     let copy = format!("dd if=/dev/sr0 of=/dev/sda bs=64k count=48 seek={} conv=fsync", seek_mib * 16);
     machine.does(&format!("{copy} && sync && echo 3 >/proc/sys/vm/drop_caches"));
     let three = 3 * MIB;
+    let sum = |what| format!("$(dd if={what} bs=1M count=3 | sha256sum)");
     machine.does(&format!(
-        "[ $(dd if=/dev/sda bs=1M skip={seek_mib} count=3 | sha256sum | cut -c1-64) = $(dd if=/dev/sr0 bs=1M count=3 | sha256sum | cut -c1-64) ]"
+        "[ \"{}\" = \"{}\" ]",
+        sum(format!("/dev/sda skip={seek_mib}")),
+        sum("/dev/sr0".into())
     ));
     let written = &machine.disk.contents()[seek_mib * MIB..][..three];
     assert!(*written == machine.contents[..three], "what Linux wrote is on the disk");
