@@ -52,6 +52,13 @@ bench-tlb:
 	bench/tlb-check/measure.py --rounds $(ROUNDS)
 
 # Long runs, not part of `make test`.
+# Linux's own drivers of virtio and IDE, while state is saved and restored and the machine reset under them.
+.PHONY: drivers
+drivers:
+	guests/build.sh $(GUEST) debian-6.1-686-pae
+	cargo test --release -p vireo-virtio --test linux
+	cargo test --release -p vireo-ide --test linux
+
 # Random instructions on the real CPU and on the software engine, compared bit for bit.
 CASES := 10000000
 fuzz-cpu:
