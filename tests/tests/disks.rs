@@ -114,14 +114,14 @@ fn disks_come_and_go() {
     let disks = [place.disk("a.vhdx", 40), place.disk("b.vhd", 48), place.disk("c.img", 56)];
     let _share = HostShare::take(1);
     let mut machine = place.start(&place.guest.run_from_disk("hotplug"), &[]);
-    machine.process.wait_for("vireo: hotplug ready, disks: sda \n").unwrap();
+    machine.process.wait_for("vireo: hotplug ready, disks: sda \r\n").unwrap();
     for (n, (disk, mib)) in disks.iter().zip([40, 48, 56]).enumerate() {
         let added = machine.change("add", &[text(disk), "-o", "json"]);
         let added: serde_json::Value = serde_json::from_str(&added).expect("JSON");
         assert_eq!(added[0]["name"], format!("scsi0:{}", n + 1));
         let known = added[0]["serial"].as_str().expect("a serial number");
-        machine.process.wait_for(&format!(" bytes={} serial={known}\n", mib * MIB)).unwrap();
-        machine.process.wait_for_times(" written ok\n", n + 1).unwrap();
+        machine.process.wait_for(&format!(" bytes={} serial={known}\r\n", mib * MIB)).unwrap();
+        machine.process.wait_for_times(" written ok\r\n", n + 1).unwrap();
     }
     for (n, name) in ["scsi0:1", "scsi0:2", "scsi0:3"].into_iter().enumerate() {
         machine.change("remove", &[name]);
@@ -136,10 +136,10 @@ fn disks_come_and_go() {
     }
     for (n, disk) in disks.iter().enumerate() {
         machine.change("add", &[text(disk)]);
-        machine.process.wait_for_times(" kept ok\n", n + 1).unwrap();
+        machine.process.wait_for_times(" kept ok\r\n", n + 1).unwrap();
     }
     machine.process.send(b"stop\n").unwrap();
-    machine.process.wait_for("vireo: hotplug events=9 failures=0\n").unwrap();
+    machine.process.wait_for("vireo: hotplug events=9 failures=0\r\n").unwrap();
     finish(&mut machine, "hotplug");
 }
 
@@ -150,11 +150,11 @@ fn a_disk_grows_under_its_guest() {
     let guest = |disk: &str| place.guest.run_from_disk("grow").parameter(&format!("vireo.disk={disk}"));
     let grows = |machine: &mut Machine, name: &str, arguments: &[&str], mib: u64| {
         machine.change("grow", &[&[name], arguments].concat());
-        machine.process.wait_for(&format!(" bytes={}\n", mib * MIB)).unwrap();
+        machine.process.wait_for(&format!(" bytes={}\r\n", mib * MIB)).unwrap();
     };
     let _share = HostShare::take(1);
     let mut machine = place.start(&guest(&serial(&data)), &["--disk", text(&data)]);
-    machine.process.wait_for(&format!(" bytes={}\n", 64 * MIB)).unwrap();
+    machine.process.wait_for(&format!(" bytes={}\r\n", 64 * MIB)).unwrap();
     grows(&mut machine, "scsi0:1", &["96M"], 96);
     grows(&mut machine, "scsi0:1", &["1T"], 1 << 20);
     let (code, _, errors) = machine.disk("grow", &["scsi0:1", "96M"]);
@@ -164,7 +164,7 @@ fn a_disk_grows_under_its_guest() {
     is_sound(&data);
     // On virtio, without VMBus, by the size of the file.
     let mut machine = place.start(&guest("/dev/vdb"), &["--enlightenments", "none", "--disk", text(&file)]);
-    machine.process.wait_for(&format!(" bytes={}\n", 64 * MIB)).unwrap();
+    machine.process.wait_for(&format!(" bytes={}\r\n", 64 * MIB)).unwrap();
     fs::File::options().append(true).open(&file).and_then(|f| f.set_len(80 * MIB)).expect("a larger file");
     grows(&mut machine, "virtio01", &[], 80);
     machine.process.send(b"stop\n").unwrap();

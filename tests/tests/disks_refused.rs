@@ -36,7 +36,7 @@ fn images(name: &str) -> Folder {
     fs::write(path("cut.vhdx"), &good[..good.len() / 3]).expect("a file");
     fs::write(path("zeros.vhd"), [0; 4096]).expect("a file");
     fs::write(path("text.vhdx"), "This is no disk, it only tells about one.\n").expect("a file");
-    fs::write(path("odd.img"), [1; 1000]).expect("a file");
+    fs::write(path("small.img"), [1; 500]).expect("a file");
     fs::write(path("empty.img"), []).expect("a file");
     fs::write(path("existing"), "precious").expect("a file");
     qemu("qemu-img", &["create", "-q", "-f", "qcow2", text(&path("foreign.qcow2")), "16M"]);
@@ -96,16 +96,16 @@ fn of_a_machine() -> Vec<(Vec<&'static str>, i32, &'static str)> {
         disk("good.vhdx,readonly=maybe", WRONG_USAGE, "options of a disk"),
         disk("good.vhdx,format=floppy", WRONG_USAGE, "format=floppy"),
         disk("missing.vhdx", CANNOT, "missing.vhdx"),
-        disk("folder", CANNOT, "folder"),
-        disk("/dev/null", CANNOT, "/dev/null"),
+        disk("folder", CANNOT, "neither a file"),
+        disk("/dev/null", CANNOT, "neither a file"),
         disk("good.vhdx,format=vhd", CANNOT, "good.vhdx"),
         disk("good.img,format=vhdx", CANNOT, "good.img"),
         disk("orphan.vhdx", CANNOT, "parent.vhdx"),
         disk("cut.vhdx", CANNOT, "cut.vhdx"),
         disk("zeros.vhd", CANNOT, "zeros.vhd"),
         disk("text.vhdx", CANNOT, "text.vhdx"),
-        disk("odd.img", CANNOT, "odd.img"),
-        disk("empty.img", CANNOT, "empty.img"),
+        disk("small.img", CANNOT, "less than a sector"),
+        disk("empty.img", CANNOT, "less than a sector"),
         disk("foreign.qcow2", CANNOT, "convert"),
         disk("4k.vhdx,bus=ide", CANNOT, "sectors of 512"),
         (vec!["--disk", "good.vhdx", "--disk", "good.vhdx"], CANNOT, "good.vhdx"),
