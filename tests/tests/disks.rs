@@ -156,9 +156,12 @@ fn a_disk_grows_under_its_guest() {
     let mut machine = place.start(&guest(&serial(&data)), &["--disk", text(&data)]);
     machine.process.wait_for(&format!(" bytes={}\r\n", 64 * MIB)).unwrap();
     grows(&mut machine, "scsi0:1", &["96M"], 96);
-    grows(&mut machine, "scsi0:1", &["1T"], 1 << 20);
-    let (code, _, errors) = machine.disk("grow", &["scsi0:1", "96M"]);
-    assert!(code == 1 && errors.lines().count() == 1, "{errors}");
+    grows(&mut machine, "scsi0:1", &["128G"], 128 << 10);
+    // Smaller; more than the block table that it was made with has room for.
+    for wrong in ["96M", "1T"] {
+        let (code, _, errors) = machine.disk("grow", &["scsi0:1", wrong]);
+        assert!(code == 1 && errors.lines().count() == 1, "{errors}");
+    }
     machine.process.send(b"stop\n").unwrap();
     finish(&mut machine, "grow");
     is_sound(&data);
@@ -271,7 +274,8 @@ fn a_disk_may_be_read_only_and_limited() {
     assert!(machine.shell("dd if=/dev/urandom of=$(by 40) bs=1M count=1 oflag=direct").is_err());
     // Past the kernel's own refusal.
     machine.shell("modprobe sg").unwrap();
-    let write = "! sg_raw -s 512 -i /dev/urandom $(by 40) 2a 00 00 00 00 00 00 00 01 00";
+    let raw = "/dev/$(ls /sys/block/$(basename $(by 40))/device/scsi_generic)";
+    let write = format!("! sg_raw -s 512 -i /dev/urandom {raw} 2a 00 00 00 00 00 00 00 01 00");
     let refused = machine.shell(&format!("{write} 2>&1")).unwrap();
     assert!(refused.to_lowercase().contains("protect"), "{refused}");
     let (limited, free) = (requests_of_fio(&mut machine, 48), requests_of_fio(&mut machine, 56));
