@@ -83,6 +83,18 @@ check-guests:
 	scripts/install-deps.sh test
 	guests/check.sh $(GUESTS)
 
+# Disks of guests: all four kernels on VHD, VHDX and chains, which others look at then; CUTS power cuts; CYCLES of a disk
+# that comes and goes while another is at work.
+.PHONY: disks power-cuts hotplug-cycles
+CUTS := 100
+CYCLES := 200
+disks: build
+	scripts/disks.sh $(VIREO) $(GUESTS)
+power-cuts: build
+	scripts/power-cuts.sh $(VIREO) $(CUTS)
+hotplug-cycles: build
+	scripts/hotplug-cycles.sh $(VIREO) $(CYCLES)
+
 # stress-ng --verify in the guest, 2 minutes on 4 vCPUs.
 stress: build
 	scripts/stress.sh $(VIREO)

@@ -12,6 +12,8 @@ pub struct Guest {
     pub kernel: PathBuf,
     /// Its initial RAM disk.
     pub initrd: PathBuf,
+    /// A disk to boot from, of a `-disk` guest: not to be written.
+    pub root: PathBuf,
 }
 
 impl Guest {
@@ -32,7 +34,17 @@ impl Guest {
 
     /// The guest in a folder that a recipe made.
     pub fn at(folder: &Path) -> Self {
-        Self { kernel: folder.join("vmlinuz"), initrd: folder.join("initrd.img") }
+        Self {
+            kernel: folder.join("vmlinuz"),
+            initrd: folder.join("initrd.img"),
+            root: folder.join("root.img"),
+        }
+    }
+
+    /// One run of the system on its disk, with a test of `guests/disk/tests`; the machine has the disk from whoever runs it.
+    pub fn run_from_disk(&self, test: &str) -> GuestRun {
+        let run = self.run("none").parameter("root=LABEL=vireo-root");
+        if test.is_empty() { run } else { run.parameter(&format!("vireo.run={test}")) }
     }
 
     /// One run of it, with 1 processor and 512 MiB.

@@ -7,12 +7,14 @@
 
 mod guest;
 mod kernel_log;
+mod machine;
 mod process;
 mod share;
 mod vireo;
 
 pub use guest::{Guest, GuestRun};
 pub use kernel_log::complaints;
+pub use machine::{Machine, vireo_does, vireo_says};
 pub use process::{Failure, Process};
 pub use share::HostShare;
 pub use vireo::vireo;

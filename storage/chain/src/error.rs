@@ -28,6 +28,9 @@ pub enum DiskError {
         /// What its format says.
         source: ImageError,
     },
+    /// A folder, a FIFO, a character device.
+    #[error("{} is neither a file nor a block device", .0.display())]
+    NoFile(PathBuf),
     /// Somebody else has it open.
     #[error("{} is in use by another program", .0.display())]
     InUse(PathBuf),

@@ -5,11 +5,16 @@ use std::io::ErrorKind;
 use std::ops::Deref;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 use vireo_vdisk::FileMedium;
 
 use crate::{DiskError, Result};
+
+/// How long a file may be in use by one that is about to let go of it, and how often that is looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
 
 /// A locked file, whose lock goes with it. If the lock were left to go with its last descriptor it would stay a little longer
 /// now and then: a child has all descriptors between its fork and its exec, and a ring's until the kernel has put it away.
@@ -33,11 +38,16 @@ impl Drop for Locked {
 /// Opens a file. One that is written nobody else may use; one that is read nobody else may write. A block device is nobody
 /// else's in either case: neither a mount's nor another program's that asks.
 pub fn open(path: &Path, writable: bool) -> Result<(File, FileMedium)> {
-    let device = std::fs::metadata(path).map_err(DiskError::io("open", path))?.file_type().is_block_device();
+    let kind = std::fs::metadata(path).map_err(DiskError::io("open", path))?.file_type();
+    let device = kind.is_block_device();
+    // Opening a FIFO may never end; and /dev/null takes what is written and forgets it.
+    if !device && !kind.is_file() {
+        return Err(DiskError::NoFile(path.to_path_buf()));
+    }
     // For a block device "exclusive" is the claim that mounts and device mappers make, too (open(2), O_EXCL).
     let exclusive = if device { OFlags::EXCL.bits().cast_signed() } else { 0 };
-    let file = OpenOptions::new().read(true).write(writable).custom_flags(exclusive).open(path);
-    let file = match file {
+    let open = || OpenOptions::new().read(true).write(writable).custom_flags(exclusive).open(path);
+    let file = match soon(ErrorKind::ResourceBusy, open) {
         Err(e) if device && e.kind() == ErrorKind::ResourceBusy => {
             return Err(DiskError::DeviceInUse(path.to_path_buf()));
         }
@@ -58,12 +68,24 @@ fn lock(path: &Path, file: File, writable: bool) -> Result<(File, FileMedium)> {
     } else {
         FlockOperation::NonBlockingLockShared
     };
-    match rustix::fs::flock(&file, how) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(DiskError::InUse(path.to_path_buf())),
-        other => other.map_err(|e| DiskError::io("lock", path)(e.into()))?,
+    match soon(ErrorKind::WouldBlock, || Ok(rustix::fs::flock(&file, how)?)) {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(DiskError::InUse(path.to_path_buf())),
+        other => other.map_err(DiskError::io("lock", path))?,
     }
     let medium = file.try_clone().map(FileMedium::new).map_err(DiskError::io("open", path))?;
     Ok((file, medium))
+}
+
+/// Tries again for a moment while something is in use. The files of a machine that was killed outlive it: its io_uring lets go
+/// of them only when the last of its requests has ended.
+fn soon<T>(in_use: ErrorKind, attempt: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(e) if e.kind() == in_use && Instant::now() < end => std::thread::sleep(BETWEEN_ATTEMPTS),
+            other => return other,
+        }
+    }
 }
 
 /// Makes durable which names a file's folder has.

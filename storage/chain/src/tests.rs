@@ -118,6 +118,30 @@ fn a_disk_that_is_written_has_no_other_user() {
 }
 
 #[test]
+fn what_keeps_nothing_is_no_disk() {
+    for path in ["/dev/null", "/dev", "/dev/ptmx"] {
+        for writable in [false, true] {
+            assert!(matches!(Disk::open(path.as_ref(), None, writable), Err(DiskError::NoFile(_))), "{path}");
+        }
+    }
+}
+
+/// As the last requests of a machine that was killed do.
+#[test]
+fn a_user_that_is_about_to_go_is_waited_for() {
+    let folder = Folder::new("chain-lock-soon");
+    let path = folder.join("a.vhdx");
+    create(&path, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
+    let writer = open(&path, true);
+    let leaver = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(writer);
+    });
+    open(&path, true);
+    leaver.join().unwrap();
+}
+
+#[test]
 fn what_was_cancelled_leaves_nothing() {
     let folder = Folder::new("chain-cancel");
     let (from, to) = (folder.join("a.vhd"), folder.join("b.vhdx"));

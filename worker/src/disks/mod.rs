@@ -334,6 +334,9 @@ fn sectors(spec: &DiskSpec, why: &dyn std::fmt::Display) -> DisksError {
 fn open(spec: &DiskSpec) -> Result<(Arc<LiveDisk>, Arc<dyn BlockDevice>), DisksError> {
     let options = OpenOptions { format: spec.format, read_only: spec.read_only, direct: None };
     let disk = LiveDisk::open(&spec.path, &options)?;
+    if disk.info().size == 0 {
+        return Err(sectors(spec, &"it has less than a sector: no disk is that small"));
+    }
     let used: Arc<dyn BlockDevice> = match spec.limits.is_none() {
         true => Arc::clone(&disk) as _,
         false => Arc::new(Limited::new(Arc::clone(&disk), spec.limits).map_err(DisksError::Thread)?),
