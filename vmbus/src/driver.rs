@@ -143,6 +143,11 @@ impl Driver {
         Some(Received { kind: half(0), transaction, data: packet[offset..].to_vec() })
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.load(self.inbound.base) == self.load(self.inbound.base + 4)
+    }
+
     /// The bytes that the other side waits to be free, 0 if it does not.
     pub fn awaited_room(&self) -> u32 {
         self.load(self.inbound.base + 12)
