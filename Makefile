@@ -45,6 +45,15 @@ bench-cpu bench-programs bench-parallel:
 	cargo run --release --quiet -p vireo-bench -- $(@:bench-%=%) --vireo $(VIREO) --guest guests/cache/$(GUEST)-$(SET) \
 		--engine $(ENGINE) --rounds $(ROUNDS) $(OPTIONS) $(if $(ONLY),--only $(ONLY))
 
+# Disks (bench/io): our path in this process, then fio in ours, in QEMU TCG and on the host. ONLY=null,file,vhdx,guest.
+.PHONY: bench-io
+bench-io:
+	scripts/install-deps.sh bench io
+	$(MAKE) --no-print-directory build
+	guests/build.sh $(GUEST)-disk
+	cargo run --release --quiet -p vireo-bench -- io --vireo $(VIREO) --guest guests/cache/$(GUEST)-disk \
+		--engine $(ENGINE) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
 # Designs of the translator's TLB check on compiled code (bench/tlb-check).
 .PHONY: bench-tlb
 bench-tlb:

@@ -11,11 +11,12 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/qemu-version.sh"
 
 # COMMAND:PACKAGE pairs. demo builds and boots a guest; test adds the host lab, PVH kernels and the
-# stress guest; bench adds the peers measured against; tlb is for `make bench-tlb` alone.
+# stress guest; bench adds the peers measured against; io the tool that measures disks; tlb is for `make bench-tlb` alone.
 readonly DEMO="gcc:gcc make:make cpio:cpio xz:xz-utils depmod:kmod readelf:binutils mke2fs:e2fsprogs debugfs:e2fsprogs"
 readonly TEST="$DEMO zstd:zstd lz4:lz4 iasl:acpica-tools dmidecode:dmidecode qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils 7zz:7zip vhdiinfo:libvhdi-utils xorriso:xorriso"
 readonly QEMU=qemu-system-x86
 readonly BENCH="$DEMO qemu-system-x86_64:qemu-system-x86"
+readonly IO="fio:fio"
 readonly TLB="gcc:gcc make:make python3:python3"
 
 # Prints the missing packages of the groups given.
@@ -26,8 +27,9 @@ missing_packages() {
             demo) pairs+=" $DEMO" ;;
             test) pairs+=" $TEST" ;;
             bench) pairs+=" $BENCH" ;;
+            io) pairs+=" $IO" ;;
             tlb) pairs+=" $TLB" ;;
-            *) apt_die "no group '$group'; there are demo, test, bench and tlb" ;;
+            *) apt_die "no group '$group'; there are demo, test, bench, io and tlb" ;;
         esac
     done
     for pair in $pairs; do
@@ -89,7 +91,7 @@ install_missing() { # GROUP… -- PACKAGE…
 main() {
     local log outdated=''
     local -a missing
-    [ $# -gt 0 ] || apt_die "usage: install-deps.sh demo|test|bench|tlb…"
+    [ $# -gt 0 ] || apt_die "usage: install-deps.sh demo|test|bench|io|tlb…"
     missing_packages "$@" >/dev/null
     mapfile -t missing < <(missing_packages "$@" | sort -u)
     [ ${#missing[@]} -gt 0 ] || return 0

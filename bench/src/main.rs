@@ -3,12 +3,13 @@
 //!
 //! It judges no figure: a measurement fails only when a guest does not get as far as the measurement needs, or when a
 //! program computes something else than elsewhere.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod boot;
 mod clock;
 mod cpu;
 mod idle;
+mod io;
 mod peer;
 mod report;
 mod setting;
@@ -42,6 +43,8 @@ enum Subject {
     Programs(cpu::Options),
     /// Builds and pipes that keep several processors busy: in ours and in TCG.
     Parallel(cpu::Options),
+    /// Disks: requests of a driver in this process, and of fio in guests.
+    Io(io::Options),
 }
 
 #[derive(Args)]
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Options { subject: Some(Subject::Cpu(options)), .. } => cpu::measure(Set::Cpu, &options),
         Options { subject: Some(Subject::Programs(options)), .. } => cpu::measure(Set::Programs, &options),
         Options { subject: Some(Subject::Parallel(options)), .. } => cpu::measure(Set::Parallel, &options),
+        Options { subject: Some(Subject::Io(options)), .. } => io::measure(&options),
         Options { machine: Some(options), .. } => measure_machine(&options),
         Options { .. } => Err("what to measure? see --help".into()),
     };

@@ -90,26 +90,31 @@ impl Driver {
         ranges: &[(u32, u32, &[u64])],
         data: &[u8],
     ) -> Option<bool> {
-        let mut head = Vec::new();
-        if !ranges.is_empty() {
-            head.extend([0_u32, ranges.len() as u32].iter().flat_map(|w| w.to_le_bytes()));
-            for (len, offset, pages) in ranges {
-                head.extend([*len, *offset].iter().flat_map(|w| w.to_le_bytes()));
-                head.extend(pages.iter().flat_map(|p| p.to_le_bytes()));
-            }
-        }
-        let offset = 16 + head.len();
+        let head = match ranges {
+            [] => 0,
+            ranges => 8 + ranges.iter().map(|(.., pages)| 8 + pages.len() * 8).sum::<usize>(),
+        };
+        let offset = 16 + head;
         let length = (offset + data.len()).next_multiple_of(8);
         let mut packet = Vec::with_capacity(length + 8);
-        packet
-            .extend([kind, (offset / 8) as u16, (length / 8) as u16, 1].iter().flat_map(|h| h.to_le_bytes()));
-        packet.extend(transaction.to_le_bytes());
-        packet.extend(head);
-        packet.extend(data);
+        for half in [kind, (offset / 8) as u16, (length / 8) as u16, 1] {
+            packet.extend_from_slice(&half.to_le_bytes());
+        }
+        packet.extend_from_slice(&transaction.to_le_bytes());
+        if !ranges.is_empty() {
+            packet.extend_from_slice(&0_u32.to_le_bytes());
+            packet.extend_from_slice(&(ranges.len() as u32).to_le_bytes());
+        }
+        for (len, offset, pages) in ranges {
+            packet.extend_from_slice(&len.to_le_bytes());
+            packet.extend_from_slice(&offset.to_le_bytes());
+            pages.iter().for_each(|page| packet.extend_from_slice(&page.to_le_bytes()));
+        }
+        packet.extend_from_slice(data);
         packet.resize(length, 0);
         let ring = self.out;
         let (write, read) = (self.load(ring.base), self.load(ring.base + 4));
-        packet.extend((u64::from(write) << 32).to_le_bytes());
+        packet.extend_from_slice(&(u64::from(write) << 32).to_le_bytes());
         let free = if write >= read { ring.size - (write - read) } else { read - write };
         if free as usize <= packet.len() {
             return None;
@@ -140,7 +145,13 @@ impl Driver {
         Self::each(ring, read, length, |at, part| self.memory.read(at, &mut packet[part]).expect("RAM"));
         self.store(ring.base + 4, (read + length as u32 + 8) % ring.size);
         let transaction = u64::from_le_bytes(descriptor[8..].try_into().expect("8 bytes"));
-        Some(Received { kind: half(0), transaction, data: packet[offset..].to_vec() })
+        packet.drain(..offset);
+        Some(Received { kind: half(0), transaction, data: packet })
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.load(self.inbound.base) == self.load(self.inbound.base + 4)
     }
 
     /// The bytes that the other side waits to be free, 0 if it does not.

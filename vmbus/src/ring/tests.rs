@@ -76,6 +76,31 @@ fn whoever_waits_for_room_is_told() {
 }
 
 #[test]
+fn packets_that_are_published_together_signal_once() {
+    let (driver, mut rings, _memory) = pair(1, 1);
+    let out = &mut rings.outgoing;
+    for n in 0..3 {
+        out.push(kind::COMPLETION, n, false, b"x").unwrap();
+    }
+    assert!(driver.is_empty(), "not told yet");
+    assert!(out.publish() && !out.publish());
+    for n in 0..3 {
+        assert_eq!(driver.receive().unwrap().transaction, n);
+    }
+    // A driver that is asked for room counts it from what it was told: that must be all.
+    let mut pushed = 0;
+    while out.push(kind::COMPLETION, pushed, false, &[2; 1000]).is_ok() {
+        pushed += 1;
+    }
+    assert_eq!((pushed, driver.awaited_room(), driver.is_empty()), (3, 1024, false));
+    assert!(out.publish(), "the first of them found an empty ring");
+    driver.receive().unwrap();
+    assert!(out.push(kind::COMPLETION, 3, false, &[2; 1000]).is_ok());
+    assert_eq!(driver.awaited_room(), 0);
+    assert!(!out.publish());
+}
+
+#[test]
 fn ranges_of_memory_are_found_and_joined() {
     let (driver, mut rings, memory) = pair(2, 1);
     let mut packet = Packet::default();

@@ -18,19 +18,22 @@ pub fn fill(to: &[Buffer], bytes: &[u8]) -> usize {
     bytes.len() - rest.len()
 }
 
-/// The first `len` bytes of the memory.
-pub fn cut(data: &[Buffer], len: u64) -> Option<Vec<Buffer>> {
+/// The first `len` bytes of the memory; `None` if it has fewer.
+pub fn cut(mut data: Vec<Buffer>, len: u64) -> Option<Vec<Buffer>> {
     let mut left = usize::try_from(len).ok()?;
-    let mut buffers = Vec::with_capacity(data.len());
-    for buffer in data {
+    let mut used = 0;
+    for buffer in &mut data {
         if left == 0 {
             break;
         }
-        let head = buffer.split_at(left).0;
-        left -= head.len();
-        buffers.push(head);
+        if buffer.len() > left {
+            *buffer = buffer.split_at(left).0;
+        }
+        left -= buffer.len();
+        used += 1;
     }
-    (left == 0).then_some(buffers)
+    data.truncate(used);
+    (left == 0).then_some(data)
 }
 
 /// A request that ends a command.

@@ -52,11 +52,11 @@ impl ScsiDisk {
             return c.fail(Sense::WRITE_PROTECTED);
         }
         // A driver that gives less memory than the blocks need has made a mistake; more is left alone.
-        let Some(buffers) = cut(&c.data, len) else { return c.fail(Sense::INVALID_FIELD) };
-        if len == 0 {
-            return (c.done)(Outcome::good(0));
+        match cut(c.data, len) {
+            None => (c.done)(Outcome::failed(Sense::INVALID_FIELD)),
+            Some(_) if len == 0 => (c.done)(Outcome::good(0)),
+            Some(buffers) => requests.push(request(operation, at, len, buffers, c.done)),
         }
-        requests.push(request(operation, at, len, buffers, c.done));
     }
 
     /// VERIFY: the blocks are there, and can be read for all we know. Comparing is not offered.

@@ -16,6 +16,8 @@ use crate::protocol::{INVALID_DEVICE_STATE, INVALID_PARAMETER, StorPacket, opera
 /// Requests of a channel that may be under way. More than a driver sends, so that those which wait for one disk never keep
 /// another's out.
 const DEPTH: usize = 4096;
+/// Requests that are taken before they are handed over: what a disk starts at once, and how many the first waits for.
+const ROUND: usize = 64;
 
 /// What the protocol's own requests (all but SCSI commands) are answered by.
 pub trait Control: Send + Sync {
@@ -28,12 +30,12 @@ pub trait Control: Send + Sync {
 /// The ring that the guest reads, and all that has to do with who may write it.
 struct Outgoing {
     writer: RingWriter,
-    /// What there was no room for: (kind, transaction, packet).
+    /// What the guest has not got yet, for want of room or because the thread is busy: (kind, transaction, packet).
     backlog: VecDeque<(u16, u64, StorPacket)>,
     in_flight: usize,
     /// The thread left requests in the ring, since too many were under way.
     stalled: bool,
-    /// The thread takes requests out now.
+    /// The thread takes requests out now. When it is done with some, it sends what has ended meanwhile, all at once.
     busy: bool,
     paused: bool,
     closed: bool,
@@ -59,26 +61,30 @@ impl Port {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a packet, or keeps it until there is room.
+    /// Sends a packet, now or later.
     fn send(&self, out: &mut Outgoing, kind: u16, transaction: u64, packet: StorPacket) {
         if out.closed {
             return;
         }
         out.backlog.push_back((kind, transaction, packet));
-        self.flush(out);
+        if !out.busy {
+            self.flush(out);
+        }
     }
 
+    /// Sends what there is room for.
     fn flush(&self, out: &mut Outgoing) {
-        let mut signal = false;
+        if out.closed {
+            return;
+        }
         while let Some((kind, transaction, packet)) = out.backlog.front() {
-            match out.writer.write(*kind, *transaction, false, packet.bytes()) {
-                Ok(wanted) => signal |= wanted,
-                // The guest rings when it has made room.
-                Err(_) => break,
+            // Without room, the guest rings when it has made some.
+            if out.writer.push(*kind, *transaction, false, packet.bytes()).is_err() {
+                break;
             }
             out.backlog.pop_front();
         }
-        if signal {
+        if out.writer.publish() {
             self.channel.signal();
         }
         if out.stalled && out.has_room() {
@@ -217,8 +223,14 @@ impl Server {
             if !self.broken {
                 self.serve();
             }
-            port.lock().busy = false;
-            port.rest.notify_all();
+            let mut out = port.lock();
+            out.busy = false;
+            port.flush(&mut out);
+            let paused = out.paused;
+            drop(out);
+            if paused {
+                port.rest.notify_all();
+            }
         }
     }
 
@@ -227,25 +239,27 @@ impl Server {
         let mut batches = Batches::default();
         self.reader.mask();
         loop {
-            let mut took = false;
-            while self.port.lock().has_room() {
+            let room = self.begin_round();
+            let (mut taken, mut empty) = (0, false);
+            for _ in 0..room {
                 match self.reader.next(&mut self.packet) {
-                    Ok(true) => self.take(&mut batches),
-                    Ok(false) => break,
+                    Ok(true) => taken += usize::from(self.take(&mut batches)),
+                    Ok(false) => empty = true,
                     Err(e) => {
                         tracing::warn!("a storage channel is dead: {e}");
                         self.broken = true;
-                        break;
                     }
                 }
-                took = true;
+                if empty || self.broken {
+                    break;
+                }
             }
             batches.submit();
             if self.reader.publish() {
                 self.port.channel.signal();
             }
-            let stop = self.broken || self.stops();
-            if stop || !took {
+            let stop = self.end_round(room - taken) || self.broken;
+            if stop || empty {
                 // A round that is ended early is gone on with when the doorbell is rung for what ended it.
                 if !self.reader.unmask() || stop {
                     return;
@@ -255,32 +269,42 @@ impl Server {
         }
     }
 
-    /// Whether requests have to stay in the ring for now.
-    fn stops(&self) -> bool {
+    /// How many requests may be taken in a round. They count as under way.
+    fn begin_round(&self) -> usize {
         let mut out = self.port.lock();
+        let room = DEPTH.saturating_sub(out.in_flight + out.backlog.len()).min(ROUND);
+        out.in_flight += room;
+        room
+    }
+
+    /// Ends a round in which so many of them were not taken; whether requests have to stay in the ring for now.
+    fn end_round(&self, unused: usize) -> bool {
+        let mut out = self.port.lock();
+        out.in_flight -= unused;
+        self.port.flush(&mut out);
         out.stalled = !out.has_room();
         out.stalled || out.paused || out.closed
     }
 
-    /// Serves the packet that was read.
-    fn take(&mut self, batches: &mut Batches) {
+    /// Serves the packet that was read; whether it is a request.
+    fn take(&mut self, batches: &mut Batches) -> bool {
         let transaction = self.packet.transaction;
         let Some(packet) = StorPacket::parse(self.packet.data()) else {
             tracing::debug!("a packet that is none of storvsc");
-            return;
+            return false;
         };
-        self.port.lock().in_flight += 1;
         if packet.operation() != operation::EXECUTE_SRB {
             let answer = self.control.serve(packet);
-            return self.port.complete(transaction, answer);
+            self.port.complete(transaction, answer);
+        } else if !self.control.ready() {
+            self.port.complete(transaction, packet.answered(INVALID_DEVICE_STATE));
+        } else {
+            match self.buffers(&packet) {
+                Some(data) => self.execute(packet, data, batches),
+                None => self.port.complete(transaction, packet.answered(INVALID_PARAMETER)),
+            }
         }
-        if !self.control.ready() {
-            return self.port.complete(transaction, packet.answered(INVALID_DEVICE_STATE));
-        }
-        match self.buffers(&packet) {
-            Some(data) => self.execute(packet, data, batches),
-            None => self.port.complete(transaction, packet.answered(INVALID_PARAMETER)),
-        }
+        true
     }
 
     /// The memory of a SCSI request, as much as it wants moved.
@@ -291,12 +315,13 @@ impl Server {
         let ranges = self.packet.gpa_ranges(self.port.channel.memory()).ok()?;
         let mut left = packet.transfer() as usize;
         let mut buffers = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let (head, _) = range.split_at(left);
-            left -= head.len();
-            if !head.is_empty() {
-                buffers.push(Buffer::Guest(head));
+        for range in ranges.into_iter().filter(|r| !r.is_empty()) {
+            if left == 0 {
+                break;
             }
+            let head = if range.len() > left { range.split_at(left).0 } else { range };
+            left -= head.len();
+            buffers.push(Buffer::Guest(head));
         }
         Some(buffers)
     }

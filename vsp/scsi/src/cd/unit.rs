@@ -72,8 +72,8 @@ impl LogicalUnit for ScsiCd {
                 let allowed = bytes.len();
                 c.answer(&bytes, allowed);
             }
-            Reply::Read { at, len } => match cut(&c.data, len) {
-                None => c.fail(Sense::INVALID_FIELD),
+            Reply::Read { at, len } => match cut(c.data, len) {
+                None => (c.done)(Outcome::failed(Sense::INVALID_FIELD)),
                 Some(buffers) => requests.push(request(Operation::Read, at, len, buffers, c.done)),
             },
         }
