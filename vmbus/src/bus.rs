@@ -94,13 +94,18 @@ impl VmBus {
         lock(&self.state).devices.remove(&device);
     }
 
-    /// Offers further channels of a device.
+    /// Offers further channels of a device, which may have `most` in all.
     ///
     /// # Errors
-    /// Its first one is not open; there are no more numbers.
-    pub fn offer_subchannels(&self, device: u64, count: u16) -> Result<(), SubchannelError> {
-        let effects = lock(&self.state).server.offer_subchannels(device, count)?;
-        self.run(effects);
+    /// Its first one is not open; they are too many.
+    pub fn offer_subchannels(&self, device: u64, count: u16, most: u16) -> Result<(), SubchannelError> {
+        let mut state = lock(&self.state);
+        // Nothing but messages, and none may come after those of a later change.
+        for effect in state.server.offer_subchannels(device, count, most)? {
+            if let Effect::Post { vp, message } = effect {
+                self.post(vp, &message);
+            }
+        }
         Ok(())
     }
 
@@ -110,7 +115,7 @@ impl VmBus {
                 Effect::Post { vp, message } => self.post(vp, &message),
                 Effect::Open { relid, .. } => {
                     let opened =
-                        self.open(effect).map_err(|e| tracing::warn!("channel {relid}: {e}")).is_ok();
+                        self.open(effect).map_err(|e| tracing::debug!("channel {relid}: {e}")).is_ok();
                     let answer = lock(&self.state).server.opened(relid, opened);
                     self.run(answer);
                 }
@@ -127,7 +132,7 @@ impl VmBus {
     fn post(&self, vp: u32, message: &ToGuest) {
         let Some(message) = Message::new(MESSAGE_KIND, 0, &message.bytes()) else { return };
         if let Err(e) = self.hyperv.post_message(vp, SINT, message) {
-            tracing::warn!("a message of VMBus is lost: {e}");
+            tracing::debug!("a message of VMBus is lost: {e}");
         }
     }
 

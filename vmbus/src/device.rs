@@ -27,8 +27,8 @@ pub struct OpenError(pub String);
 /// Further channels cannot be offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubchannelError {
-    /// There are no more numbers.
-    #[error("the bus has no room for more channels")]
+    /// There are no more numbers, or the device may not have so many.
+    #[error("there is no room for more channels")]
     Full,
     /// The device, or its first channel, is not open any more.
     #[error("the device's first channel is not open")]
@@ -45,7 +45,8 @@ pub trait Device: Send + Sync {
     /// The device does not want it.
     fn open(&self, subchannel: u16, channel: Arc<Channel>) -> Result<(), OpenError>;
 
-    /// The channel is closed: when this returns, no thread of the device touches its rings.
+    /// The channel is closed: when this returns, no thread of the device touches its rings. Requests under way may still move
+    /// data; a pause waits for them.
     fn close(&self, subchannel: u16);
 
     /// Comes to rest before `deadline`: nothing touches guest memory then, and no request is in flight. `false`: it could not,

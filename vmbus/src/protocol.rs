@@ -272,8 +272,6 @@ pub enum ToGuest {
     Version {
         /// It is, and messages go to this connection; `None`: it is not.
         connection: Option<u32>,
-        /// Which version was asked for: decides what the message looks like.
-        version: Version,
     },
     /// All is forgotten.
     Unloaded,
@@ -320,12 +318,11 @@ impl ToGuest {
                 message(number::GPADL_CREATED, &[*relid, *gpadl, status(*created)])
             }
             Self::GpadlTornDown { gpadl } => message(number::GPADL_TORN_DOWN, &[*gpadl]),
-            // Supported in 8 bits, state of the connection in 8: 0 is success.
-            Self::Version { connection, version } => match connection {
-                None => message(number::VERSION, &[0]),
-                Some(id) if version.names_connection() => message(number::VERSION, &[1, *id]),
-                Some(_) => message(number::VERSION, &[1]),
-            },
+            // Supported in 8 bits, state of the connection in 8: 0 is success. Of full length in any version: newer drivers
+            // take no notice of a shorter one, and older ones do not mind.
+            Self::Version { connection } => {
+                message(number::VERSION, &[connection.is_some().into(), connection.unwrap_or_default()])
+            }
             Self::Unloaded => message(number::UNLOADED, &[]),
             Self::Modified { relid, done } => message(number::MODIFIED, &[*relid, status(*done)]),
             Self::NoSocket { ids } => {
@@ -376,11 +373,10 @@ mod tests {
     }
 
     #[test]
-    fn versions_differ_in_what_they_say() {
-        let v = |n, connection| ToGuest::Version { connection, version: Version(n) }.bytes();
-        assert_eq!(v(0x5_0003, Some(1))[8..], [1, 0, 0, 0, 1, 0, 0, 0]);
-        assert_eq!(v(0x4_0000, Some(1))[8..], [1, 0, 0, 0]);
-        assert_eq!(v(0x6_0000, None)[8..], [0; 4]);
+    fn whether_a_version_is_spoken_is_told_at_full_length() {
+        let v = |connection| ToGuest::Version { connection }.bytes();
+        assert_eq!(v(Some(4))[8..], [1, 0, 0, 0, 4, 0, 0, 0]);
+        assert_eq!(v(None)[8..], [0; 8]);
         assert_eq!(Version(0x4_0001).to_string(), "4.1");
         assert!(Version::ALL.is_sorted());
     }

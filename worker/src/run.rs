@@ -216,11 +216,13 @@ struct User {
     output: Arc<Output>,
     /// A reset was asked for and is not done: to ask again asks for nothing more.
     reset_pending: AtomicBool,
+    /// The end was asked for.
+    quits: AtomicBool,
 }
 
 impl User {
     fn new(inbox: Sender<Event>, output: Arc<Output>) -> Self {
-        Self { inbox, output, reset_pending: AtomicBool::new(false) }
+        Self { inbox, output, reset_pending: AtomicBool::new(false), quits: AtomicBool::new(false) }
     }
 
     fn events(self: &Arc<Self>) -> Events {
@@ -233,6 +235,7 @@ impl User {
             return;
         }
         if event == ConsoleEvent::Quit {
+            self.quits.store(true, Ordering::Release);
             // The main loop may be waiting for a port whose output nobody reads.
             self.output.hurry();
         }
@@ -276,8 +279,21 @@ impl Machine<'_> {
 
     fn reset(&mut self) -> Result<(), RunError> {
         self.resets += 1;
-        let failed = |e| RunError::Machine(format!("the machine could not be reset: {e}"));
-        self.board.reset().map_err(failed)
+        loop {
+            match self.board.reset() {
+                // Disks that are slow, or limited, may have more to do than a pause waits for.
+                Err(e @ (BoardError::Busy(_) | BoardError::Pause(_))) => {
+                    self.console.say(&format!("vireo: the reset waits: {e}\n"));
+                    if self.user.quits.load(Ordering::Acquire) {
+                        return Ok(());
+                    }
+                }
+                done => {
+                    return done
+                        .map_err(|e| RunError::Machine(format!("the machine could not be reset: {e}")));
+                }
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Building and running a board.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -100,11 +100,16 @@ struct EventSink {
     owner: Mutex<Sender<BoardEvent>>,
     /// The owner was told of something that ends the guest's run.
     told: AtomicBool,
+    /// Last words that may still be passed on.
+    crashes: AtomicU32,
 }
+
+/// Last words of a guest that are passed on until it starts anew: Linux has two.
+const CRASHES: u32 = 2;
 
 impl EventSink {
     fn new(owner: Sender<BoardEvent>) -> Self {
-        Self { owner: Mutex::new(owner), told: AtomicBool::new(false) }
+        Self { owner: Mutex::new(owner), told: AtomicBool::new(false), crashes: AtomicU32::new(CRASHES) }
     }
 
     /// Tells the owner, once until [`EventSink::forget`]: until it has acted, the guest runs on and may ask for a reset
@@ -123,6 +128,7 @@ impl EventSink {
     /// The guest starts anew, and has asked for nothing yet.
     fn forget(&self) {
         self.told.store(false, Ordering::Release);
+        self.crashes.store(CRASHES, Ordering::Release);
     }
 }
 
@@ -137,7 +143,10 @@ impl SystemEventSink for EventSink {
 
 impl CrashSink for EventSink {
     fn crashed(&self, crash: GuestCrash) {
-        self.tell(BoardEvent::Crashed(crash));
+        let one_less = |left: u32| left.checked_sub(1);
+        if self.crashes.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok() {
+            self.tell(BoardEvent::Crashed(crash));
+        }
     }
 }
 

@@ -103,7 +103,13 @@ impl Synic {
                 if value & SINT_MASKED == 0 && value & 0xff < FIRST_VECTOR {
                     return Some(false);
                 }
-                self.sints[(index - msr::SINT0) as usize] = value & SINT_WRITABLE;
+                let sint = (index - msr::SINT0) as usize;
+                let was_masked = self.sints[sint] & SINT_MASKED != 0;
+                self.sints[sint] = value & SINT_WRITABLE;
+                if was_masked && self.has_something(sint, wires.memory) {
+                    // It came while nobody was to be told.
+                    self.interrupt(sint, wires);
+                }
             }
             _ => return None,
         }
@@ -141,6 +147,15 @@ impl Synic {
         if before.is_ok_and(|before| before & bit == 0) {
             self.interrupt(sint, wires);
         }
+    }
+
+    /// Whether a message or an event is there for the guest to find.
+    fn has_something(&self, sint: usize, memory: &GuestMemory) -> bool {
+        let there = |word: u64| memory.read_obj::<u32>(word).is_ok_and(|w| w != 0);
+        let message = msr::page(self.message_page).map(|page| page + sint as u64 * slot::SIZE + slot::KIND);
+        let bytes = u64::from(EVENTS / 8);
+        let events = msr::page(self.event_page).map(|page| page + sint as u64 * bytes);
+        message.is_some_and(there) || events.is_some_and(|at| (at..at + bytes).step_by(4).any(there))
     }
 
     fn interrupt(&self, sint: usize, wires: &Wires<'_>) {

@@ -240,6 +240,8 @@ fn an_event_interrupts_once_until_it_is_seen() {
     rig.wrmsr(msr::SINT0 + SINT as u32, u64::from(VECTOR) | 1 << 16);
     rig.hv.signal_event(0, SINT, 38);
     assert_eq!(rig.interrupts(), [], "masked");
+    rig.wrmsr(msr::SINT0 + SINT as u32, u64::from(VECTOR));
+    assert_eq!(rig.interrupts().len(), 1, "it is there, and now somebody listens");
     rig.hv.signal_event(0, SINT, 2048);
     rig.hv.signal_event(9, SINT, 1);
 }

@@ -77,11 +77,11 @@ impl Packet {
     }
 
     /// The memory that a packet of kind [`kind::GPA_DIRECT`] names, of all its ranges in order; pages that follow one another
-    /// are one slice.
+    /// are one slice. There may be `most` slices.
     ///
     /// # Errors
-    /// Ranges that are not there, too long, or not RAM.
-    pub fn gpa_ranges(&self, memory: &Arc<GuestMemory>) -> Result<Vec<GuestSlice>, PacketError> {
+    /// Ranges that are not there, too long, too many, or not RAM.
+    pub fn gpa_ranges(&self, memory: &Arc<GuestMemory>, most: usize) -> Result<Vec<GuestSlice>, PacketError> {
         // Reserved, count, then each range: bytes, offset in the first page, page numbers.
         let mut slices = Vec::new();
         let count = self.word(4).ok_or(PacketError("no count of ranges"))?;
@@ -101,6 +101,9 @@ impl Packet {
             at += pages * 8;
             add_range(memory, numbers, offset, bytes, &mut slices)
                 .ok_or(PacketError("a range that is not RAM"))?;
+            if slices.len() > most {
+                return Err(PacketError("more pieces than there may be"));
+            }
         }
         Ok(slices)
     }
@@ -120,7 +123,9 @@ fn add_range(
         let page = u64::from_le_bytes(number.try_into().ok()?).checked_mul(PAGE)?;
         let here = left.min(PAGE - offset);
         run = match run {
-            Some((start, len)) if start + len == page + offset => Some((start, len + here)),
+            Some((start, len)) if start.checked_add(len) == page.checked_add(offset) => {
+                Some((start, len + here))
+            }
             Some((start, len)) => {
                 slices.push(memory.slice(start, len).ok()?);
                 Some((page + offset, here))

@@ -109,13 +109,15 @@ fn ranges_of_memory_are_found_and_joined() {
         assert!(rings.incoming.next(&mut packet).unwrap());
         rings.incoming.publish();
         assert_eq!(packet.data(), b"command!");
-        packet.gpa_ranges(&memory).map(|s| s.iter().map(|s| (s.gpa(), s.len())).collect::<Vec<_>>())
+        packet.gpa_ranges(&memory, 3).map(|s| s.iter().map(|s| (s.gpa(), s.len())).collect::<Vec<_>>())
     };
     assert_eq!(ranges(&[(0x1800, 0x800, &[0x300, 0x301])]).unwrap(), [(0x30_0800, 0x1800)]);
     assert_eq!(
         ranges(&[(0x2800, 0x800, &[0x300, 0x302, 0x303]), (0x10, 0, &[0x400])]).unwrap(),
         [(0x30_0800, 0x800), (0x30_2000, 0x2000), (0x40_0000, 0x10)]
     );
+    assert!(ranges(&[(0x4000, 0, &[0x300, 0x302, 0x304, 0x306])]).is_err(), "more than three pieces");
+    assert!(ranges(&[(0x2000, 0, &[0xf_ffff_ffff_ffff, 0])]).is_err(), "around the end of all addresses");
     assert!(ranges(&[(0x1000, 0, &[0xa0])]).is_err(), "no RAM");
     assert!(ranges(&[(0x1000, 0, &[u64::MAX])]).is_err());
     assert!(ranges(&[(0x2000, 0, &[0x300])]).is_err(), "fewer pages than bytes");
@@ -194,7 +196,7 @@ proptest! {
             // As a device does: it goes on as long as there are packets, and stops at the first that is none.
             for _ in 0..1000 {
                 match rings.incoming.next(&mut packet) {
-                    Ok(true) => _ = packet.gpa_ranges(&memory),
+                    Ok(true) => _ = packet.gpa_ranges(&memory, 100),
                     Ok(false) | Err(_) => break,
                 }
             }

@@ -130,11 +130,16 @@ impl Server {
         Some(self.tell_of(&[relid]))
     }
 
-    /// Offers further channels of a device whose first one is open.
+    /// Offers further channels of a device whose first one is open; it may have `most` of them in all.
     ///
     /// # Errors
-    /// It is not; there are no more numbers, and none was offered.
-    pub fn offer_subchannels(&mut self, device: u64, count: u16) -> Result<Vec<Effect>, SubchannelError> {
+    /// It is not; they are too many, and none was offered.
+    pub fn offer_subchannels(
+        &mut self,
+        device: u64,
+        count: u16,
+        most: u16,
+    ) -> Result<Vec<Effect>, SubchannelError> {
         let first = self.channels.values().find(|e| e.device == device && e.subchannel == 0);
         let first =
             first.filter(|e| matches!(e.state, State::Open { .. })).ok_or(SubchannelError::NotOpen)?;
@@ -142,8 +147,10 @@ impl Server {
         let last = self.channels.values().filter(|e| e.device == device).map(|e| e.subchannel).max();
         let last = last.unwrap_or_default();
         let free = RELID_MAX as usize - self.channels.len();
-        let end =
-            last.checked_add(count).filter(|_| usize::from(count) <= free).ok_or(SubchannelError::Full)?;
+        let end = last
+            .checked_add(count)
+            .filter(|end| *end <= most && usize::from(count) <= free)
+            .ok_or(SubchannelError::Full)?;
         let new: Vec<u32> = (last + 1..=end)
             .filter_map(|subchannel| self.insert(device, subchannel, offer.clone()))
             .collect();
@@ -194,7 +201,7 @@ impl Server {
                 self.gpadl_part(gpadl, part)
             }
             FromGuest::GpadlTeardown { relid, gpadl } => {
-                // A guest that takes back what its rings are in gets no answer until it has closed them.
+                // A guest that takes back what its rings are in gets no answer: no driver does.
                 match self.gpadls.tear_down(relid, gpadl) {
                     true => self.say(ToGuest::GpadlTornDown { gpadl }),
                     false => Vec::new(),
@@ -246,7 +253,7 @@ impl Server {
         let spoken = Version::ALL.contains(&version);
         self.connection = spoken.then_some(Connection { version, vp, wants_offers: false });
         let connection = spoken.then_some(MESSAGE_CONNECTIONS[usize::from(version.names_connection())]);
-        effects.push(Effect::Post { vp, message: ToGuest::Version { connection, version } });
+        effects.push(Effect::Post { vp, message: ToGuest::Version { connection } });
         effects
     }
 

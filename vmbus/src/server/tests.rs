@@ -67,7 +67,7 @@ fn versions_are_agreed_on_or_not() {
         [(0x6_0000, None), (0x1_0001, None), (0x5_0003, Some(4)), (0x3_0000, Some(1))]
     {
         let effects = s.message(FromGuest::Contact { version: Version(version), vp: 3 });
-        let message = ToGuest::Version { connection, version: Version(version) };
+        let message = ToGuest::Version { connection };
         assert_eq!(effects, [Effect::Post { vp: 3, message }]);
     }
 }
@@ -107,13 +107,14 @@ fn a_channel_is_opened_retargeted_and_closed() {
 #[test]
 fn further_channels_come_and_go_with_the_first() {
     let mut s = connected();
-    assert_eq!(s.offer_subchannels(1, 2), Err(SubchannelError::NotOpen));
+    assert_eq!(s.offer_subchannels(1, 2, 4), Err(SubchannelError::NotOpen));
     let mut s = opened();
-    let told = said(&s.offer_subchannels(1, 2).unwrap());
+    let told = said(&s.offer_subchannels(1, 2, 4).unwrap());
     assert!(
         matches!(&told[..], [ToGuest::Offer(a), ToGuest::Offer(b)] if (a.subchannel, b.subchannel) == (1, 2))
     );
-    assert_eq!(s.offer_subchannels(1, 3000), Err(SubchannelError::Full));
+    assert_eq!(s.offer_subchannels(1, 3000, 5000), Err(SubchannelError::Full));
+    assert_eq!(s.offer_subchannels(1, 3, 4), Err(SubchannelError::Full), "more than the device may have");
     let effects = s.message(FromGuest::Close { relid: 1 });
     assert_eq!(said(&effects), [ToGuest::Rescind { relid: 3 }, ToGuest::Rescind { relid: 4 }]);
     assert_eq!(s.message(FromGuest::Released { relid: 1 }), [], "not revoked, so not released");
@@ -140,7 +141,7 @@ fn devices_come_and_go() {
 fn a_guest_that_goes_or_is_followed_by_another_leaves_nothing() {
     for goes in [FromGuest::Unload, FromGuest::Contact { version: V5_3, vp: 0 }] {
         let mut s = opened();
-        s.offer_subchannels(1, 1).unwrap();
+        s.offer_subchannels(1, 1, 4).unwrap();
         s.revoke(2);
         let effects = s.message(goes.clone());
         assert_eq!(effects[0], Effect::Close { relid: 1, device: 1, subchannel: 0 });
@@ -205,7 +206,7 @@ proptest! {
             let mut effects = s.message(message);
             match host {
                 0 => { s.offer(next, an_offer(next.into())); next += 1; }
-                1 => effects.extend(s.offer_subchannels(1, 1).unwrap_or_default()),
+                1 => effects.extend(s.offer_subchannels(1, 1, 4).unwrap_or_default()),
                 2 => effects.extend(s.revoke(next - 1)),
                 _ => {}
             }

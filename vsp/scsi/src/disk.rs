@@ -13,17 +13,33 @@ use crate::{Command, LogicalUnit, Outcome, Sense, inquiry, mode, trim};
 /// A logical unit that is a disk.
 pub struct ScsiDisk {
     disk: Arc<dyn BlockDevice>,
-    /// What the next command that can be told is told of.
-    attention: Mutex<Option<Sense>>,
+    /// What commands that can be told are told of, one each.
+    attentions: Mutex<Attentions>,
     /// The size that the guest knows, in bytes.
     known_size: AtomicU64,
+}
+
+/// What the guest is not told of yet.
+#[derive(Clone, Copy)]
+struct Attentions {
+    power_on: bool,
+    size: bool,
+}
+
+impl Attentions {
+    fn take(&mut self) -> Option<Sense> {
+        if std::mem::take(&mut self.power_on) {
+            return Some(Sense::POWER_ON);
+        }
+        std::mem::take(&mut self.size).then_some(Sense::CAPACITY_CHANGED)
+    }
 }
 
 impl ScsiDisk {
     /// On this disk.
     pub fn new(disk: Arc<dyn BlockDevice>) -> Self {
         let known_size = AtomicU64::new(disk.info().size);
-        Self { disk, attention: Mutex::new(Some(Sense::POWER_ON)), known_size }
+        Self { disk, attentions: Mutex::new(Attentions { power_on: true, size: false }), known_size }
     }
 
     /// The disk.
@@ -31,15 +47,15 @@ impl ScsiDisk {
         &self.disk
     }
 
-    fn attention(&self) -> std::sync::MutexGuard<'_, Option<Sense>> {
-        self.attention.lock().unwrap_or_else(PoisonError::into_inner)
+    fn attentions(&self) -> std::sync::MutexGuard<'_, Attentions> {
+        self.attentions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The attention that a command ends with instead of being done (SAM-5, 5.14): not those that ask who is there.
     fn take_attention(&self, code: u8) -> Option<Sense> {
         match code {
             INQUIRY | REPORT_LUNS | REQUEST_SENSE => None,
-            _ => self.attention().take(),
+            _ => self.attentions().take(),
         }
     }
 
@@ -113,7 +129,7 @@ impl LogicalUnit for ScsiDisk {
             VERIFY_10 | VERIFY_12 | VERIFY_16 => Self::verify(c, &info),
             TEST_UNIT_READY | START_STOP_UNIT | PREVENT_ALLOW_REMOVAL => (c.done)(Outcome::good(0)),
             REQUEST_SENSE => {
-                let sense = self.attention().take().unwrap_or(Sense::NONE);
+                let sense = self.attentions().take().unwrap_or(Sense::NONE);
                 let allowed = c.cdb[4].into();
                 c.answer(&sense.bytes(), allowed);
             }
@@ -146,7 +162,7 @@ impl LogicalUnit for ScsiDisk {
     }
 
     fn reset(&self) {
-        *self.attention() = Some(Sense::POWER_ON);
+        self.attentions().power_on = true;
     }
 
     /// Whether the disk has another size than the guest knows.
@@ -154,7 +170,7 @@ impl LogicalUnit for ScsiDisk {
         let size = self.disk.info().size;
         let changed = self.known_size.swap(size, Ordering::SeqCst) != size;
         if changed {
-            *self.attention() = Some(Sense::CAPACITY_CHANGED);
+            self.attentions().size = true;
         }
         changed
     }

@@ -23,8 +23,8 @@ mod page {
     pub const ALL: [u8; 6] = [SUPPORTED, SERIAL, IDENTIFICATION, BLOCK_LIMITS, CHARACTERISTICS, PROVISIONING];
 }
 
-/// Most blocks of one UNMAP: 1 GiB of 512 bytes.
-const UNMAP_BLOCKS: u32 = 1 << 21;
+/// Most blocks of one UNMAP or WRITE SAME: 1 GiB of 512 bytes. What a command can ask of a disk has to end.
+pub const UNMAP_BLOCKS: u32 = 1 << 21;
 /// Most ranges of one UNMAP.
 pub const UNMAP_RANGES: u32 = 256;
 
@@ -90,18 +90,22 @@ fn identification(id: &[u8; 16]) -> Vec<u8> {
     bytes
 }
 
+/// WRITE SAME says how many blocks it is about, and not by 0 that it is all to the end.
+const WRITE_SAME_NON_ZERO: u32 = 1;
+
 fn block_limits(disk: &BlockInfo) -> Vec<u8> {
+    /// Offsets are those of the page, whose head is not in the body.
+    const HEAD: usize = 4;
     let mut body = [0_u8; 60];
-    let mut put = |at: usize, value: u32| body[at - 4..at].copy_from_slice(&value.to_be_bytes());
-    // Offsets are those of the page, which starts 4 bytes earlier.
+    let mut put = |at: usize, value: u32| body[at - HEAD..][..4].copy_from_slice(&value.to_be_bytes());
     let granularity = (disk.physical_sector / disk.sector).max(1);
     if disk.unmap {
-        put(20 + 4, UNMAP_BLOCKS);
-        put(24 + 4, UNMAP_RANGES);
-        put(28 + 4, granularity);
+        put(20, UNMAP_BLOCKS);
+        put(24, UNMAP_RANGES);
+        put(28, granularity);
     }
-    body[6 - 4..8 - 4].copy_from_slice(&(granularity as u16).to_be_bytes());
-    // Most blocks of one WRITE SAME.
-    body[36 - 4..44 - 4].copy_from_slice(&u64::from(UNMAP_BLOCKS).to_be_bytes());
+    // In its lower half: of transfers.
+    put(4, WRITE_SAME_NON_ZERO << 24 | granularity & 0xffff);
+    put(40, UNMAP_BLOCKS);
     body.to_vec()
 }

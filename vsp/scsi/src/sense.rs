@@ -20,6 +20,8 @@ pub struct Sense {
 impl Sense {
     /// There is nothing.
     pub const NONE: Self = Self::new(0, 0, 0);
+    /// It cannot be used yet.
+    pub const NOT_READY: Self = Self::new(2, 4, 0);
     /// No medium is there.
     pub const NO_MEDIUM: Self = Self::new(2, 0x3a, 1);
     /// None, since the tray is open.

@@ -113,7 +113,15 @@ fn it_says_who_it_is() {
         assert_eq!((bytes[1], bytes.len()), (code, said + 4));
     }
     assert_eq!(page(0x80)[4..], *b"abababababababababababababababab");
-    assert_eq!(page(0xb0).len(), 64);
+    rig.disk.describe(|i| i.physical_sector = 4096);
+    let limits = page(0xb0);
+    let word = |at: usize| u32::from_be_bytes(limits[at..at + 4].try_into().unwrap());
+    // Granularity of transfers; blocks and ranges of UNMAP, its granularity; blocks of WRITE SAME (SBC-3, table 195).
+    assert_eq!((limits.len(), limits[4], word(4) & 0xffff), (64, 1, 8));
+    assert_eq!(
+        [word(20), word(24), word(28), word(32), word(36), word(40)],
+        [1 << 21, 256, 8, 0, 0, 1 << 21]
+    );
     assert_eq!(rig.bad(&[opcode::INQUIRY, 1, 0x77, 1, 0], &[0; 300]), Sense::INVALID_FIELD);
     assert_eq!(rig.bad(&[opcode::INQUIRY, 0, 0x80, 1, 0], &[0; 300]), Sense::INVALID_FIELD);
 }
@@ -163,6 +171,7 @@ fn blocks_are_given_back_and_zeroed() {
     assert_eq!(rig.bad(&[opcode::WRITE_SAME_10, 0, 0, 0, 0, 0, 0, 0, 1], &[3; 512]), Sense::INVALID_FIELD);
     let beyond = [&[0, 22, 0, 16, 0, 0, 0, 0][..], &[0xff; 16]].concat();
     assert_eq!(rig.bad(&[opcode::UNMAP, 0, 0, 0, 0, 0, 0, 0, 24], &beyond), Sense::OUT_OF_RANGE);
+    assert_eq!(rig.bad(&[opcode::WRITE_SAME_16, 1], &[]), Sense::INVALID_FIELD, "all of it at once");
     // Of no range at all nothing is asked.
     rig.good(&[opcode::UNMAP, 0, 0, 0, 0, 0, 0, 0, 8], &[0; 8]);
     rig.good(&[opcode::UNMAP], &[]);

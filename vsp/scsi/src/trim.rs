@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vireo_block::{BlockError, BlockInfo, Operation, Request};
 
 use crate::address::Blocks;
-use crate::inquiry::UNMAP_RANGES;
+use crate::inquiry::{UNMAP_BLOCKS, UNMAP_RANGES};
 use crate::opcode::WRITE_SAME_10;
 use crate::{Command, Outcome, Sense};
 
@@ -36,13 +36,17 @@ fn ranges(c: &Command, disk: &BlockInfo) -> Result<Vec<(u64, u64)>, Sense> {
     if ranges.len() / 16 > UNMAP_RANGES as usize {
         return Err(Sense::INVALID_PARAMETER);
     }
-    ranges
+    let ranges: Result<Vec<_>, Sense> = ranges
         .chunks_exact(16)
         .map(|r| {
             let number = |bytes: &[u8]| bytes.iter().fold(0, |n, &b| n << 8 | u64::from(b));
             Blocks { first: number(&r[..8]), count: number(&r[8..12]) }.bytes(disk.sector, disk.size)
         })
-        .collect()
+        .collect();
+    let ranges = ranges?;
+    let most = u64::from(UNMAP_BLOCKS) * u64::from(disk.sector);
+    let all: u64 = ranges.iter().map(|(_, len)| len).sum();
+    if all <= most { Ok(ranges) } else { Err(Sense::INVALID_PARAMETER) }
 }
 
 /// UNMAP.
@@ -58,13 +62,13 @@ pub fn unmap(c: Command, disk: &BlockInfo, requests: &mut Vec<Request>) {
 pub fn write_same(c: Command, disk: &BlockInfo, requests: &mut Vec<Request>) {
     /// Bit 0 of byte 1: no data comes with it, they are zeros.
     const NO_DATA: u8 = 1;
-    let mut blocks = Blocks::of(&c);
+    let blocks = Blocks::of(&c);
     let no_data = c.cdb[0] != WRITE_SAME_10 && c.cdb[1] & NO_DATA != 0;
     let zeros =
         if no_data { Ok(true) } else { c.list(disk.sector.into()).map(|d| d.iter().all(|b| *b == 0)) };
-    if blocks.count == 0 {
-        // Up to the end.
-        blocks.count = (disk.size / u64::from(disk.sector)).saturating_sub(blocks.first);
+    // As the page of block limits says.
+    if !(1..=u64::from(UNMAP_BLOCKS)).contains(&blocks.count) {
+        return c.fail(Sense::INVALID_FIELD);
     }
     match (zeros, blocks.bytes(disk.sector, disk.size)) {
         (Err(sense), _) | (_, Err(sense)) => c.fail(sense),

@@ -6,12 +6,12 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use vireo_block::Buffer;
-use vireo_scsi::{Command, Outcome, fill, opcode};
+use vireo_scsi::{Command, Outcome, Sense, fill, opcode};
 use vireo_vmbus::Channel;
 use vireo_vmbus::ring::{Packet, RingReader, RingWriter, kind};
 
 use crate::controller::{Batches, Controller};
-use crate::protocol::{INVALID_DEVICE_STATE, INVALID_PARAMETER, StorPacket, operation};
+use crate::protocol::{StorPacket, TRANSFER_MAX, operation};
 
 /// Requests of a channel that may be under way. More than a driver sends, so that those which wait for one disk never keep
 /// another's out.
@@ -19,10 +19,13 @@ const DEPTH: usize = 4096;
 /// Requests that are taken before they are handed over: what a disk starts at once, and how many the first waits for.
 const ROUND: usize = 64;
 
+/// Pieces of memory of one request: a page each, and the first and last may be parts of one.
+const PIECES_MAX: usize = TRANSFER_MAX as usize / 4096 + 1;
+
 /// What the protocol's own requests (all but SCSI commands) are answered by.
 pub trait Control: Send + Sync {
-    /// The answer to a request. Called on the channel's thread.
-    fn serve(&self, packet: StorPacket) -> StorPacket;
+    /// The answer to a request that came by the device's first channel, or by another. Called on the channel's thread.
+    fn serve(&self, packet: StorPacket, first: bool) -> StorPacket;
     /// Whether the driver is done with its introduction: SCSI commands are taken.
     fn ready(&self) -> bool;
 }
@@ -37,7 +40,10 @@ struct Outgoing {
     stalled: bool,
     /// The thread takes requests out now. When it is done with some, it sends what has ended meanwhile, all at once.
     busy: bool,
+    /// It takes none, and comes to rest.
     paused: bool,
+    /// It has come to rest.
+    at_rest: bool,
     closed: bool,
 }
 
@@ -72,9 +78,9 @@ impl Port {
         }
     }
 
-    /// Sends what there is room for.
+    /// Sends what there is room for. Nothing while the device is at rest: its rings are guest memory.
     fn flush(&self, out: &mut Outgoing) {
-        if out.closed {
+        if out.closed || out.at_rest {
             return;
         }
         while let Some((kind, transaction, packet)) = out.backlog.front() {
@@ -107,11 +113,24 @@ impl Port {
         let mut out = self.lock();
         out.in_flight -= 1;
         self.send(&mut out, kind::COMPLETION, transaction, packet);
-        let rest = out.paused;
+        let rest = out.paused || out.closed;
         drop(out);
         if rest {
             self.rest.notify_all();
         }
+    }
+
+    /// Waits until nothing is under way; `false`: something still was at `deadline`.
+    pub fn rests(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let works = |out: &mut Outgoing| out.busy || out.in_flight > 0;
+        let waited = self.rest.wait_timeout_while(self.lock(), left, works);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Whether nothing is under way now.
+    pub fn is_idle(&self) -> bool {
+        self.lock().in_flight == 0
     }
 }
 
@@ -127,6 +146,7 @@ impl Worker {
         channel: Arc<Channel>,
         controller: Arc<Controller>,
         control: Arc<dyn Control>,
+        first: bool,
     ) -> Result<Self, String> {
         let rings = channel.take_rings().ok_or("its rings are taken")?;
         let outgoing = Outgoing {
@@ -136,6 +156,7 @@ impl Worker {
             stalled: false,
             busy: false,
             paused: false,
+            at_rest: false,
             closed: false,
         };
         let port = Arc::new(Port { channel, outgoing: Mutex::new(outgoing), rest: Condvar::new() });
@@ -144,6 +165,7 @@ impl Worker {
             reader: rings.incoming,
             controller,
             control,
+            first,
             packet: Packet::default(),
             broken: false,
         };
@@ -163,21 +185,20 @@ impl Worker {
 
     /// Comes to rest, with nothing in flight, before `deadline`; `false`: it could not, and goes on.
     pub fn pause(&self, deadline: Instant) -> bool {
-        let mut out = self.port.lock();
-        out.paused = true;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let works = |out: &mut Outgoing| out.busy || out.in_flight > 0;
-        let waited = self.port.rest.wait_timeout_while(out, left, works);
-        let late = waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
-        if late {
+        self.port.lock().paused = true;
+        let rests = self.port.rests(deadline);
+        self.port.lock().at_rest = rests;
+        if !rests {
             self.resume();
         }
-        !late
+        rests
     }
 
     /// Goes on.
     pub fn resume(&self) {
-        self.port.lock().paused = false;
+        let mut out = self.port.lock();
+        (out.paused, out.at_rest) = (false, false);
+        drop(out);
         self.port.channel.doorbell().ring();
     }
 }
@@ -200,6 +221,8 @@ struct Server {
     reader: RingReader,
     controller: Arc<Controller>,
     control: Arc<dyn Control>,
+    /// The channel is the device's first.
+    first: bool,
     packet: Packet,
     /// The guest broke its ring: nothing more can be read from it.
     broken: bool,
@@ -246,7 +269,8 @@ impl Server {
                     Ok(true) => taken += usize::from(self.take(&mut batches)),
                     Ok(false) => empty = true,
                     Err(e) => {
-                        tracing::warn!("a storage channel is dead: {e}");
+                        // The guest can have it as often as it likes.
+                        tracing::debug!("a storage channel is dead: {e}");
                         self.broken = true;
                     }
                 }
@@ -294,25 +318,30 @@ impl Server {
             return false;
         };
         if packet.operation() != operation::EXECUTE_SRB {
-            let answer = self.control.serve(packet);
+            let answer = self.control.serve(packet, self.first);
             self.port.complete(transaction, answer);
         } else if !self.control.ready() {
-            self.port.complete(transaction, packet.answered(INVALID_DEVICE_STATE));
+            self.port.complete(transaction, packet.failed(Sense::NOT_READY));
         } else {
             match self.buffers(&packet) {
                 Some(data) => self.execute(packet, data, batches),
-                None => self.port.complete(transaction, packet.answered(INVALID_PARAMETER)),
+                // Drivers look at the block's status alone.
+                None => self.port.complete(transaction, packet.failed(Sense::INVALID_FIELD)),
             }
         }
         true
     }
 
-    /// The memory of a SCSI request, as much as it wants moved.
+    /// The memory of a SCSI request, as much as it wants moved; `None`: it is not RAM, or more, or in more pieces, than drivers
+    /// are told that it may be.
     fn buffers(&self, packet: &StorPacket) -> Option<Vec<Buffer>> {
         if self.packet.kind != kind::GPA_DIRECT {
             return Some(Vec::new());
         }
-        let ranges = self.packet.gpa_ranges(self.port.channel.memory()).ok()?;
+        let ranges = self.packet.gpa_ranges(self.port.channel.memory(), PIECES_MAX).ok()?;
+        if packet.transfer() > TRANSFER_MAX {
+            return None;
+        }
         let mut left = packet.transfer() as usize;
         let mut buffers = Vec::with_capacity(ranges.len());
         for range in ranges.into_iter().filter(|r| !r.is_empty()) {
@@ -355,7 +384,12 @@ impl Server {
                 let moved = fill(&data, &nobody);
                 self.port.complete(transaction, packet.good(moved as u32));
             }
-            (_, None) => self.port.complete(transaction, packet.no_unit()),
+            (_, None) => {
+                if present {
+                    self.controller.missed(lun);
+                }
+                self.port.complete(transaction, packet.no_unit());
+            }
         }
     }
 }

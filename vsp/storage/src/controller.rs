@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use vireo_block::Request;
 use vireo_scsi::LogicalUnit;
@@ -18,6 +19,11 @@ pub enum UnitError {
     /// It is there already.
     #[error("unit {0} is in use: choose another one")]
     InUse(u8),
+    /// The guest still takes it for the disk that was there.
+    #[error(
+        "unit {0} was taken away just now, and the guest has not let go of it: choose another one, or wait"
+    )]
+    Leaving(u8),
     /// All numbers are in use.
     #[error("the controller has {LUNS} units already: use another controller")]
     Full,
@@ -29,10 +35,36 @@ pub enum UnitError {
 /// Told that units have come, gone, or changed.
 type Watcher = Box<dyn Fn() + Send + Sync>;
 
+/// Numbers and who has them.
+#[derive(Default)]
+struct Units {
+    present: BTreeMap<u8, Arc<dyn LogicalUnit>>,
+    /// Taken away, and perhaps not forgotten by the guest: when, and when it first found that.
+    leaving: BTreeMap<u8, (Instant, Option<Instant>)>,
+    /// Where the search for a free number goes on: one that was in use is given again as late as can be.
+    next: u8,
+}
+
+/// A guest that has found that a unit is gone has forgotten it after so long.
+const FORGOTTEN: Duration = Duration::from_secs(3);
+/// One that never looked for it did not know it, or never will.
+const GIVEN_UP: Duration = Duration::from_secs(60);
+
+impl Units {
+    /// Whether a number may be given to another disk. A guest that has not seen the old one go would write what it kept of that
+    /// to the new one.
+    fn is_free(&mut self, lun: u8) -> bool {
+        self.leaving.retain(|_, (since, missed)| {
+            since.elapsed() < GIVEN_UP && missed.is_none_or(|missed| missed.elapsed() < FORGOTTEN)
+        });
+        !self.present.contains_key(&lun) && !self.leaving.contains_key(&lun)
+    }
+}
+
 /// The units of a controller, all at path 0 and target 0.
 #[derive(Default)]
 pub struct Controller {
-    units: RwLock<BTreeMap<u8, Arc<dyn LogicalUnit>>>,
+    units: RwLock<Units>,
     watcher: Mutex<Option<Watcher>>,
 }
 
@@ -50,11 +82,16 @@ impl Controller {
         let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
         let lun = match lun {
             Some(lun) if lun >= LUNS => return Err(UnitError::NoSuchNumber(lun)),
-            Some(lun) if units.contains_key(&lun) => return Err(UnitError::InUse(lun)),
+            Some(lun) if units.present.contains_key(&lun) => return Err(UnitError::InUse(lun)),
+            Some(lun) if !units.is_free(lun) => return Err(UnitError::Leaving(lun)),
             Some(lun) => lun,
-            None => (0..LUNS).find(|lun| !units.contains_key(lun)).ok_or(UnitError::Full)?,
+            None => {
+                let from = units.next;
+                (0..LUNS).map(|n| (from + n) % LUNS).find(|&lun| units.is_free(lun)).ok_or(UnitError::Full)?
+            }
         };
-        units.insert(lun, unit);
+        units.next = (lun + 1) % LUNS;
+        units.present.insert(lun, unit);
         drop(units);
         self.changed();
         Ok(lun)
@@ -65,10 +102,28 @@ impl Controller {
     /// # Errors
     /// There is none.
     pub fn remove(&self, lun: u8) -> Result<Arc<dyn LogicalUnit>, UnitError> {
-        let unit = self.units.write().unwrap_or_else(PoisonError::into_inner).remove(&lun);
-        let unit = unit.ok_or(UnitError::Absent(lun))?;
+        let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
+        let unit = units.present.remove(&lun).ok_or(UnitError::Absent(lun))?;
+        units.leaving.insert(lun, (Instant::now(), None));
+        drop(units);
         self.changed();
         Ok(unit)
+    }
+
+    /// The guest has been told that a unit is not there.
+    pub(crate) fn missed(&self, lun: u8) {
+        let is_leaving = |units: &Units| units.leaving.get(&lun).is_some_and(|(_, missed)| missed.is_none());
+        if is_leaving(&self.units.read().unwrap_or_else(PoisonError::into_inner)) {
+            let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, missed)) = units.leaving.get_mut(&lun) {
+                missed.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// There is no driver that would know a unit.
+    pub(crate) fn forget_leaving(&self) {
+        self.units.write().unwrap_or_else(PoisonError::into_inner).leaving.clear();
     }
 
     /// Looks whether there is something that the guest does not know yet, as a disk's size or a CD.
@@ -83,11 +138,11 @@ impl Controller {
     /// The units by number.
     pub fn units(&self) -> Vec<(u8, Arc<dyn LogicalUnit>)> {
         let units = self.units.read().unwrap_or_else(PoisonError::into_inner);
-        units.iter().map(|(lun, unit)| (*lun, Arc::clone(unit))).collect()
+        units.present.iter().map(|(lun, unit)| (*lun, Arc::clone(unit))).collect()
     }
 
     pub(crate) fn unit(&self, lun: u8) -> Option<Arc<dyn LogicalUnit>> {
-        self.units.read().unwrap_or_else(PoisonError::into_inner).get(&lun).cloned()
+        self.units.read().unwrap_or_else(PoisonError::into_inner).present.get(&lun).cloned()
     }
 
     pub(crate) fn reset(&self) {

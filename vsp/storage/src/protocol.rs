@@ -20,10 +20,12 @@ pub mod operation {
 /// Versions, newest last: 2.0 (2008), 4.2 (2008 R2), 5.1 (2012), 6.0 (2012 R2), 6.2 (2016).
 pub const VERSIONS: [u16; 5] = [0x0200, 0x0402, 0x0501, 0x0600, 0x0602];
 
-/// Status of a request that is none (STATUS_INVALID_PARAMETER, STATUS_REVISION_MISMATCH, STATUS_INVALID_DEVICE_STATE).
+/// Most bytes of one request.
+pub const TRANSFER_MAX: u32 = 1 << 20;
+
+/// Status of a request that is none (STATUS_INVALID_PARAMETER, STATUS_REVISION_MISMATCH).
 pub const INVALID_PARAMETER: u32 = 0xc000_000d;
 pub const REVISION_MISMATCH: u32 = 0xc000_0059;
-pub const INVALID_DEVICE_STATE: u32 = 0xc000_0184;
 pub const INSUFFICIENT_RESOURCES: u32 = 0xc000_009a;
 
 /// Status of a SCSI request block.

@@ -8,23 +8,23 @@ use std::time::Instant;
 use uuid::{Uuid, uuid};
 use vireo_vmbus::{Channel, Device, Offer, OpenError, VmBus};
 
-use crate::channel::{Control, Worker};
+use crate::channel::{Control, Port, Worker};
 use crate::controller::Controller;
 use crate::protocol::{
-    INSUFFICIENT_RESOURCES, INVALID_PARAMETER, REVISION_MISMATCH, StorPacket, VERSIONS, operation,
+    INSUFFICIENT_RESOURCES, INVALID_PARAMETER, REVISION_MISMATCH, StorPacket, TRANSFER_MAX, VERSIONS,
+    operation,
 };
 
 /// What drivers look for: synthetic SCSI controllers.
 const INTERFACE: Uuid = uuid!("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f");
-
-/// Most bytes of one request.
-const TRANSFER_MAX: u32 = 1 << 20;
 
 /// A SCSI controller on VMBus.
 pub struct Provider {
     shared: Arc<Shared>,
     /// By number of the device's channel. Ended by removal.
     workers: Mutex<HashMap<u16, Worker>>,
+    /// Of channels that are closed and whose requests have not all ended.
+    closing: Mutex<Vec<Arc<Port>>>,
 }
 
 /// What the provider's channels share.
@@ -59,15 +59,20 @@ impl Provider {
     pub fn new(bus: Weak<VmBus>, number: u64, controller: Arc<Controller>, subchannels: u16) -> Self {
         let (version, ready) = (AtomicU32::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { bus, number, controller, subchannels, version, ready });
-        Self { shared, workers: Mutex::default() }
+        Self { shared, workers: Mutex::default(), closing: Mutex::default() }
     }
 
     fn workers(&self) -> MutexGuard<'_, HashMap<u16, Worker>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn closing(&self) -> MutexGuard<'_, Vec<Arc<Port>>> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn forget_driver(&self) {
         self.shared.controller.watch(None);
+        self.shared.controller.forget_leaving();
         self.shared.ready.store(false, Ordering::SeqCst);
         self.shared.version.store(0, Ordering::SeqCst);
     }
@@ -76,8 +81,8 @@ impl Provider {
 impl Device for Provider {
     fn open(&self, subchannel: u16, channel: Arc<Channel>) -> Result<(), OpenError> {
         let control = Arc::clone(&self.shared) as _;
-        let worker =
-            Worker::start(channel, Arc::clone(&self.shared.controller), control).map_err(OpenError)?;
+        let worker = Worker::start(channel, Arc::clone(&self.shared.controller), control, subchannel == 0)
+            .map_err(OpenError)?;
         if subchannel == 0 {
             // The controller must not keep those alive who keep it.
             let (port, shared) = (Arc::downgrade(worker.port()), Arc::downgrade(&self.shared));
@@ -96,13 +101,18 @@ impl Device for Provider {
         if subchannel == 0 {
             self.forget_driver();
         }
-        let worker = self.workers().remove(&subchannel);
+        let Some(worker) = self.workers().remove(&subchannel) else { return };
+        let port = Arc::clone(worker.port());
         drop(worker);
+        let mut closing = self.closing();
+        closing.retain(|p| !p.is_idle());
+        closing.push(port);
     }
 
     fn pause(&self, deadline: Instant) -> bool {
         let workers = self.workers();
-        let rests = workers.values().all(|w| w.pause(deadline));
+        let rests =
+            workers.values().all(|w| w.pause(deadline)) && self.closing().iter().all(|p| p.rests(deadline));
         if !rests {
             workers.values().for_each(Worker::resume);
         }
@@ -124,7 +134,7 @@ impl Control for Shared {
         self.ready.load(Ordering::SeqCst)
     }
 
-    fn serve(&self, packet: StorPacket) -> StorPacket {
+    fn serve(&self, packet: StorPacket, first: bool) -> StorPacket {
         match packet.operation() {
             operation::BEGIN_INITIALIZATION => packet.answered(0),
             operation::QUERY_PROTOCOL_VERSION if VERSIONS.contains(&packet.number()) => {
@@ -138,7 +148,7 @@ impl Control for Shared {
                 self.ready.store(known, Ordering::SeqCst);
                 packet.answered(if known { 0 } else { REVISION_MISMATCH })
             }
-            operation::CREATE_SUBCHANNELS => self.create_subchannels(packet),
+            operation::CREATE_SUBCHANNELS if first => self.create_subchannels(packet),
             operation::RESET_LUN | operation::RESET_ADAPTER | operation::RESET_BUS => {
                 self.controller.reset();
                 packet.answered(0)
@@ -150,11 +160,12 @@ impl Control for Shared {
 
 impl Shared {
     fn create_subchannels(&self, packet: StorPacket) -> StorPacket {
-        let count = packet.number();
-        if count > self.subchannels {
+        let (count, most) = (packet.number(), self.subchannels);
+        if count > most {
             return packet.answered(INVALID_PARAMETER);
         }
-        let offered = self.bus.upgrade().is_some_and(|bus| bus.offer_subchannels(self.number, count).is_ok());
+        let offered =
+            self.bus.upgrade().is_some_and(|bus| bus.offer_subchannels(self.number, count, most).is_ok());
         packet.answered(if offered { 0 } else { INSUFFICIENT_RESOURCES })
     }
 }

@@ -13,7 +13,7 @@ use vireo_vmbus::ring::{RingPair, kind};
 use vireo_vmbus::{Channel, Device};
 
 use crate::protocol::operation;
-use crate::{Controller, Provider};
+use crate::{Controller, Provider, UnitError};
 
 const BASE: u64 = 0x20_0000;
 const DATA: u64 = 0x40_0000;
@@ -160,7 +160,7 @@ fn the_driver_introduces_itself() {
     assert_ne!(rig.control(operation::END_INITIALIZATION, 0).1, 0, "no version yet");
     let early = rig.start([0, 0, 0], &[0], &[], 0);
     let got = rig.receive();
-    assert_eq!((got.transaction, got.data[8..12] == [0; 4]), (early, false), "not ready");
+    assert_eq!((got.transaction, ended(&got).0), (early, 0x84), "not ready");
     for (version, known) in [(0x603, false), (0x602, true), (0x200, true), (0, false), (0x501, true)] {
         assert_eq!(rig.control(operation::QUERY_PROTOCOL_VERSION, version).1 == 0, known, "{version:#x}");
     }
@@ -219,6 +219,10 @@ fn disks_come_go_and_grow_while_the_driver_works() {
     rig.controller.remove(1).unwrap();
     announced();
     assert_eq!(rig.scsi(1, &[opcode::TEST_UNIT_READY], &[], 0).0, 0x20);
+    // Its number is not another's before the guest has let go of it.
+    assert_eq!(rig.controller.add(Some(1), Arc::new(ScsiDisk::new(ram()))), Err(UnitError::Leaving(1)));
+    assert_eq!(rig.controller.add(None, Arc::new(ScsiDisk::new(ram()))), Ok(2));
+    announced();
     rig.controller.look();
     disk.resize(2 << 20);
     rig.controller.look();
@@ -316,6 +320,38 @@ fn a_machine_that_goes_lets_its_disks_go() {
     assert!(Arc::strong_count(&disk) > 1);
     drop(rig);
     assert_eq!(Arc::strong_count(&disk), 1);
+}
+
+#[test]
+fn what_is_no_request_does_not_look_like_a_success() {
+    let rig = Rig::with(&[ram() as _]);
+    let read = [opcode::READ_10, 0, 0, 0, 0, 0, 0, 0, 1];
+    let (srb, scsi, moved, sense) = rig.scsi(0, &read, &[0xa0], 512);
+    assert_eq!((srb, scsi, moved, sense[2]), (0x84, 2, 0, 5), "no RAM");
+    let pages: Vec<u64> = (0..600).map(|n| (DATA >> 12) + 2 * (n % 300)).collect();
+    assert_eq!(rig.scsi(0, &read, &pages, 600 * 4096).0, 0x84, "more than drivers are told");
+}
+
+#[test]
+fn nothing_is_told_while_paused_and_a_closed_channels_requests_are_waited_for() {
+    let slow = Arc::new(Slow { disk: RamDisk::new(1 << 20, 512), held: Mutex::default() });
+    let rig = Rig::with(&[Arc::clone(&slow) as _]);
+    let soon = || Instant::now() + Duration::from_secs(20);
+    assert!(rig.provider.pause(soon()));
+    rig.controller.add(None, Arc::new(ScsiDisk::new(ram()))).unwrap();
+    assert!(rig.driver.receive().is_none());
+    rig.provider.resume();
+    assert_eq!(rig.receive().kind, kind::IN_BAND);
+
+    *slow.held.lock().unwrap() = Some(Vec::new());
+    rig.start([0, 0, 0], &[opcode::READ_10, 0, 0, 0, 0, 0, 0, 0, 1], &[DATA >> 12], 512);
+    while slow.held.lock().unwrap().as_ref().is_none_or(Vec::is_empty) {
+        std::thread::yield_now();
+    }
+    rig.provider.close(0);
+    assert!(!rig.provider.pause(Instant::now()), "it may still write guest memory");
+    slow.go_on();
+    assert!(rig.provider.pause(soon()));
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 mod server;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub use server::ControlServer;
 /// Version of the protocol: both sides say theirs, and understand none but their own.
 const VERSION: u32 = 1;
 /// Longest line.
-const LINE_MAX: u64 = 64 * 1024;
+const LINE_MAX: usize = 64 * 1024;
 
 /// What is wanted of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +104,8 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
     let not_there = |source| ControlError::NotThere { path: socket.into(), source };
     let no_answer = |why: String| ControlError::NoAnswer { path: socket.into(), why };
     let stream = UnixStream::connect(socket).map_err(not_there)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(not_there)?;
     send(&stream, request).map_err(|e| no_answer(e.to_string()))?;
-    match receive(&stream).map_err(no_answer)? {
+    match receive(&stream, PATIENCE).map_err(no_answer)? {
         Answer::Refused { why } => Err(ControlError::Refused(why)),
         answer => Ok(answer),
     }
@@ -118,11 +117,29 @@ fn send<T: Serialize>(mut to: &UnixStream, what: &T) -> std::io::Result<()> {
     to.write_all(&line)
 }
 
-fn receive<T: for<'a> Deserialize<'a>>(from: &UnixStream) -> Result<T, String> {
-    let mut line = String::new();
-    BufReader::new(from.take(LINE_MAX)).read_line(&mut line).map_err(|e| e.to_string())?;
+/// Reads a line, which has to be there within `patience`.
+fn read_line(mut from: &UnixStream, patience: Duration) -> std::io::Result<Vec<u8>> {
+    let deadline = Instant::now() + patience;
+    let mut line = Vec::new();
+    let mut part = [0; 1024];
+    while !line.contains(&b'\n') && line.len() < LINE_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        from.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match from.read(&mut part)? {
+            0 => break,
+            n => line.extend(&part[..n]),
+        }
+        if Instant::now() >= deadline {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(line)
+}
+
+fn receive<T: for<'a> Deserialize<'a>>(from: &UnixStream, patience: Duration) -> Result<T, String> {
+    let line = read_line(from, patience).map_err(|e| e.to_string())?;
     // The version first: what another one means is not for us to say.
-    let version: Envelope<serde_json::Value> = serde_json::from_str(&line).map_err(|e| e.to_string())?;
+    let version: Envelope<serde_json::Value> = serde_json::from_slice(&line).map_err(|e| e.to_string())?;
     if version.version != VERSION {
         return Err(format!(
             "it is in version {} of the protocol, this program speaks {VERSION}",
@@ -152,7 +169,7 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let said = |text: &str| {
             (&a).write_all(text.as_bytes()).unwrap();
-            receive::<Request>(&b).unwrap_err()
+            receive::<Request>(&b, Duration::from_secs(5)).unwrap_err()
         };
         assert!(said("{\"version\":2,\"command\":\"disk-list\"}\n").contains("version 2"));
         said("{\"version\":1,\"command\":\"disk-burn\"}\n");

@@ -1,9 +1,8 @@
 //! The machine's side.
 
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{Answer, Request, receive, send};
@@ -13,7 +12,9 @@ use crate::socket::Socket;
 /// Who connects and says nothing is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The socket that a machine is changed by. Dropping it removes the socket; a request under way still ends.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The socket that a machine is changed by. Dropping it removes the socket.
 pub struct ControlServer {
     _socket: Socket,
 }
@@ -21,17 +22,18 @@ pub struct ControlServer {
 impl ControlServer {
     /// Makes the socket, for this user alone, and serves it: one request after the other. The error says what is in the way.
     pub fn start(path: &Path, disks: &Arc<Disks>) -> Result<Self, String> {
-        let (socket, listener) = Socket::bind(path)?;
-        let only_mine = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(path, only_mine).map_err(|e| format!("{}: {e}", path.display()))?;
+        let (socket, listener) = Socket::bind_private(path)?;
         let disks = Arc::downgrade(disks);
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || {
-                for stream in incoming(&listener) {
-                    // The machine has ended.
-                    let Some(disks) = disks.upgrade() else { return };
-                    serve(&stream, &disks);
+                for stream in listener.incoming() {
+                    match stream {
+                        Ok(stream) if !serve(&stream, &disks) => return,
+                        Ok(_) => {}
+                        // The host has no file descriptor left, say: time for it to get some.
+                        Err(_) => std::thread::sleep(RETRY),
+                    }
                 }
             })
             .map_err(|e| format!("{}: the host refuses a thread: {e}", path.display()))?;
@@ -39,22 +41,21 @@ impl ControlServer {
     }
 }
 
-fn incoming(listener: &UnixListener) -> impl Iterator<Item = UnixStream> + '_ {
-    listener.incoming().filter_map(Result::ok)
-}
-
-fn serve(stream: &UnixStream, disks: &Disks) {
-    _ = stream.set_read_timeout(Some(PATIENCE));
+/// Serves one client; whether the machine is still there.
+fn serve(stream: &UnixStream, disks: &Weak<Disks>) -> bool {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let answer = match receive(stream) {
+    let request = receive(stream, PATIENCE);
+    let Some(disks) = disks.upgrade() else { return false };
+    let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
-            answer(&request, disks)
+            answer(&request, &disks)
         }
         Err(why) => Answer::Refused { why: format!("the request is not understood: {why}") },
     };
     // Who does not want the answer goes without.
     _ = send(stream, &answer);
+    true
 }
 
 fn answer(request: &Request, disks: &Disks) -> Answer {

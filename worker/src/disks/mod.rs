@@ -5,6 +5,8 @@ mod spec;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -125,6 +127,28 @@ struct Entry {
 pub struct Disks {
     controllers: Vec<Arc<Controller>>,
     entries: Mutex<BTreeMap<String, Entry>>,
+    /// Threads that close disks which were taken away.
+    closing: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Closes a disk when nobody else uses it any more: its last user may be a thread that others wait for.
+fn close_later(entry: Entry) -> std::io::Result<JoinHandle<()>> {
+    const ASK: Duration = Duration::from_millis(20);
+    std::thread::Builder::new().name("disk-close".into()).spawn(move || {
+        let Entry { disk, place, .. } = entry;
+        drop(place);
+        while Arc::strong_count(&disk) > 1 {
+            std::thread::sleep(ASK);
+        }
+    })
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        let closing = std::mem::take(self.closing.get_mut().unwrap_or_else(PoisonError::into_inner));
+        // One that panicked has said so itself.
+        closing.into_iter().for_each(|thread| _ = thread.join());
+    }
 }
 
 impl Disks {
@@ -140,7 +164,7 @@ impl Disks {
         let controllers = on_scsi.div_ceil(LUNS.into()).clamp(1, CONTROLLERS_MAX);
         let controllers =
             if vmbus { (0..controllers).map(|_| Controller::new()).collect() } else { Vec::new() };
-        let disks = Self { controllers, entries: Mutex::default() };
+        let disks = Self { controllers, entries: Mutex::default(), closing: Mutex::default() };
         for spec in specs {
             match bus(spec) {
                 DiskBus::Scsi => _ = disks.add_scsi(spec)?,
@@ -277,9 +301,12 @@ impl Disks {
         let Place::Scsi { controller, lun } = entry.place else { return Err(DisksError::Fixed(name.into())) };
         self.controllers[controller].remove(lun)?;
         let entry = entries.remove(name);
-        // Closing it may take a while.
         drop(entries);
-        drop(entry);
+        if let Some(thread) = entry.map(close_later).transpose().map_err(DisksError::Thread)? {
+            let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+            closing.retain(|t| !t.is_finished());
+            closing.push(thread);
+        }
         Ok(())
     }
 
@@ -289,13 +316,15 @@ impl Disks {
     /// # Errors
     /// There is none, or it cannot.
     pub fn grow(&self, name: &str, size: Option<u64>) -> Result<DiskStatus, DisksError> {
-        let entries = self.entries();
-        let entry = entries.get(name).ok_or_else(|| DisksError::Unknown(name.into()))?;
+        let unknown = || DisksError::Unknown(name.into());
+        // Growing may take a while.
+        let disk = Arc::clone(&self.entries().get(name).ok_or_else(unknown)?.disk);
         match size {
-            Some(size) => entry.disk.grow(size)?,
-            None => _ = entry.disk.refresh()?,
+            Some(size) => disk.grow(size)?,
+            None => _ = disk.refresh()?,
         }
-        match &entry.place {
+        let entries = self.entries();
+        match &entries.get(name).ok_or_else(unknown)?.place {
             Place::Scsi { controller, .. } => self.controllers[*controller].look(),
             Place::Virtio(blk) => blk.look_at_size(),
             // An IDE disk's driver asks once.
