@@ -3,6 +3,9 @@
 //! KVM answers VMCALL itself and has no general way to hand it to user space. Its Xen support has one: with
 //! KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL every VMCALL and VMMCALL that is not one of Xen's accelerated
 //! calls leaves with KVM_EXIT_XEN (api.rst, KVM_XEN_HVM_CONFIG).
+//!
+//! A KVM without it: guests call by OUT to [`PORT`], which the hypercall page hides from them. At that exit, too, KVM has
+//! not skipped the instruction yet and does so at the next KVM_RUN, unless RIP was changed meanwhile.
 
 use kvm_bindings::{KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL, kvm_regs, kvm_xen_hvm_config};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -13,15 +16,32 @@ use crate::{state, sys};
 /// #UD.
 const INVALID_OPCODE: u8 = 6;
 
+/// Where there is no exit for VMCALL, OUT of AL to this port is the call. No device of ours is near it. (At 7Eh
+/// KVM skips the instruction before the exit.)
+pub const PORT: u8 = 0xea;
+
 /// Asks KVM for hypercall exits.
 pub fn enable(vm: &VmFd) -> Result<(), EngineError> {
     let config = kvm_xen_hvm_config { flags: KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL, ..Default::default() };
     sys::set_xen_config(vm, &config)
 }
 
-/// Serves the hypercall that the vCPU left KVM_RUN with. KVM skips the instruction and sets RAX at the next
-/// KVM_RUN, unless RIP was changed meanwhile.
+/// Serves the hypercall that the vCPU left KVM_RUN with, by KVM_EXIT_XEN. KVM skips the instruction and sets RAX at the
+/// next KVM_RUN, unless RIP was changed meanwhile.
 pub fn serve(vcpu: &mut VcpuFd, index: u32, bus: &dyn Bus) -> Result<(), EngineError> {
+    if let Some(rax) = call(vcpu, index, bus)? {
+        vcpu.get_kvm_run().__bindgen_anon_1.xen.u.hcall.result = rax;
+    }
+    Ok(())
+}
+
+/// Serves the hypercall that the vCPU left KVM_RUN with, by KVM_EXIT_IO.
+pub fn serve_port(vcpu: &mut VcpuFd, index: u32, bus: &dyn Bus) -> Result<(), EngineError> {
+    call(vcpu, index, bus).map(drop)
+}
+
+/// Asks the board and sets the registers to its answer, RAX of which it returns. `None`: #UD is raised.
+fn call(vcpu: &mut VcpuFd, index: u32, bus: &dyn Bus) -> Result<Option<u64>, EngineError> {
     let before = vcpu.get_regs().map_err(sys::os("reading the registers of a hypercall"))?;
     let sregs = vcpu.get_sregs().map_err(sys::os("reading the mode of a hypercall"))?;
     let mut fpu = vcpu.get_fpu().map_err(sys::os("reading the registers of a hypercall"))?;
@@ -35,19 +55,18 @@ pub fn serve(vcpu: &mut VcpuFd, index: u32, bus: &dyn Bus) -> Result<(), EngineE
         *x = u128::from_le_bytes(*bytes);
     }
     let Some(answer) = bus.hypercall(index, &call) else {
-        return refuse(vcpu, &before);
+        return refuse(vcpu, &before).map(|()| None);
     };
     let mut after = before;
     state::gpr_to_kvm(&answer.gpr, &mut after);
     vcpu.set_regs(&after).map_err(sys::os("writing the registers of a hypercall"))?;
-    vcpu.get_kvm_run().__bindgen_anon_1.xen.u.hcall.result = after.rax;
     if answer.xmm != call.xmm {
         for (x, bytes) in answer.xmm.iter().zip(&mut fpu.xmm) {
             *bytes = x.to_le_bytes();
         }
         vcpu.set_fpu(&fpu).map_err(sys::os("writing the registers of a hypercall"))?;
     }
-    Ok(())
+    Ok(Some(after.rax))
 }
 
 /// Raises #UD at the instruction: lets KVM complete its exit first, then goes back to where it was.
