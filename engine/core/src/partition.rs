@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::Vendor;
 use crate::{Bus, CpuModel, EngineError, MsiMessage, Probe, RamRange, VcpuState, capability::EngineKind};
 
 /// What a partition is made from.
@@ -57,6 +58,36 @@ pub struct PartitionStats {
     pub other: Vec<(&'static str, u64)>,
 }
 
+/// The instruction by which a guest makes a hypercall. It answers in RAX and XMM registers, and changes no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HypercallInstruction {
+    /// VMCALL.
+    Vmcall,
+    /// VMMCALL.
+    Vmmcall,
+    /// OUT of AL to a port that the engine keeps for it.
+    Out(u8),
+}
+
+impl HypercallInstruction {
+    /// That of a vendor's processors.
+    pub fn of(vendor: Vendor) -> Self {
+        match vendor {
+            Vendor::Intel => Self::Vmcall,
+            Vendor::Amd => Self::Vmmcall,
+        }
+    }
+
+    /// Its code.
+    pub fn code(self) -> Vec<u8> {
+        match self {
+            Self::Vmcall => vec![0x0f, 0x01, 0xc1],
+            Self::Vmmcall => vec![0x0f, 0x01, 0xd9],
+            Self::Out(port) => vec![0xe6, port],
+        }
+    }
+}
+
 /// A virtual machine's processors and its view of memory. Shared by all threads of the board.
 pub trait Partition: Send + Sync {
     /// Which engine runs it.
@@ -70,6 +101,11 @@ pub trait Partition: Send + Sync {
     /// Makes the vCPU's `run` return [`Exit::Kicked`] soon, or at its next call if it is not running.
     /// May be called from any thread at any time.
     fn kick(&self, vcpu: u32);
+
+    /// By what instruction its guest makes hypercalls, where the guest sees a processor of `vendor`.
+    fn hypercall_instruction(&self, vendor: Vendor) -> HypercallInstruction {
+        HypercallInstruction::of(vendor)
+    }
 
     /// Delivers an MSI, the form in which IOAPIC and PCI devices raise interrupts.
     fn deliver_msi(&self, message: MsiMessage);

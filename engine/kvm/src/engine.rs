@@ -61,6 +61,7 @@ const MAX_VCPUS: usize = 254;
 pub struct KvmEngine {
     device: PathBuf,
     method: Option<DirtyMethod>,
+    by_port: bool,
 }
 
 impl Default for KvmEngine {
@@ -70,19 +71,31 @@ impl Default for KvmEngine {
 }
 
 impl KvmEngine {
-    /// The engine on /dev/kvm.
+    /// The engine on /dev/kvm. `VIREO_KVM_HYPERCALLS=port` in the environment is [`Self::with_hypercalls_by_port`], for
+    /// tests with whole guests.
     pub fn new() -> Self {
-        Self::at("/dev/kvm")
+        let engine = Self::at("/dev/kvm");
+        let by_port = std::env::var_os("VIREO_KVM_HYPERCALLS").is_some_and(|v| v == "port");
+        if by_port { engine.with_hypercalls_by_port() } else { engine }
     }
 
     /// The engine on another device node, for a sandbox that keeps its own.
     pub fn at(device: impl Into<PathBuf>) -> Self {
-        Self { device: device.into(), method: None }
+        Self { device: device.into(), method: None, by_port: false }
     }
 
     /// Finds written pages by this method, rather than by rings where there are rings.
     pub fn with_dirty_method(self, method: DirtyMethod) -> Self {
         Self { method: Some(method), ..self }
+    }
+
+    /// Takes hypercalls by a port, as on a KVM that does not hand out VMCALL.
+    pub fn with_hypercalls_by_port(self) -> Self {
+        Self { by_port: true, ..self }
+    }
+
+    fn intercepts_hypercalls(&self, kvm: &Kvm) -> bool {
+        !self.by_port && can_intercept_hypercalls(kvm)
     }
 
     /// Opens the device and checks what cannot be done without. The error is for the operator.
@@ -145,12 +158,14 @@ impl KvmEngine {
                 "the processor cannot scale its TSC: guests keep time only between hosts of equal TSC rate";
             Ability::absent("tsc-scaling", why)
         };
-        let hypercalls = if can_intercept_hypercalls(kvm) {
-            Ability::present("hypercalls")
+        let vmcall = if self.by_port {
+            Ability::absent("vmcall", "turned off; guests make hypercalls by an I/O port")
+        } else if can_intercept_hypercalls(kvm) {
+            Ability::present("vmcall")
         } else {
-            let why =
-                "this kernel's KVM answers VMCALL itself (its CONFIG_KVM_XEN, which hands it out, is off)";
-            Ability::absent("hypercalls", why)
+            let why = "this kernel's KVM answers VMCALL itself (its CONFIG_KVM_XEN, which hands it out, is off); guests \
+                       make hypercalls by an I/O port";
+            Ability::absent("vmcall", why)
         };
         vec![
             Ability::present("dirty-log"),
@@ -158,7 +173,8 @@ impl KvmEngine {
             Ability::present("throttle"),
             Ability::present("clock-import"),
             scaling,
-            hypercalls,
+            Ability::present("hypercalls"),
+            vmcall,
             Ability::absent("nested-virtualization", "the CPU models have neither VMX nor SVM"),
         ]
     }
@@ -276,7 +292,8 @@ impl Engine for KvmEngine {
         }
         let method = self.dirty_method(&kvm);
         let model = Arc::new(spec.cpu_model.on_hardware(&msrs::host_speculation(&kvm)?));
-        let vm = new_vm(&kvm, method, &model)?;
+        let intercepts = self.intercepts_hypercalls(&kvm);
+        let vm = new_vm(&kvm, method, &model, intercepts)?;
         let fds: Result<Vec<_>, _> = (0..spec.vcpus).map(|i| new_vcpu(&vm, spec.vcpus, &model, i)).collect();
         let fds = fds?;
         let msrs = KnownMsrs::find(&fds[0], &model);
@@ -290,13 +307,14 @@ impl Engine for KvmEngine {
         };
         let vcpus = fds.into_iter().map(VcpuSlot::new).collect::<Result<_, _>>()?;
         let rate_scales = has(&kvm, KVM_CAP_TSC_CONTROL);
-        let parts = Parts { vm, model, msrs, vcpus, rings, method, tsc_hz, rate_scales };
+        let by_port = !intercepts;
+        let parts = Parts { vm, model, msrs, vcpus, rings, method, tsc_hz, rate_scales, by_port };
         Ok(Arc::new(KvmPartition::new(spec, parts)?))
     }
 }
 
 /// A virtual machine with everything enabled that has to be before its first vCPU.
-fn new_vm(kvm: &Kvm, method: DirtyMethod, model: &CpuModel) -> Result<VmFd, EngineError> {
+fn new_vm(kvm: &Kvm, method: DirtyMethod, model: &CpuModel, intercepts: bool) -> Result<VmFd, EngineError> {
     let vm = kvm.create_vm().map_err(os("creating a virtual machine"))?;
     vm.set_identity_map_address(IDENTITY_MAP).map_err(os("placing KVM's identity map"))?;
     vm.set_tss_address(TSS).map_err(os("placing KVM's task state"))?;
@@ -310,7 +328,7 @@ fn new_vm(kvm: &Kvm, method: DirtyMethod, model: &CpuModel) -> Result<VmFd, Engi
     let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
     enable(&vm, KVM_CAP_X86_USER_SPACE_MSR, reasons.into(), "enabling MSR exits")?;
     msrs::set_filter(&vm, model)?;
-    if can_intercept_hypercalls(kvm) {
+    if intercepts {
         hypercall::enable(&vm)?;
     }
     Ok(vm)

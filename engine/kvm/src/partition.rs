@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
-use vireo_core::partition::{ClockState, PartitionStats};
+use vireo_core::model::Vendor;
+use vireo_core::partition::{ClockState, HypercallInstruction, PartitionStats};
 use vireo_core::{
     CpuModel, DirtyBitmap, EngineError, EngineKind, MsiMessage, Partition, PartitionSpec, RamRange, Vcpu,
 };
@@ -16,8 +17,8 @@ use crate::dirty::{self, DirtyMethod, Ring};
 use crate::msrs::KnownMsrs;
 use crate::routes::EoiRoutes;
 use crate::slots::Slots;
-use crate::sys;
 use crate::vcpu::{Counters, KvmVcpu, VcpuSlot};
+use crate::{hypercall, sys};
 
 /// What the partition and its vCPUs share.
 ///
@@ -38,6 +39,8 @@ pub struct Shared {
     method: DirtyMethod,
     clock: Mutex<Clock>,
     rate_scales: bool,
+    /// Hypercalls come by [`hypercall::PORT`].
+    pub by_port: bool,
     lost_messages: AtomicU64,
 }
 
@@ -139,6 +142,8 @@ pub struct Parts {
     pub tsc_hz: u64,
     /// Whether the TSC can run at another rate.
     pub rate_scales: bool,
+    /// Hypercalls come by a port.
+    pub by_port: bool,
 }
 
 impl KvmPartition {
@@ -156,6 +161,7 @@ impl KvmPartition {
             method: parts.method,
             clock: Mutex::new(Clock::new(parts.tsc_hz)),
             rate_scales: parts.rate_scales,
+            by_port: parts.by_port,
             lost_messages: AtomicU64::new(0),
         });
         // KVM tries to give all vCPUs the same offset by guessing; make it so.
@@ -194,6 +200,14 @@ impl Partition for KvmPartition {
     fn kick(&self, vcpu: u32) {
         if let Some(slot) = self.0.vcpus.get(vcpu as usize) {
             slot.bell.kick();
+        }
+    }
+
+    fn hypercall_instruction(&self, vendor: Vendor) -> HypercallInstruction {
+        if self.0.by_port {
+            HypercallInstruction::Out(hypercall::PORT)
+        } else {
+            HypercallInstruction::of(vendor)
         }
     }
 

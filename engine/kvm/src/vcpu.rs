@@ -131,6 +131,8 @@ enum Next {
     EmptyRings,
     /// Serves a hypercall.
     Hypercall,
+    /// Serves a hypercall made by a port.
+    PortHypercall,
     /// Looks at what interrupted KVM_RUN.
     Interrupted,
     /// KVM cannot go on.
@@ -174,6 +176,7 @@ impl KvmVcpu {
                 Next::PortWrite(port, data) => core.each_item(data, |d| bus.pio_write(self.index, port, d)),
                 Next::EmptyRings => self.shared.collect_rings()?,
                 Next::Hypercall => hypercall::serve(&mut core.fd, self.index, bus)?,
+                Next::PortHypercall => hypercall::serve_port(&mut core.fd, self.index, bus)?,
                 Next::Interrupted if slot.bell.answer() => return Ok(Exit::Kicked),
                 Next::Interrupted => {}
                 Next::Stuck(why) => return Err(core.diagnose(self.index, &why)),
@@ -194,6 +197,9 @@ impl KvmVcpu {
             }
             VcpuExit::IoOut(port, data) => {
                 counters.port_io.fetch_add(1, Relaxed);
+                if self.shared.by_port && port == u16::from(hypercall::PORT) && data.len() == 1 {
+                    return Next::PortHypercall;
+                }
                 return Next::PortWrite(port, NonNull::from(data));
             }
             VcpuExit::MmioRead(gpa, data) => {

@@ -29,14 +29,14 @@ pub enum Beneath {
 }
 
 /// Names on the command line.
-pub const NAMES: [&str; 3] = ["kvm", "kvm-bitmap", "soft"];
+pub const NAMES: [&str; 3] = ["kvm", "kvm-least", "soft"];
 
 /// The engine of a name, or why it cannot be tested here: a KVM that emulates guest kernel code is not the KVM that
 /// guests will run on, and does much otherwise. The host lab has a genuine one.
 pub fn candidate(name: &'static str, model: &CpuModel) -> Result<Candidate, String> {
     let kvm = match name {
         "kvm" => KvmEngine::new(),
-        "kvm-bitmap" => KvmEngine::new().with_dirty_method(DirtyMethod::Bitmap),
+        "kvm-least" => KvmEngine::new().with_dirty_method(DirtyMethod::Bitmap).with_hypercalls_by_port(),
         "soft" => return soft(model),
         other => return Err(format!("there is no engine {other}; there are {}", NAMES.join(", "))),
     };

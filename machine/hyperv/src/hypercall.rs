@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use vireo_core::HypercallRegs;
+use vireo_core::partition::HypercallInstruction;
 use vireo_memory::GuestMemory;
 
 use crate::Message;
@@ -140,12 +141,10 @@ fn post_message(call: &Call, target: &Target<'_>) -> Result<(), Status> {
     }
 }
 
-/// What the hypercall page holds: the instruction by which a guest of this vendor's processor calls, and a return.
-pub fn page(vendor: vireo_core::model::Vendor) -> [u8; 4] {
-    match vendor {
-        // vmcall; ret
-        vireo_core::model::Vendor::Intel => [0x0f, 0x01, 0xc1, 0xc3],
-        // vmmcall; ret
-        vireo_core::model::Vendor::Amd => [0x0f, 0x01, 0xd9, 0xc3],
-    }
+/// What the hypercall page holds: the instruction by which a guest calls, and a return.
+pub fn page(call: HypercallInstruction) -> Vec<u8> {
+    const RET: u8 = 0xc3;
+    let mut page = call.code();
+    page.push(RET);
+    page
 }

@@ -319,8 +319,8 @@ impl Inner {
         global.hypercall = value;
         // The page is there only for a guest that has said who it is.
         let page = msr::page(value).filter(|_| global.guest_os_id != 0);
-        let there =
-            page.is_some_and(|p| self.seams.memory.write(p, &hypercall::page(self.seams.vendor)).is_ok());
+        let code = hypercall::page(self.seams.partition.hypercall_instruction(self.seams.vendor));
+        let there = page.is_some_and(|p| self.seams.memory.write(p, &code).is_ok());
         if !there {
             global.hypercall &= !msr::PAGE_ENABLED;
         }

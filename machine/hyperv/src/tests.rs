@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use vireo_chipset::simulated::SimulatedTime;
 use vireo_core::model::Vendor;
+use vireo_core::partition::HypercallInstruction;
 use vireo_core::partition::{ClockState, PartitionStats};
 use vireo_core::{EngineError, EngineKind, HypercallRegs, MsiMessage, Partition, RamRange, Vcpu};
 use vireo_memory::{GuestMemory, Holes, RamLayout};
@@ -186,6 +187,7 @@ fn a_guest_that_says_who_it_is_gets_its_hypercall_page() {
     rig.set_up();
     assert_eq!(rig.rdmsr(msr::HYPERCALL), 0x20_3001);
     assert_eq!(rig.memory.read_obj::<u32>(0x20_3000).unwrap(), 0xc3c1_010f);
+    assert_eq!(crate::hypercall::page(HypercallInstruction::Out(0xea)), [0xe6, 0xea, 0xc3]);
     assert_eq!(rig.call(0x7fff, 0), Status::InvalidCode as u64);
     let user = HypercallRegs { cpl: 3, long_mode: true, ..Default::default() };
     assert!(rig.hv.hypercall(0, &user).is_none());

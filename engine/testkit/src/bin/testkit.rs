@@ -10,8 +10,9 @@ use vireo_testkit::report;
 #[derive(Parser)]
 #[command(name = "vireo-testkit")]
 struct Arguments {
-    /// Engines to run and compare: kvm, kvm-bitmap (KVM with dirty bitmaps rather than rings), soft.
-    #[arg(long, value_delimiter = ',', default_value = "kvm,kvm-bitmap,soft")]
+    /// Engines to run and compare: kvm, kvm-least (KVM with dirty bitmaps rather than rings,
+    /// and with hypercalls by a port), soft.
+    #[arg(long, value_delimiter = ',', default_value = "kvm,kvm-least,soft")]
     engine: Vec<String>,
     /// Runs only the cases whose name contains this.
     #[arg(long, default_value = "")]
