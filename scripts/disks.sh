@@ -12,7 +12,7 @@ readonly LIMIT=240
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${VIREO_GUEST_CACHE:-$here/guests/cache}
-work=$here/target/disks
+work=${VIREO_WORK:-$here/target}/disks
 
 die() {
     echo "disks: $guest: $kind: $*; see $work" >&2
@@ -24,14 +24,14 @@ serial_of() { # IMAGE
     "$vireo" disk info "$1" -o json | sed -n 's/.*"id": "\(.*\)".*/\1/p' | tr -d -
 }
 
-# Runs the guest with a root disk of its own.
-verify() { # IMAGE
+# Runs the guest with a root disk of its own. A chain has the serial number of its base.
+verify() { # IMAGE BASE
     local status=0
     rm -f root.vhdx
     "$vireo" disk create root.vhdx --parent base.vhdx
     timeout "$LIMIT" "$vireo" run --kernel "$cache/$guest-disk/vmlinuz" --initrd "$cache/$guest-disk/initrd.img" \
         --cpus 2 --no-reboot --disk root.vhdx --disk "$1" \
-        --append "console=ttyS0 panic=-1 root=LABEL=vireo-root vireo.run=verify vireo.disk=$(serial_of "$1")" \
+        --append "console=ttyS0 panic=-1 root=LABEL=vireo-root vireo.run=verify vireo.disk=$(serial_of "$2")" \
         </dev/null >log 2>errors.log || status=$?
     [ "$status" = 0 ] || die "exit code $status"
     grep -aq '^vireo: root on /dev/sd[a-z]1 ' log || die "no root on SCSI"
@@ -73,13 +73,14 @@ look_chain() {
     cmp copy.img out/* || die "7zz reads something else"
 }
 
-make() { # sets image
+make() { # sets image and base
     rm -f disk* chain-*
     case $kind in
-        vhd | vhdx) image=disk.$kind && "$vireo" disk create "$image" --size 64M ;;
+        vhd | vhdx) image=disk.$kind base=$image && "$vireo" disk create "$image" --size 64M ;;
         chain)
             "$vireo" disk create chain-base.vhd --size 64M
-            verify chain-base.vhd
+            verify chain-base.vhd chain-base.vhd
+            base=chain-base.vhd
             "$vireo" disk create chain-middle.vhd --parent chain-base.vhd
             "$vireo" disk create disk.vhd --parent chain-middle.vhd
             image=disk.vhd
@@ -104,7 +105,7 @@ for guest in "$@"; do
     for kind in $KINDS; do
         began=$SECONDS
         make
-        verify "$image"
+        verify "$image" "$base"
         "look_$kind"
         check root.vhdx
         printf '%-26s %-6s ok, %d s\n' "$guest" "$kind" $((SECONDS - began))

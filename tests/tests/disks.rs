@@ -215,7 +215,13 @@ fn each_bus(name: &str, cd_buses: &[&str], options: &[&str]) {
     for (mib, word, device) in [(40, "virtio", "/dev/vd"), (48, "ide", "/dev/sd")] {
         let written = format!("yes {word} | dd of=$(by {mib}) bs=1M count=4 iflag=fullblock oflag=direct");
         machine.shell(&written).unwrap();
-        assert!(machine.shell(&format!("by {mib}")).unwrap().contains(device));
+        let path = machine.shell(&format!("by {mib}")).unwrap();
+        assert!(path.contains(device), "{path}");
+        let serial = machine.shell(&format!("disk_serial $(basename $(by {mib}))")).unwrap();
+        assert!(
+            machine.change("list", &["-o", "json"]).contains(&format!("\"{}\"", serial.trim())),
+            "{serial}"
+        );
     }
     let read =
         "modprobe isofs; for d in /dev/sr*; do mount -o ro $d /mnt && cat /mnt/name && umount /mnt; done";

@@ -127,7 +127,7 @@ impl Disk {
         if info.size / SECTOR == 0 || info.size / SECTOR > LIMIT_48 {
             return Err(IdeError::Size { place, size: info.size });
         }
-        let serial = identify::serial(&info.id, place);
+        let serial = identify::serial(Some(&info), place);
         Ok(Self { backing, serial, state: DiskState::POWER_ON })
     }
 

@@ -56,14 +56,12 @@ impl Words {
 
 const REVISION: &str = "1.0";
 
-/// A serial number of at most 20 characters: the disk's own, or else the place's name.
-pub fn serial(id: &[u8; 16], place: &str) -> String {
-    if *id == [0; 16] {
-        return format!("VIREO-{place}");
+/// A serial number of at most 20 characters: the disk's own, or else, as for a drive, the place's name.
+pub fn serial(info: Option<&BlockInfo>, place: &str) -> String {
+    match info {
+        Some(info) if info.id != [0; 16] => info.short_id().iter().map(|b| format!("{b:02X}")).collect(),
+        _ => format!("VIREO-{place}"),
     }
-    // Ten of sixteen bytes find room: the halves are laid over one another, so that each counts.
-    let folded = (0..10).map(|n| if n < 6 { id[n] ^ id[n + 10] } else { id[n] });
-    folded.map(|b| format!("{b:02X}")).collect()
 }
 
 /// Of a disk.
@@ -136,17 +134,19 @@ mod tests {
         u16::from_le_bytes([identity[2 * n], identity[2 * n + 1]])
     }
 
+    const INFO: BlockInfo = BlockInfo {
+        size: 3 << 40,
+        sector: 512,
+        physical_sector: 4096,
+        read_only: false,
+        unmap: true,
+        id: [7; 16],
+    };
+
     #[test]
     fn a_disk_says_its_size_in_each_way() {
-        let mut info = BlockInfo {
-            size: 3 << 40,
-            sector: 512,
-            physical_sector: 4096,
-            read_only: false,
-            unmap: true,
-            id: [7; 16],
-        };
-        let i = disk(&info, &serial(&info.id, "x"), &DiskState::POWER_ON);
+        let mut info = INFO;
+        let i = disk(&info, &serial(Some(&info), "x"), &DiskState::POWER_ON);
         assert_eq!((word(&i, 60), word(&i, 61)), (0xFFFF, 0x0FFF));
         assert_eq!((100..104).map(|n| word(&i, n)).collect::<Vec<_>>(), [0, 0x8000, 1, 0]);
         assert_eq!((word(&i, 1), word(&i, 106), word(&i, 169)), (16383, 0x6003, 1));
@@ -159,13 +159,13 @@ mod tests {
 
     #[test]
     fn serial_numbers_fit_and_differ() {
-        let mut id = [0; 16];
-        assert_eq!(serial(&id, "0.1"), "VIREO-0.1");
+        let mut info = BlockInfo { id: [0; 16], ..INFO };
+        assert_eq!(serial(Some(&info), "0.1"), "VIREO-0.1");
         let mut all = std::collections::BTreeSet::new();
         for n in 0..16 {
-            id = [1; 16];
-            id[n] = 0xAB;
-            let s = serial(&id, "x");
+            info.id = [1; 16];
+            info.id[n] = 0xAB;
+            let s = serial(Some(&info), "x");
             assert_eq!(s.len(), 20);
             all.insert(s);
         }

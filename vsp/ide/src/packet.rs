@@ -54,7 +54,7 @@ impl PacketDevice {
         if let Some(medium) = &medium {
             check_medium(&**medium, place)?;
         }
-        let serial = identify::serial(&[0; 16], place);
+        let serial = identify::serial(None, place);
         Ok(Self { cd: Cd::new(medium), settings: Settings::POWER_ON, serial })
     }
 

@@ -115,13 +115,13 @@ impl Blk {
         }
     }
 
-    /// The disk's id in hexadecimal, as far as there is room; nothing, if it has none.
+    /// The disk's short id in hexadecimal; nothing, if it has none.
     fn serial_number(&self) -> [u8; spec::VIRTIO_BLK_ID_BYTES as usize] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let id = self.first.id;
-        if id == [0; 16] {
+        if self.first.id == [0; 16] {
             return [0; _];
         }
+        let id = self.first.short_id();
         std::array::from_fn(|i| {
             let byte = id[i / 2];
             DIGITS[usize::from(if i % 2 == 0 { byte >> 4 } else { byte & 0xF })]

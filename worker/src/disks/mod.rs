@@ -345,13 +345,24 @@ impl Disks {
             path: e.spec.path.clone(),
             bus: e.place.bus(),
             cd: e.spec.cd,
-            serial: e.disk.info().id.iter().map(|b| format!("{b:02x}")).collect(),
+            serial: serial(e),
             size: e.disk.info().size,
             read_only: e.disk.info().read_only,
             iops: e.spec.limits.requests,
             bandwidth: e.spec.limits.bytes,
         };
         self.entries().iter().map(status).collect()
+    }
+}
+
+/// As the guest reads it: on each bus in its own way.
+fn serial(entry: &Entry) -> String {
+    let info = entry.disk.info();
+    let digits = |id: &[u8]| id.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    match entry.place {
+        Place::Scsi { .. } => digits(&info.id),
+        Place::Virtio(_) => digits(&info.short_id()),
+        Place::Ide(_) => digits(&info.short_id()).to_uppercase(),
     }
 }
 
