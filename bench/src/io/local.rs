@@ -32,7 +32,7 @@ impl Files {
     /// Makes them.
     pub fn make(folder: &Path, size: u64) -> AnyResult<Self> {
         let files = Self { raw: folder.join("disk.raw"), vhdx: folder.join("disk.vhdx"), size };
-        crate::progress("nothing yet: files are made");
+        eprintln!("writing files of {} MiB", size >> 20);
         for path in [&files.raw, &files.vhdx] {
             _ = std::fs::remove_file(path);
         }
