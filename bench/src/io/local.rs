@@ -16,6 +16,8 @@ use crate::io::table::Table;
 
 /// How much is written at a time.
 const PIECE: usize = 1 << 20;
+/// How long a disk is used before it is measured.
+const WARM_UP: Duration = Duration::from_millis(200);
 /// Requests per second that a channel is to serve.
 const NULL_TARGET: f64 = 300e3;
 
@@ -32,7 +34,7 @@ impl Files {
     /// Makes them.
     pub fn make(folder: &Path, size: u64) -> AnyResult<Self> {
         let files = Self { raw: folder.join("disk.raw"), vhdx: folder.join("disk.vhdx"), size };
-        crate::progress("nothing yet: files are made");
+        eprintln!("writing files of {} MiB", size >> 20);
         for path in [&files.raw, &files.vhdx] {
             _ = std::fs::remove_file(path);
         }
@@ -103,7 +105,10 @@ pub fn files(files: &Files, time: Duration, plain: bool, vhdx: bool, table: &mut
             let load = Load { write, depth, size: files.size, time };
             let line = format!("4k {}, depth {depth}", if write { "randwrite" } else { "randread" });
             let through = |path, format| -> AnyResult<f64> {
-                Ok(Initiator::new(files.open(path, format)?, 1).run(load).rate)
+                let initiator = Initiator::new(files.open(path, format)?, 1);
+                // The first write marks an image as in use, and waits for that to be durable.
+                initiator.run(Load { time: WARM_UP, ..load });
+                Ok(initiator.run(load).rate)
             };
             if plain {
                 table.file(&line, "io_uring", plain::measure(&files.raw, load)?);

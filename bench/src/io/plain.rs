@@ -17,6 +17,9 @@ use vireo_vdisk::trial::Random;
 
 use crate::io::initiator::{Load, UNIT};
 
+/// Most requests under way.
+const DEPTH_MAX: u32 = 256;
+
 fn entry(load: Load, at: u64, buffer: &Arc<HostBuffer>, number: usize) -> Entry {
     let memory: *mut u8 = buffer.iovec(0, UNIT as usize).iov_base.cast();
     let entry = match load.write {
@@ -31,19 +34,18 @@ fn entry(load: Load, at: u64, buffer: &Arc<HostBuffer>, number: usize) -> Entry 
 /// # Errors
 /// The host refuses the file, the ring or a request.
 pub fn measure(path: &Path, load: Load) -> io::Result<f64> {
+    assert!(load.depth <= DEPTH_MAX as usize, "room for all requests");
     let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)?;
-    let mut ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(256)?;
+    let mut ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(DEPTH_MAX)?;
     ring.submitter().register_files(&[file.as_raw_fd()])?;
     let buffers: Vec<_> = (0..load.depth).map(|_| HostBuffer::new(UNIT as usize)).collect();
     let mut random = Random(1);
     let mut push = |ring: &mut IoUring, n: usize| {
         let entry = entry(load, random.below(load.size / UNIT) * UNIT, &buffers[n], n);
         // SAFETY: the buffer, of the entry's length, lives until all is done: below, each request is waited for.
-        unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)
+        unsafe { ring.submission().push(&entry) }.expect("room for all requests");
     };
-    for n in 0..load.depth {
-        push(&mut ring, n)?;
-    }
+    (0..load.depth).for_each(|n| push(&mut ring, n));
     let start = Instant::now();
     let (mut done, mut pending, mut failed) = (0, load.depth, None);
     while pending > 0 {
@@ -56,11 +58,14 @@ pub fn measure(path: &Path, load: Load) -> io::Result<f64> {
         let go_on = failed.is_none() && start.elapsed() < load.time;
         for (n, result) in ends {
             if result != UNIT as i32 {
-                failed = Some(io::Error::from_raw_os_error(-result.min(0)));
+                failed = Some(match result {
+                    0.. => io::Error::other(format!("{result} of {UNIT} bytes")),
+                    error => io::Error::from_raw_os_error(-error),
+                });
             }
             done += 1;
             match go_on {
-                true => push(&mut ring, n)?,
+                true => push(&mut ring, n),
                 false => pending -= 1,
             }
         }
