@@ -88,7 +88,7 @@ exec 3<>console
 pid=$!
 trap 'kill -KILL "$pid" 2>/dev/null || true' EXIT
 wait_for '^/ # ' 1
-echo '/vireo/tests/verify & /vireo/tests/hotplug; kill %1; poweroff' >&3
+echo '                                /vireo/tests/verify & /vireo/tests/hotplug; kill %1; poweroff' >&3
 wait_for '^vireo: hotplug ready, disks: sda sdb' 1
 for ((n = 0; n < count; n++)); do
     cycle

@@ -67,7 +67,8 @@ impl Machine {
         self.commands += 1;
         let n = self.commands;
         // The terminal's echo has the sums as they are typed.
-        let typed = format!("echo \"<$((0+{n}))\"; {command}; echo \"$?:$((0+{n}))>\"\n");
+        // The shell loses what comes while it sets its terminal, after the prompt: blanks first.
+        let typed = format!("{:32}echo \"<$((0+{n}))\"; {command}; echo \"$?:$((0+{n}))>\"\n", "");
         self.process.send(typed.as_bytes())?;
         let (begin, end) = (format!("<{n}\n"), format!(":{n}>"));
         self.process.wait_for(&end)?;
