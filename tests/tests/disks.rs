@@ -216,7 +216,7 @@ fn each_bus(name: &str, cd_buses: &[&str], options: &[&str]) {
         machine.shell(&written).unwrap();
         let path = machine.shell(&format!("by {mib}")).unwrap();
         assert!(path.contains(device), "{path}");
-        let serial = machine.shell(&format!("disk_serial $(basename $(by {mib}))")).unwrap();
+        let serial = machine.shell(&format!("echo $(disk_serial $(basename $(by {mib})))")).unwrap();
         assert!(
             machine.change("list", &["-o", "json"]).contains(&format!("\"{}\"", serial.trim())),
             "{serial}"
