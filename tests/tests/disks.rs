@@ -195,8 +195,7 @@ fn a_panic_is_told_on_standard_error() {
 }
 
 /// What the shell of a guest needs to find a disk by its size.
-const BY_SIZE: &str =
-    "by() { for d in /sys/block/*; do [ $(cat $d/size) != $(($1 * 2048)) ] || echo /dev/${d##*/}; done; }";
+const BY_SIZE: &str = ". /vireo/lib/disks.sh; by() { for d in /sys/block/*; do [ $(cat $d/size) != $(($1 * 2048)) ] || echo /dev/${d##*/}; done; }";
 
 /// A disk of 40 MiB by virtio, one of 48 MiB by IDE, CDs in drives of all kinds there are.
 fn each_bus(name: &str, cd_buses: &[&str], options: &[&str]) {
@@ -217,7 +216,7 @@ fn each_bus(name: &str, cd_buses: &[&str], options: &[&str]) {
         machine.shell(&written).unwrap();
         let path = machine.shell(&format!("by {mib}")).unwrap();
         assert!(path.contains(device), "{path}");
-        let serial = machine.shell(&format!("disk_serial $(basename $(by {mib}))")).unwrap();
+        let serial = machine.shell(&format!("echo $(disk_serial $(basename $(by {mib})))")).unwrap();
         assert!(
             machine.change("list", &["-o", "json"]).contains(&format!("\"{}\"", serial.trim())),
             "{serial}"
