@@ -233,7 +233,7 @@ fn a_full_file_system_loses_nothing() {
         let disk = LiveDisk::open(&path, &options).expect("it opens");
         let mut refused = Vec::new();
         for n in 0..SIZE >> 16 {
-            let (at, bytes) = (n << 16, vec![n as u8 + 1; 1 << 16]);
+            let (at, bytes) = (n << 16, vec![(n as u8).wrapping_add(1); 1 << 16]);
             match write(&*disk, at, &bytes) {
                 Ok(()) => model[at as usize..][..bytes.len()].copy_from_slice(&bytes),
                 Err(BlockError::NoSpace) => refused.push(at),
