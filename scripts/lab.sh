@@ -9,7 +9,6 @@ readonly LIMIT=600
 # with anything but silence is not.
 readonly BOOT_LIMIT=240 ATTEMPTS=3
 readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64"
-readonly DISK_GUEST=debian-6.1-cloud-amd64-disk
 
 [ $# = 1 ] || { echo "usage: lab.sh VIREO" >&2 && exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -75,21 +74,10 @@ reset_twice() { # GUEST
             cat /tmp/log; exit 1'
 }
 
-# Boots from a VHDX on VMBus; a disk comes, is written, goes, comes again and must have kept what was written. The lab
-# host's KVM has no Xen support (CONFIG_KVM_XEN): hypercalls are made by a port.
-disks() { # CPUS
-    local -a files
-    mapfile -t files < <(files_of "$DISK_GUEST")
-    in_lab "VHDX root on VMBus, a disk comes and goes, $1 CPU(s)" 0 '^vireo: hotplug events=3 failures=0' \
-        "$vireo" "${files[@]}" --file "$work/root.vhdx:/guest/root.vhdx" --file "$here/tests/lab/disks.sh:/bin/disks.sh" \
-        --timeout "$BOOT_LIMIT" -- sh /bin/disks.sh "$1"
-}
-
 "$here/scripts/install-deps.sh" test
 [ -x "$testkit" ] || (cd "$here" && cargo build --release --quiet -p vireo-testkit)
 # shellcheck disable=SC2086 # names are words
-"$here/guests/build.sh" $GUESTS "$DISK_GUEST" >/dev/null
-"$vireo" disk convert "$cache/$DISK_GUEST/root.img" "$work/root.vhdx" >/dev/null
+"$here/guests/build.sh" $GUESTS >/dev/null
 
 in_lab "vireo host info: KVM is there and chosen" 0 '^engine kvm +usable, chosen' \
     "$vireo" --timeout "$LIMIT" -- vireo host info
@@ -101,5 +89,4 @@ for guest in $GUESTS; do
     boot "$guest" 2
 done
 reset_twice debian-6.1-cloud-amd64
-disks 2
 echo "lab: all ok"

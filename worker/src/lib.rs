@@ -21,6 +21,6 @@ pub use disks::{DiskBus, DiskSpec, DiskStatus, Disks, DisksError};
 pub use error::RunError;
 pub use run::{GuestEnd, Outcome, run};
 pub use spec::{
-    EngineChoice, RunSpec, SerialSpec, parse_bytes, parse_enlightenments, parse_memory,
+    EngineChoice, EnlightenmentChoice, RunSpec, SerialSpec, parse_bytes, parse_memory,
     parse_translation_memory,
 };

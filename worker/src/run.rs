@@ -77,7 +77,8 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         return Err(RunError::Cpus { asked: spec.cpus, engine: chosen.capabilities.engine.to_string(), max });
     }
     spare_files(spec)?;
-    let disks = Disks::open(&spec.disks, spec.enlightenments.is_some())?;
+    let enlightenments = spec.enlightenments.on(chosen.capabilities.engine);
+    let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
@@ -90,12 +91,12 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         vcpus: spec.cpus,
         translation_memory: spec.translation_memory,
         cpu_model,
-        enlightenments: spec.enlightenments,
+        enlightenments,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: devices(spec, &disks, further.as_ref()),
+        devices: devices(spec.cpus, enlightenments.is_some(), &disks, further.as_ref()),
         events: board_events,
     };
-    let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec))
+    let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, enlightenments.is_some()))
         .map_err(|e| RunError::Machine(e.to_string()))?;
     let start = |path: &PathBuf| ControlServer::start(path, &disks).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
@@ -189,9 +190,9 @@ impl FurtherConsole {
 }
 
 /// The devices beyond the chipset's.
-fn devices(spec: &RunSpec, disks: &Disks, further: Option<&FurtherConsole>) -> Vec<Attach> {
-    let mut devices = disks.attach(spec.cpus);
-    if spec.enlightenments.is_none() {
+fn devices(cpus: u32, vmbus: bool, disks: &Disks, further: Option<&FurtherConsole>) -> Vec<Attach> {
+    let mut devices = disks.attach(cpus);
+    if !vmbus {
         // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
         devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()));
     }
@@ -325,7 +326,7 @@ impl Files {
     }
 
     /// Writes tables and kernel into memory.
-    fn boot(self, spec: &RunSpec) -> Boot {
+    fn boot(self, spec: &RunSpec, vmbus: bool) -> Boot {
         let spec = spec.clone();
         Box::new(move |memory: &GuestMemory| {
             let fail = |e: &dyn std::fmt::Display| BoardError::Boot(e.to_string());
@@ -335,7 +336,7 @@ impl Files {
                 keyboard: false,
                 pci_mmio64: None,
                 ecam: None,
-                vmbus: spec.enlightenments.is_some(),
+                vmbus,
             };
             let rsdp = acpi::install(memory, &tables).map_err(|e| fail(&e))?;
             let names = smbios::SystemNames::default();

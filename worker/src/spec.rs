@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use vireo_core::EngineKind;
 use vireo_hyperv::Enlightenments;
 
 use crate::disks::DiskSpec;
@@ -99,13 +100,40 @@ pub fn parse_translation_memory(s: &str) -> Result<u64, String> {
     parse_memory(s).and_then(|n| range.contains(&n).then_some(n).ok_or_else(|| "it is 16M to 2G".into()))
 }
 
-/// A set of enlightenments by its name, or `none`.
-pub fn parse_enlightenments(s: &str) -> Result<Option<&'static Enlightenments>, String> {
-    if s == "none" {
-        return Ok(None);
+/// What the guest is told of the hypervisor interface of Hyper-V.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnlightenmentChoice {
+    /// The newest set on the software engine. Nothing on KVM: guests with several processors hang there with it, in the only
+    /// KVM that it was tried on (tests/lab).
+    Auto,
+    /// This, or nothing.
+    Set(Option<&'static Enlightenments>),
+}
+
+impl EnlightenmentChoice {
+    /// What it comes to on an engine.
+    pub fn on(self, engine: EngineKind) -> Option<&'static Enlightenments> {
+        match self {
+            Self::Auto if engine == EngineKind::Kvm => None,
+            Self::Auto => Some(Enlightenments::newest()),
+            Self::Set(set) => set,
+        }
     }
-    let known = || Enlightenments::names().collect::<Vec<_>>().join(", ");
-    Enlightenments::named(s).map(Some).ok_or_else(|| format!("it is none, or one of {}", known()))
+}
+
+impl FromStr for EnlightenmentChoice {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let known = || Enlightenments::names().collect::<Vec<_>>().join(", ");
+        match s {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::Set(None)),
+            name => match Enlightenments::named(name) {
+                Some(set) => Ok(Self::Set(Some(set))),
+                None => Err(format!("it is auto, none, or one of {}", known())),
+            },
+        }
+    }
 }
 
 /// A machine to run.
@@ -127,8 +155,8 @@ pub struct RunSpec {
     pub translation_memory: u64,
     /// Name of the CPU model.
     pub cpu_model: String,
-    /// What the guest is told of the hypervisor interface of Hyper-V; `None`: there is none.
-    pub enlightenments: Option<&'static Enlightenments>,
+    /// What the guest is told of the hypervisor interface of Hyper-V.
+    pub enlightenments: EnlightenmentChoice,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
     /// Socket by which the running machine is changed.

@@ -5,10 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vireo_core::PartitionStats;
-use vireo_hyperv::Enlightenments;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    DiskSpec, EngineChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec, parse_enlightenments,
+    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec,
     parse_memory, parse_translation_memory,
 };
 
@@ -57,9 +56,9 @@ pub struct RunArgs {
     /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// The hypervisor interface that the guest finds: a named set of Hyper-V's, or none.
-    #[arg(long, value_name = "SET", default_value = Enlightenments::newest().name(), value_parser = Enlightened::parse)]
-    enlightenments: Enlightened,
+    /// The hypervisor interface that the guest finds: a named set of Hyper-V's (hyperv-1), none, or auto: none on KVM.
+    #[arg(long, value_name = "SET", default_value = "auto")]
+    enlightenments: EnlightenmentChoice,
     /// First serial port: stdio, socket:PATH or file:PATH.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     serial: SerialSpec,
@@ -74,16 +73,6 @@ pub struct RunArgs {
     no_reboot: bool,
 }
 
-/// The value of `--enlightenments`: an `Option` of its own would make the option optional to clap.
-#[derive(Clone, Copy)]
-struct Enlightened(Option<&'static Enlightenments>);
-
-impl Enlightened {
-    fn parse(s: &str) -> Result<Self, String> {
-        parse_enlightenments(s).map(Self)
-    }
-}
-
 /// Runs a machine to its end.
 pub fn run(args: &RunArgs) -> ExitCode {
     let spec = RunSpec {
@@ -95,7 +84,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         engine: args.engine,
         translation_memory: args.translation_memory,
         cpu_model: args.cpu_model.clone(),
-        enlightenments: args.enlightenments.0,
+        enlightenments: args.enlightenments,
         disks: args.disks.iter().chain(&args.cds).cloned().collect(),
         control: args.control.clone(),
         serial: args.serial.clone(),
