@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use vireo_board::{Attach, Board, BoardError, BoardEvent, BoardSpec, Boot};
 use vireo_chipset::lines::SerialSink;
 use vireo_core::{CpuModel, PartitionStats};
-use vireo_firmware::linux::{BootFile, File, LinuxBoot};
-use vireo_firmware::{acpi, smbios};
+use vireo_firmware::Start;
+use vireo_firmware::linux::{BootFile, File};
 use vireo_hyperv::GuestCrash;
 use vireo_memory::GuestMemory;
 
@@ -330,29 +330,17 @@ impl Files {
         let spec = spec.clone();
         Box::new(move |memory: &GuestMemory| {
             let fail = |e: &dyn std::fmt::Display| BoardError::Boot(e.to_string());
-            let tables = acpi::AcpiSpec {
-                vcpus: spec.cpus,
-                serial_ports: vec![acpi::SerialPort::com1()],
-                keyboard: false,
-                pci_mmio64: None,
-                ecam: None,
-                vmbus,
-            };
-            let rsdp = acpi::install(memory, &tables).map_err(|e| fail(&e))?;
-            let names = smbios::SystemNames::default();
-            let system = smbios::SmbiosSpec { names, uuid: [0; 16], vcpus: spec.cpus, ram: memory.layout() };
-            smbios::install(memory, &system).map_err(|e| fail(&e))?;
             let read = |f: &BootFile| f.read().map(|bytes| (f.name(), bytes)).map_err(|e| fail(&e));
             let kernel = read(&self.kernel)?;
             let initrd = self.initrd.as_ref().map(read).transpose()?;
-            let boot = LinuxBoot {
+            let start = Start {
+                vcpus: spec.cpus,
+                vmbus,
                 kernel: File { name: &kernel.0, bytes: &kernel.1 },
                 initrd: initrd.as_ref().map(|(name, bytes)| File { name, bytes }),
                 command_line: &spec.append,
-                rsdp: Some(rsdp),
-                reserved: &[],
             };
-            let loaded = vireo_firmware::linux::load(memory, &boot).map_err(|e| fail(&e))?;
+            let loaded = vireo_firmware::start(memory, &start).map_err(|e| fail(&e))?;
             tracing::debug!(protocol = ?loaded.protocol, kernel = ?loaded.kernel, initrd = ?loaded.initrd, "loaded");
             Ok(loaded.entry)
         })

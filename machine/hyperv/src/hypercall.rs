@@ -1,7 +1,5 @@
 //! Hypercalls: how they are called (TLFS 3), and those that there are.
 
-use std::sync::Arc;
-
 use vireo_core::HypercallRegs;
 use vireo_core::partition::HypercallInstruction;
 use vireo_memory::GuestMemory;
@@ -135,7 +133,7 @@ fn post_message(call: &Call, target: &Target<'_>) -> Result<(), Status> {
     let message =
         Message::new(kind, 0, payload).filter(|_| kind >> 31 == 0).ok_or(Status::InvalidParameter)?;
     let port = target.ports.messages(word(&input, 0)).ok_or(Status::InvalidConnectionId)?;
-    match Arc::clone(&port).post(target.vp, &message) {
+    match port.post(target.vp, &message) {
         Status::Success => Ok(()),
         other => Err(other),
     }

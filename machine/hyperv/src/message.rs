@@ -2,9 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Most bytes of a message's payload.
-pub const PAYLOAD_MAX: usize = 240;
-
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -18,11 +15,11 @@ pub struct Message {
 impl Message {
     /// A message; `None` if it is of kind 0 or longer than [`Message::MAX`] bytes.
     pub fn new(kind: u32, origin: u64, payload: &[u8]) -> Option<Self> {
-        (kind != 0 && payload.len() <= PAYLOAD_MAX).then(|| Self { kind, origin, payload: payload.to_vec() })
+        (kind != 0 && payload.len() <= Self::MAX).then(|| Self { kind, origin, payload: payload.to_vec() })
     }
 
     /// Most bytes of a payload.
-    pub const MAX: usize = PAYLOAD_MAX;
+    pub const MAX: usize = 240;
 
     /// What it says.
     pub fn payload(&self) -> &[u8] {

@@ -57,7 +57,7 @@ impl GuestSlice {
 
     /// Says that the first `written` bytes (at most all) were written through [`Self::iovec`].
     pub fn done_write(&self, written: usize) {
-        self.memory.wrote(self.gpa, written.min(self.len) as u64);
+        self.done_write_at(0, written);
     }
 
     /// As [`Self::done_write`], for `written` bytes that start `offset` bytes into it.

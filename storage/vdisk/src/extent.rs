@@ -38,6 +38,12 @@ impl Extent {
             _ => list.push(self),
         }
     }
+
+    /// Appends those of `found` that are in the medium.
+    pub fn append_placed(found: Vec<Self>, list: &mut Vec<Self>) {
+        let placed = found.into_iter().filter(|e| matches!(e.place, Place::Medium(_)));
+        placed.for_each(|e| e.append_to(list));
+    }
 }
 
 #[cfg(test)]
@@ -61,5 +67,8 @@ mod tests {
             (512, Place::Parent),
         ];
         assert_eq!(list, expected.map(|(len, place)| Extent { len, place }));
+        let mut placed = Vec::new();
+        Extent::append_placed(list, &mut placed);
+        assert_eq!(placed, [expected[1], expected[2]].map(|(len, place)| Extent { len, place }));
     }
 }

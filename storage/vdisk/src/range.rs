@@ -41,6 +41,16 @@ impl Piece {
         self.range.end - self.range.start
     }
 
+    /// Where it starts on the disk, whose blocks have `block` bytes.
+    pub fn start(&self, block: u64) -> u64 {
+        self.block * block + self.range.start
+    }
+
+    /// Whether it is a whole block, or all that a disk of `size` bytes has of it.
+    pub fn is_whole(&self, block: u64, size: u64) -> bool {
+        self.range.start == 0 && (self.range.end == block || self.block * block + self.range.end == size)
+    }
+
     /// Its sectors, counted from the block's first. Their size in bytes is `sector`.
     pub fn sectors(&self, sector: u64) -> Range<u64> {
         self.range.start / sector..self.range.end / sector
@@ -69,6 +79,10 @@ mod tests {
     fn pieces_are_those_of_the_blocks() {
         let found: Vec<_> = pieces(3072, 6144, 4096).map(|p| (p.block, p.range)).collect();
         assert_eq!(found, [(0, 3072..4096), (1, 0..4096), (2, 0..1024)]);
+        let whole: Vec<_> =
+            pieces(3072, 6144, 4096).map(|p| (p.start(4096), p.is_whole(4096, 9216))).collect();
+        assert_eq!(whole, [(3072, false), (4096, true), (8192, true)]);
+        assert!(pieces(8192, 1024, 4096).all(|p| !p.is_whole(4096, 12288)));
         assert_eq!(pieces(4096, 0, 4096).count(), 0);
         assert_eq!(pieces(512, 1024, 4096).next().map(|p| (p.bytes(), p.sectors(512))), Some((1024, 1..3)));
     }

@@ -46,11 +46,7 @@ impl<M: Medium> Vhd<M> {
                 self.give_up(piece.block as u32);
                 continue;
             }
-            let start = piece.block * u64::from(block) + piece.range.start;
-            let here = self.resolve(start, piece.bytes())?;
-            here.into_iter()
-                .filter(|e| matches!(e.place, Place::Medium(_)))
-                .for_each(|e| e.append_to(&mut extents));
+            Extent::append_placed(self.resolve(piece.start(block.into()), piece.bytes())?, &mut extents);
         }
         Ok(extents)
     }
@@ -58,9 +54,7 @@ impl<M: Medium> Vhd<M> {
     /// Whether a piece is a whole block, or all that the disk has of it, and blocks can be given up here. A block of a
     /// child that has no place is its parent's.
     fn can_go(&self, piece: &Piece) -> bool {
-        let size = self.block().map_or(0, u64::from);
-        let end = piece.range.end == size || piece.block * size + piece.range.end == self.size();
-        piece.range.start == 0 && end && self.parent().is_none()
+        self.block().is_some_and(|block| piece.is_whole(block.into(), self.size())) && self.parent().is_none()
     }
 
     /// Gives up what a block has of the file.

@@ -52,20 +52,15 @@ impl<M: Medium> Vhdx<M> {
                 self.give_up(piece.block, UNMAPPED)?;
                 continue;
             }
-            let start = piece.block * self.layout().block + piece.range.start;
-            let here = self.resolve(start, piece.bytes())?;
-            here.into_iter()
-                .filter(|e| matches!(e.place, Place::Medium(_)))
-                .for_each(|e| e.append_to(&mut extents));
+            let start = piece.start(self.layout().block);
+            Extent::append_placed(self.resolve(start, piece.bytes())?, &mut extents);
         }
         Ok(extents)
     }
 
     /// Whether a piece is a whole block, or all that the disk has of it, and blocks can be given up here.
     fn can_go(&self, piece: &Piece) -> bool {
-        let size = self.layout().block;
-        let end = piece.range.end == size || piece.block * size + piece.range.end == self.size();
-        piece.range.start == 0 && end && !self.metadata().fixed
+        piece.is_whole(self.layout().block, self.size()) && !self.metadata().fixed
     }
 
     /// Gives up what a block has of the file; `state`: what its entry says then. It is zero whatever the parent has.

@@ -10,8 +10,8 @@ use vireo_board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
 use vireo_chipset::lines::SerialSink;
 use vireo_chipset::pci::PciFunction;
 use vireo_core::CpuModel;
-use vireo_firmware::linux::{File, LinuxBoot, load};
-use vireo_firmware::{acpi, smbios};
+use vireo_firmware::Start;
+use vireo_firmware::linux::File;
 use vireo_ide::{IdeController, IdeDrive, attach};
 use vireo_memory::GuestMemory;
 use vireo_soft::SoftEngine;
@@ -74,27 +74,15 @@ fn filled(bytes: &[u8]) -> Arc<RamDisk> {
 fn boot(guest: &Guest) -> Boot {
     let (kernel, initrd) = (std::fs::read(&guest.kernel).unwrap(), std::fs::read(&guest.initrd).unwrap());
     Box::new(move |memory: &GuestMemory| {
-        let fail = |e: &dyn std::fmt::Display| BoardError::Boot(e.to_string());
-        let tables = acpi::AcpiSpec {
+        let start = Start {
             vcpus: 1,
-            serial_ports: vec![acpi::SerialPort::com1()],
-            keyboard: false,
-            pci_mmio64: None,
-            ecam: None,
             vmbus: false,
-        };
-        let rsdp = acpi::install(memory, &tables).map_err(|e| fail(&e))?;
-        let names = smbios::SystemNames::default();
-        let system = smbios::SmbiosSpec { names, uuid: [0; 16], vcpus: 1, ram: memory.layout() };
-        smbios::install(memory, &system).map_err(|e| fail(&e))?;
-        let boot = LinuxBoot {
             kernel: File { name: "kernel", bytes: &kernel },
             initrd: Some(File { name: "initrd", bytes: &initrd }),
             command_line: "console=ttyS0 panic=-1",
-            rsdp: Some(rsdp),
-            reserved: &[],
         };
-        load(memory, &boot).map(|loaded| loaded.entry).map_err(|e| fail(&e))
+        let started = vireo_firmware::start(memory, &start);
+        started.map(|loaded| loaded.entry).map_err(|e| BoardError::Boot(e.to_string()))
     })
 }
 

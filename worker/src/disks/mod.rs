@@ -28,9 +28,6 @@ const CONTROLLERS_MAX: usize = 4;
 /// Names of the controllers: by them guests know theirs again, so they never change.
 const CONTROLLER_NAMES: Uuid = uuid::uuid!("6b0e1f5a-8d0c-4f6e-9d57-3f1c5a7e2b00");
 
-/// Where IDE drives go, in this order.
-const IDE_PLACES: [IdePlace; 4] = IdePlace::ALL;
-
 /// A disk could not be added, changed or removed; each in one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DisksError {
@@ -212,7 +209,7 @@ impl Disks {
     }
 
     fn add_ide(&self, spec: &DiskSpec) -> Result<(), DisksError> {
-        let number = self.free_place(spec, DiskBus::Ide, "ide", IDE_PLACES.len())?;
+        let number = self.free_place(spec, DiskBus::Ide, "ide", IdePlace::ALL.len())?;
         let (disk, limited) = open(spec)?;
         let drive = match spec.cd {
             true => IdeDrive::Cd(Some(limited)),
@@ -224,7 +221,7 @@ impl Disks {
                 ));
             }
         };
-        let name = format!("ide{}", IDE_PLACES[number].name());
+        let name = format!("ide{}", IdePlace::ALL[number].name());
         self.entries().insert(name, Entry { spec: spec.clone(), disk, place: Place::Ide(drive) });
         Ok(())
     }

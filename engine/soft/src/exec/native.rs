@@ -191,6 +191,7 @@ macro_rules! int {
                 }
             }
             #[inline(always)]
+            // SAFETY: as the trait asks of the caller.
             unsafe fn compare_exchange(p: *mut u8, old: Self, new: Self) -> Result<(), Self> {
                 let mut found = old;
                 // SAFETY: the caller vouches for the address.

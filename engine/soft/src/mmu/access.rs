@@ -41,6 +41,7 @@ macro_rules! value {
                 v as $t
             }
             #[inline(always)]
+            // SAFETY: as the trait asks of the caller.
             unsafe fn load(p: *const u8) -> Self {
                 let v: $t;
                 // SAFETY: the caller vouches for the address. Guests race on it, so the access is one instruction, not a
@@ -52,6 +53,7 @@ macro_rules! value {
                 v
             }
             #[inline(always)]
+            // SAFETY: as the trait asks of the caller.
             unsafe fn store(p: *mut u8, v: Self) {
                 // SAFETY: as for load.
                 unsafe {

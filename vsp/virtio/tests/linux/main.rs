@@ -11,8 +11,8 @@ use vireo_board::{Attach, Board, BoardError, BoardEvent, BoardSpec, Boot, Seat};
 use vireo_chipset::lines::SerialSink;
 use vireo_chipset::pci::PciSlot;
 use vireo_core::CpuModel;
-use vireo_firmware::linux::{File, LinuxBoot, load};
-use vireo_firmware::{acpi, smbios};
+use vireo_firmware::Start;
+use vireo_firmware::linux::File;
 use vireo_memory::GuestMemory;
 use vireo_soft::SoftEngine;
 use vireo_tests::{Guest, HostShare};
@@ -95,27 +95,15 @@ fn boot(guest: &Guest, cpus: u32, append: String) -> Boot {
     let mut initrd = std::fs::read(&guest.initrd).unwrap();
     initrd.extend(initrd::archive("driver", include_bytes!("driver.sh")));
     Box::new(move |memory: &GuestMemory| {
-        let fail = |e: &dyn std::fmt::Display| BoardError::Boot(e.to_string());
-        let tables = acpi::AcpiSpec {
+        let start = Start {
             vcpus: cpus,
-            serial_ports: vec![acpi::SerialPort::com1()],
-            keyboard: false,
-            pci_mmio64: None,
-            ecam: None,
             vmbus: false,
-        };
-        let rsdp = acpi::install(memory, &tables).map_err(|e| fail(&e))?;
-        let names = smbios::SystemNames::default();
-        let system = smbios::SmbiosSpec { names, uuid: [0; 16], vcpus: cpus, ram: memory.layout() };
-        smbios::install(memory, &system).map_err(|e| fail(&e))?;
-        let boot = LinuxBoot {
             kernel: File { name: "kernel", bytes: &kernel },
             initrd: Some(File { name: "initrd", bytes: &initrd }),
             command_line: &append,
-            rsdp: Some(rsdp),
-            reserved: &[],
         };
-        load(memory, &boot).map(|loaded| loaded.entry).map_err(|e| fail(&e))
+        let started = vireo_firmware::start(memory, &start);
+        started.map(|loaded| loaded.entry).map_err(|e| BoardError::Boot(e.to_string()))
     })
 }
 
