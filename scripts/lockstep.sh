@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Boots a guest with 1 processor while interpreter and translator are compared, and prints what was compared: each
 # translation alone, then chains of translations. Fails at the first difference, and shows it; also if one
-# did not show again, which takes a device that wrote to RAM in between (these guests have none).
+# did not show again, unless a device wrote to RAM in between.
 set -euo pipefail
 export LC_ALL=C
 
@@ -18,7 +18,7 @@ compare() { # WHAT END APPEND
         --initrd "$cache/$guest/initrd.img" --memory 512M --cpus 1 --no-reboot \
         --append "console=ttyS0 panic=-1 $3" </dev/null >"$log" 2>&1 || status=$?
     if [ "$status" != 0 ] || ! grep -q "^$2" "$log" ||
-        ! grep -q '^lock step: [1-9][0-9]* compared.*; 0 differed once$' "$log"; then
+        ! grep -q '^lock step: [1-9][0-9]* compared.*, 0 differed once$' "$log"; then
         tail -n 200 "$log"
         echo "lock step of $guest, $1: FAILED (vireo exit code $status, 124 = no end within $LIMIT s)" >&2
         exit 1

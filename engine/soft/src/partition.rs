@@ -12,7 +12,7 @@ use crate::apic::Mailbox;
 use crate::clock::{Clock, host_tsc_hz};
 use crate::host::StubCache;
 use crate::mmu::RamMap;
-use crate::mmu::watch::{TELL, Watch};
+use crate::mmu::watch::Watch;
 use crate::translate::SharedCode;
 use crate::vcpu::SoftVcpu;
 
@@ -157,7 +157,9 @@ pub struct Shared {
     /// The vCPUs.
     pub vcpus: Box<[VcpuShared]>,
     /// Pages that others than vCPUs wrote to, for [`crate::lockstep`] only.
-    pub written: Mutex<Vec<u32>>,
+    written: Mutex<Vec<u32>>,
+    /// Whether they are told of.
+    tells: AtomicBool,
     /// What is translated.
     pub code: SharedCode,
     /// Memory for decoded code of each vCPU, in bytes.
@@ -172,9 +174,14 @@ impl Shared {
     }
 
     fn written_by_host(&self, page: u32) {
-        if self.watch.attention(page) & TELL != 0 {
+        if self.tells.load(Relaxed) {
             lock(&self.written).push(page);
         }
+    }
+
+    /// From now on [`Shared::take_written`] is told of pages that others than vCPUs write to.
+    pub fn tell_written(&self) {
+        self.tells.store(true, Relaxed);
     }
 
     /// Takes the list of pages that others than vCPUs wrote to.
@@ -219,6 +226,7 @@ impl SoftPartition {
             clock: Clock::new(),
             vcpus: (0..spec.vcpus).map(VcpuShared::new).collect(),
             written: Mutex::default(),
+            tells: AtomicBool::new(false),
             ram: RwLock::default(),
             model,
         })))
@@ -301,8 +309,8 @@ impl Partition for SoftPartition {
             if self.0.watch.attention(page) != 0 {
                 let tell = |granules| self.0.code_changed(None, page, granules);
                 self.0.watch.after_write(page, (at % PAGE) as u32, piece as u32, tell);
-                self.0.written_by_host(page);
             }
+            self.0.written_by_host(page);
             at += piece;
         }
     }

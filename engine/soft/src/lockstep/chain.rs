@@ -59,7 +59,8 @@ impl Cpu {
             None => vec!["the interpreter does not come to where the translator left".into()],
         };
         let (memory, other) = met.map_or((Vec::new(), Ok(())), |met| (met.memory, met.end));
-        Outcome::Differs(Box::new(Difference { before, trail, registers, memory, ends: [other, end] }))
+        let (ends, beside) = ([other, end], !others.is_empty());
+        Outcome::Differs(Box::new(Difference { before, trail, registers, memory, ends, beside }))
     }
 
     /// Has the interpreter run until it is where the translator was and ended. `Err`: it does not come there.

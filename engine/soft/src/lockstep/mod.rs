@@ -22,6 +22,7 @@ mod report;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cpu::{Cpu, Exec};
 use crate::mmu::{Entry, Mmu};
@@ -36,6 +37,9 @@ const VERIFY: u64 = 1 << 22;
 
 /// Times that a difference must show: what devices do in between shows once.
 const TRIES: u32 = 3;
+
+/// Within this a device tells of what it wrote, also if its thread was put aside in between.
+const NOTICE: Duration = Duration::from_millis(100);
 
 /// What became of runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +60,9 @@ pub struct Counts {
     pub first: u64,
     /// Blocks that the interpreter executed in runs of chains.
     pub followed: u64,
-    /// Differed once, not again.
+    /// Differed, and not again, while a device wrote to memory.
+    pub beside: u64,
+    /// Differed, and not again, without that.
     pub unstable: u64,
 }
 
@@ -86,6 +92,8 @@ pub struct Difference {
     registers: Vec<String>,
     memory: Vec<Differs>,
     ends: [Exec; 2],
+    /// A device wrote to memory meanwhile.
+    beside: bool,
 }
 
 /// What became of a comparison.
@@ -126,6 +134,7 @@ impl Lockstep {
 
     /// Compares one of so many runs, of single translations or of chains.
     pub fn new(shared: &Shared, chains: bool, one_of: u64) -> Self {
+        shared.tell_written();
         shared.watch.tell_all();
         Self {
             one_of: one_of.max(1),
@@ -207,24 +216,39 @@ impl Cpu {
     fn run_both(&mut self, single: &Single) -> Exec {
         let (chains, random) = self.with_lockstep(|l, _| (l.chains, (l.next_random() >> 40) as u32));
         let mut last: Option<Box<Difference>> = None;
-        let mut undone = true;
+        let (mut undone, mut beside) = (true, false);
         for _ in 0..TRIES {
             match if chains { self.compare_chain(single, random) } else { self.compare(single, random) } {
                 Outcome::Done(end) => {
-                    if let Some(d) = last {
-                        let at = single.key.rip;
-                        eprintln!("lock step: differed once, at {at:#x}: {:?} {:x?}", d.registers, d.memory);
-                        self.with_lockstep(|l, _| l.counts.unstable += 1);
+                    match last {
+                        Some(_) if beside => self.with_lockstep(|l, _| l.counts.beside += 1),
+                        Some(d) => {
+                            let at = single.key.rip;
+                            eprintln!(
+                                "lock step: differed once, at {at:#x}: {:?} {:x?}",
+                                d.registers, d.memory
+                            );
+                            self.with_lockstep(|l, _| l.counts.unstable += 1);
+                        }
+                        None => {}
                     }
                     return end;
                 }
                 Outcome::Stands(end) if last.is_none() => return end,
+                // What a device wrote may well lead another way.
+                Outcome::Stands(end) if beside => {
+                    self.with_lockstep(|l, _| l.counts.beside += 1);
+                    return end;
+                }
                 // It went another way, perhaps because it went wrong again.
                 Outcome::Stands(_) => {
                     undone = false;
                     break;
                 }
-                Outcome::Differs(difference) => last = Some(difference),
+                Outcome::Differs(difference) => {
+                    beside |= difference.beside | self.heard_of_others();
+                    last = Some(difference);
+                }
             }
         }
         match last {
@@ -233,6 +257,15 @@ impl Cpu {
             None => {}
         }
         std::process::exit(1)
+    }
+
+    /// Gives devices time to tell of what they wrote; whether one did.
+    fn heard_of_others(&mut self) -> bool {
+        std::thread::sleep(NOTICE);
+        let others = self.shared.take_written();
+        let heard = !others.is_empty();
+        self.with_lockstep(|l, _| l.pages.outdated(others));
+        heard
     }
 
     /// Runs a translation by the interpreter, then by the translator, and compares.
@@ -297,8 +330,18 @@ impl Cpu {
             return (Outcome::Done(second_end), rip);
         }
         let registers = first.differences(&second);
-        let ends = [first_end, second_end];
-        (Outcome::Differs(Box::new(Difference { before, trail: Vec::new(), registers, memory, ends })), rip)
+        let (ends, beside) = ([first_end, second_end], !others.is_empty());
+        (
+            Outcome::Differs(Box::new(Difference {
+                before,
+                trail: Vec::new(),
+                registers,
+                memory,
+                ends,
+                beside,
+            })),
+            rip,
+        )
     }
 
     /// The first run. The TLB is what it was if the run can be undone.
@@ -369,7 +412,7 @@ impl std::fmt::Display for Counts {
         write!(
             f,
             "lock step: {} compared{}; {} not chosen; by one only: {} not repeatable, {} not translated, {} device, \
-             {} code changed, {} first write to page; {} differed once",
+             {} code changed, {} first write to page; {} differed beside a device's write, {} differed once",
             self.compared,
             if self.followed > 0 { format!(" (of {} blocks)", self.followed) } else { String::new() },
             self.unchosen,
@@ -378,6 +421,7 @@ impl std::fmt::Display for Counts {
             self.device,
             self.code,
             self.first,
+            self.beside,
             self.unstable
         )
     }

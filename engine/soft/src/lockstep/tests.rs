@@ -1,12 +1,17 @@
 //! Lock step finds no difference where there is none, and each kind there can be.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use vireo_core::Partition;
 use vireo_core::model::Vendor;
 use vireo_core::state::{Activity, cr4};
 
 use super::{Counts, Lockstep, Outcome};
 use crate::cpu::Stop;
+use crate::partition::SoftPartition;
 use crate::system::tests::guest::{CODE, End, Guest};
 
 const DATA: u64 = 0x5_0000;
@@ -16,10 +21,14 @@ fn guest(chains: bool, code: fn(&mut CodeAssembler) -> Result<(), IcedError>) ->
     g.cpu.ctl.cr4 |= cr4::OSFXSR | cr4::OSXMMEXCPT;
     g.cpu.mode_changed();
     g.code(CODE, 64, code);
-    let shared = std::sync::Arc::clone(&g.cpu.shared);
+    let shared = Arc::clone(&g.cpu.shared);
     g.cpu.lockstep = Some(Box::new(Lockstep::new(&shared, chains, 1)));
     g.cpu.enter();
     g
+}
+
+fn partition(g: &Guest) -> SoftPartition {
+    SoftPartition(Arc::clone(&g.cpu.shared))
 }
 
 /// Runs to HLT; a difference ends the test's process.
@@ -127,6 +136,39 @@ fn devices_are_not_accessed_twice() {
     assert_eq!(counts.once, 2, "{counts}");
 }
 
+#[test]
+fn a_device_that_writes_meanwhile_is_no_difference() {
+    for chains in [false, true] {
+        let mut g = guest(chains, |a| {
+            let mut head = a.create_label();
+            a.mov(rdi, DATA)?;
+            a.mov(ecx, 3000)?;
+            a.set_label(&mut head)?;
+            a.mov(rax, qword_ptr(rdi))?;
+            a.dec(ecx)?;
+            a.jne(head)?;
+            a.hlt()
+        });
+        let word = g.cpu.mmu.ram.page(DATA).expect("RAM").host as usize;
+        let (partition, done) = (partition(&g), AtomicBool::new(false));
+        let counts = std::thread::scope(|s| {
+            s.spawn(|| {
+                // SAFETY: a u64 of the guest's RAM, which outlives the scope; the guest only reads it.
+                let word = unsafe { AtomicU64::from_ptr(word as *mut u64) };
+                while !done.load(Relaxed) {
+                    word.fetch_add(1, Relaxed);
+                    partition.host_wrote(DATA, 8);
+                    std::thread::sleep(std::time::Duration::from_micros(100));
+                }
+            });
+            let counts = run(&mut g);
+            done.store(true, Relaxed);
+            counts
+        });
+        assert_eq!(counts.unstable, 0, "{counts}");
+    }
+}
+
 /// Replaces bytes of translated code, which is 3 bytes long and occurs once.
 fn replace(code: &mut [u8], from: [u8; 3], to: [u8; 3]) {
     if let Some(at) = code.windows(3).position(|w| w == from) {
@@ -153,8 +195,7 @@ fn found(spoil: fn(&mut [u8])) -> (String, usize) {
         g.cpu.regs.set(3, 0x11_2233_4455);
         g.cpu.regs.set(7, DATA);
         g.write(DATA, u64::MAX);
-        let shared = std::sync::Arc::clone(&g.cpu.shared);
-        shared.written.lock().expect("not poisoned").push((DATA >> 12) as u32);
+        partition(&g).host_wrote(DATA, 8);
         g.cpu.fpu.set_xmm(0, 0x3f80_0000);
         g.cpu.fpu.set_xmm(1, 0x4040_0000);
         let single = g.cpu.single(usize::MAX).expect("a translation");
