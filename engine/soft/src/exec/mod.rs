@@ -12,5 +12,6 @@ mod string;
 mod uop;
 
 pub use data::{too_long, undefined};
+pub use multiply::MULTIPLY_GIVES;
 pub use select::{condition, register, select};
 pub use uop::{Address, Handler, Uop};

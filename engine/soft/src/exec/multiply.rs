@@ -1,5 +1,9 @@
 //! Multiplication and division, by the host's instructions.
 
+use std::sync::LazyLock;
+
+use vireo_isa::flag;
+
 use super::Uop;
 use super::native::Int;
 use crate::cpu::flags::Flags;
@@ -84,6 +88,25 @@ macro_rules! wide_int {
 wide_int!(u16, i16, u32, i32, ":x");
 wide_int!(u32, i32, u64, i64, ":e");
 wide_int!(u64, i64, u128, i128, ":r");
+
+/// The arithmetic flags to which this host's multiplications certainly give values of their own. Intel's processors do to
+/// all; AMD's leave those that are undefined as they were. So the host is asked: a flag counts if what it was before never
+/// shows.
+pub static MULTIPLY_GIVES: LazyLock<u32> = LazyLock::new(|| gives::<u16>() & gives::<u32>() & gives::<u64>());
+
+fn gives<T: Wide>() -> u32 {
+    let all = u64::from(flag::STATUS);
+    let (clear, set) = (Flags::from_rflags(0), Flags::from_rflags(all));
+    let mut shows = 0;
+    for (a, b) in [(0, 0), (1, 1), (1, u64::MAX), (0xf, 0x11), (u64::MAX, 0x7f)] {
+        let (a, b) = (T::from_u64(a), T::from_u64(b));
+        for op in [|a, b, f| T::imul(a, b, f).1, |a, b, f| T::wide::<{ wide::MUL }>(a, a, b, f).2] {
+            let op: fn(T, T, Flags) -> Flags = op;
+            shows |= op(a, b, clear).to_rflags() ^ op(a, b, set).to_rflags();
+        }
+    }
+    (all & !shows) as u32
+}
 
 fn apply<T: Wide, const OP: u8>(cpu: &mut Cpu, b: T) -> Exec {
     let (low, high) = (T::get(&cpu.regs, gpr::RAX), T::get(&cpu.regs, gpr::RDX));

@@ -3,12 +3,18 @@
 use iced_x86::{Instruction, Mnemonic as M, OpKind};
 use vireo_isa::{Desc, flag};
 
+use crate::exec::MULTIPLY_GIVES;
+
 /// Which flags an instruction certainly gives values of its own.
 pub fn killed(i: &Instruction, desc: &Desc) -> u32 {
     let all = (desc.flags_written | desc.flags_undefined) & flag::STATUS;
     // What a division leaves undefined it leaves alone, on processors at hand.
     if matches!(i.mnemonic(), M::Div | M::Idiv) {
         return 0;
+    }
+    // As some do with what a multiplication leaves undefined.
+    if matches!(i.mnemonic(), M::Mul | M::Imul) {
+        return *MULTIPLY_GIVES;
     }
     // As these do with what they leave undefined.
     if matches!(i.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr | M::Tzcnt | M::Lzcnt) {
@@ -45,4 +51,34 @@ pub fn live_before(instructions: &[Instruction], exact: impl Fn(usize) -> bool) 
         };
     }
     live
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn killed_by(bytes: &[u8]) -> u32 {
+        let i = iced_x86::Decoder::new(64, bytes, 0).decode();
+        killed(&i, vireo_isa::describe(i.code()))
+    }
+
+    #[test]
+    fn what_a_multiplication_keeps_is_kept_on_hosts_that_keep_it() {
+        let after = |before: u64| {
+            let mut after: u64;
+            // SAFETY: arithmetic on registers, and flags by way of the stack.
+            unsafe {
+                std::arch::asm!("push {f}", "popfq", "imul {a}, {a}", "pushfq", "pop {f}",
+                    a = inout(reg) 3u64 => _, f = inout(reg) before => after);
+            }
+            after as u32 & flag::STATUS
+        };
+        let kept = after(2) ^ after(2 | u64::from(flag::STATUS));
+        // imul rax, rcx; mul rcx.
+        for bytes in [&[0x48, 0x0f, 0xaf, 0xc1][..], &[0x48, 0xf7, 0xe1]] {
+            let killed = killed_by(bytes);
+            assert_eq!(killed & kept, 0);
+            assert_eq!(killed & (flag::CF | flag::OF), flag::CF | flag::OF);
+        }
+    }
 }
