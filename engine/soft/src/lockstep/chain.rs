@@ -5,7 +5,7 @@
 
 use super::registers::Registers;
 use super::{Difference, Differs, Outcome, Undo};
-use crate::cpu::{Cpu, Exec};
+use crate::cpu::{Cpu, Exec, Stop};
 use crate::translate::{Single, Until};
 
 /// Blocks in which the interpreter must come to where the translator was. A chain has a budget of [`BUDGET`] calls and
@@ -81,7 +81,12 @@ impl Cpu {
             let now = self.interpret_single(&single, 0, Until::Later(there.rip));
             if now.is_err() {
                 let differs = self.differs(there, now, false);
-                return if differs.is_none() && now == end { Ok(()) } else { Err(differs) };
+                match now {
+                    _ if differs.is_none() && now == end => return Ok(()),
+                    // An event cut a string instruction short, or would have.
+                    Err(Stop::Yield) => {}
+                    _ => return Err(differs),
+                }
             }
         }
         Err(met)
