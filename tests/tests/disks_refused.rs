@@ -115,6 +115,8 @@ fn of_a_machine() -> Vec<(Vec<&'static str>, i32, &'static str)> {
         (vec!["--cdrom", "good.img,bus=virtio"], WRONG_USAGE, "scsi or ide"),
         (vec!["--cdrom", ""], WRONG_USAGE, "--cdrom"),
         (vec!["--enlightenments", "none", "--cdrom", "good.img,bus=scsi"], CANNOT, "bus=scsi"),
+        (vec!["--disk", "good.vhd", "--serial", "file:good.vhd"], CANNOT, "is the file of a disk"),
+        (vec!["--disk", "child.vhdx", "--serial", "file:parent2.vhdx"], CANNOT, "is the parent of a disk"),
         (vec!["--control", "existing"], CANNOT, "existing"),
         (vec!["--control", "nowhere/socket"], CANNOT, "nowhere/socket"),
         (vec!["--control", "folder"], CANNOT, "folder"),

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use vireo_board::{Attach, Board, BoardError, BoardEvent, BoardSpec, Boot};
+use vireo_chain::Disk;
 use vireo_chipset::lines::SerialSink;
 use vireo_core::{CpuModel, PartitionStats};
 use vireo_firmware::Start;
@@ -157,11 +158,20 @@ fn spare_others(
     console: (u64, u64),
     identity: impl Fn(&Path) -> Option<(u64, u64)>,
 ) -> Result<(), RunError> {
-    let disks = spec.disks.iter().map(|d| ("file of a disk", Some(&d.path)));
-    let boots = [("kernel", Some(&spec.kernel)), ("initrd", spec.initrd.as_ref())];
-    for (what, file) in boots.into_iter().chain(disks) {
-        if file.and_then(|f: &PathBuf| identity(f)) == Some(console) {
-            return Err(RunError::Console(format!("{} is the {what}", path.display())));
+    let refuse = |what| Err(RunError::Console(format!("{} is the {what}", path.display())));
+    for (what, file) in [("kernel", Some(&spec.kernel)), ("initrd", spec.initrd.as_ref())] {
+        if file.and_then(|f| identity(f)) == Some(console) {
+            return refuse(what);
+        }
+    }
+    for disk in &spec.disks {
+        if identity(&disk.path) == Some(console) {
+            return refuse("file of a disk");
+        }
+        // One that does not open is refused with its own reason, later.
+        let Ok(chain) = Disk::open(&disk.path, disk.format, false) else { continue };
+        if chain.files().any(|layer| identity(layer.path) == Some(console)) {
+            return refuse("parent of a disk");
         }
     }
     Ok(())
