@@ -73,6 +73,14 @@ CASES := 10000000
 fuzz-cpu:
 	cargo run --release --quiet -p vireo-soft --example fuzz-cpu -- $(CASES)
 
+# What guests and images reach, fuzzed with coverage (fuzz/): each of TARGETS, or all, for SECONDS_EACH.
+.PHONY: fuzz
+SECONDS_EACH := 60
+TARGETS :=
+fuzz:
+	scripts/install-deps.sh fuzz
+	scripts/fuzz.sh $(SECONDS_EACH) $(TARGETS)
+
 # Interpreter and translator in lock step over whole boots: one of N translations, and chains of them.
 .PHONY: lockstep
 N := 1

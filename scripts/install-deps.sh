@@ -11,13 +11,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/qemu-version.sh"
 
 # COMMAND:PACKAGE pairs. demo builds and boots a guest; test adds the host lab, PVH kernels and the
-# stress guest; bench adds the peers measured against; io the tool that measures disks; tlb is for `make bench-tlb` alone.
+# stress guest; bench adds the peers measured against; io the tool that measures disks; tlb is for `make bench-tlb`
+# alone, fuzz for `make fuzz`.
 readonly DEMO="gcc:gcc make:make cpio:cpio xz:xz-utils depmod:kmod readelf:binutils mke2fs:e2fsprogs debugfs:e2fsprogs"
 readonly TEST="$DEMO zstd:zstd lz4:lz4 iasl:acpica-tools dmidecode:dmidecode qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils 7zz:7zip vhdiinfo:libvhdi-utils xorriso:xorriso"
 readonly QEMU=qemu-system-x86
 readonly BENCH="$DEMO qemu-system-x86_64:qemu-system-x86"
 readonly IO="fio:fio"
 readonly TLB="gcc:gcc make:make python3:python3"
+readonly FUZZ="g++:g++"
 
 # Prints the missing packages of the groups given.
 missing_packages() {
@@ -29,7 +31,8 @@ missing_packages() {
             bench) pairs+=" $BENCH" ;;
             io) pairs+=" $IO" ;;
             tlb) pairs+=" $TLB" ;;
-            *) apt_die "no group '$group'; there are demo, test, bench, io and tlb" ;;
+            fuzz) pairs+=" $FUZZ" ;;
+            *) apt_die "no group '$group'; there are demo, test, bench, io, tlb and fuzz" ;;
         esac
     done
     for pair in $pairs; do

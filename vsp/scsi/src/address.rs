@@ -52,3 +52,26 @@ pub fn forces_unit_access(c: &Command) -> bool {
         _ => c.cdb[1] & 1 << 3 != 0,
     }
 }
+
+/// Whether this command asks for protection information (RDPROTECT, WRPROTECT, VRPROTECT), which no disk here has: SBC-3 wants it
+/// refused then (5.9 for READ (10), and the same for each of the others).
+pub fn asks_for_protection(c: &Command) -> bool {
+    let can = matches!(
+        c.cdb[0],
+        READ_10
+            | READ_12
+            | READ_16
+            | WRITE_10
+            | WRITE_12
+            | WRITE_16
+            | WRITE_VERIFY_10
+            | WRITE_VERIFY_12
+            | WRITE_VERIFY_16
+            | VERIFY_10
+            | VERIFY_12
+            | VERIFY_16
+            | WRITE_SAME_10
+            | WRITE_SAME_16
+    );
+    can && c.cdb[1] >> 5 != 0
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vireo_block::{BlockDevice, BlockInfo, Operation, Request};
 
-use crate::address::{Blocks, forces_unit_access};
+use crate::address::{Blocks, asks_for_protection, forces_unit_access};
 use crate::data::{cut, request};
 use crate::opcode::*;
 use crate::{Command, LogicalUnit, Outcome, Sense, inquiry, mode, trim};
@@ -112,6 +112,9 @@ impl LogicalUnit for ScsiDisk {
         let code = c.cdb[0];
         if let Some(sense) = self.take_attention(code) {
             return c.fail(sense);
+        }
+        if asks_for_protection(&c) {
+            return c.fail(Sense::INVALID_FIELD);
         }
         let info = self.disk.info();
         match code {

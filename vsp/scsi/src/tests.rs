@@ -177,6 +177,19 @@ fn blocks_are_given_back_and_zeroed() {
     rig.good(&[opcode::UNMAP], &[]);
 }
 
+#[test]
+fn protection_information_is_refused_where_it_can_be_asked_for() {
+    let rig = Rig::new(512);
+    for code in
+        [opcode::READ_10, opcode::WRITE_10, opcode::VERIFY_16, opcode::WRITE_SAME_16, opcode::WRITE_12]
+    {
+        assert_eq!(rig.bad(&[code, 0x20], &[0; 512]), Sense::INVALID_FIELD, "{code:#x}");
+    }
+    // There these bits are the logical unit of old, and an address.
+    assert_eq!(rig.run(&[opcode::TEST_UNIT_READY, 0x20], &[]).0.sense, None);
+    assert_eq!(rig.run(&[opcode::READ_6, 0x20, 0, 0, 1], &[0; 512]).0.sense, None);
+}
+
 proptest! {
     #[test]
     fn every_command_ends_once(cdb in any::<[u8; 16]>(), code in prop_oneof![any::<u8>(), Just(0x12), Just(0x42), Just(0x93), Just(0x55)],
