@@ -48,12 +48,8 @@ struct Extras {
 
 static EXTRAS: LazyLock<Extras> = LazyLock::new(|| {
     use std::arch::x86_64::__cpuid;
-    let vendor = __cpuid(0);
-    let id = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
     // The bits mean something else, or nothing, on other processors.
-    if !matches!(id.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
-        || __cpuid(0x8000_0000).eax < 0x8000_0001
-    {
+    if !crate::host_is_amd() || __cpuid(0x8000_0000).eax < 0x8000_0001 {
         return Extras::default();
     }
     let ecx = __cpuid(0x8000_0001).ecx;
