@@ -126,7 +126,7 @@ features! {
     Xsaves = (0xd, 1, Eax, 3) "XSAVES, XRSTORS.";
     LahfLm = (0x8000_0001, 0, Ecx, 0) "LAHF, SAHF in 64-bit mode.";
     Lzcnt = (0x8000_0001, 0, Ecx, 5) "LZCNT (ABM); without it LZCNT executes as BSR.";
-    Prefetchw = (0x8000_0001, 0, Ecx, 8) "PREFETCH, PREFETCHW; without it 0F 0D is a NOP all the same.";
+    Prefetchw = (0x8000_0001, 0, Ecx, 8) "PREFETCH, PREFETCHW; without it 0F 0D of memory is a NOP all the same.";
     Syscall = (0x8000_0001, 0, Edx, 11) "SYSCALL, SYSRET.";
     Nx = (0x8000_0001, 0, Edx, 20) "No-execute pages.";
     Pdpe1gb = (0x8000_0001, 0, Edx, 26) "1 GiB pages.";

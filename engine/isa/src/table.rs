@@ -27,7 +27,8 @@ pub fn known() -> impl Iterator<Item = &'static Desc> {
 #[must_use]
 pub fn decoder_options(features: FeatureSet) -> u32 {
     // 0F 0D and 0F 18-1F are hints or CET and MPX instructions on some processors and NOPs on all others. No
-    // model has CET or MPX, and no hint has an effect here, so all of them are NOPs.
+    // model has CET or MPX, and no hint has an effect here, so all of them are NOPs; but for 0F 0D with a register on
+    // processors of AMD, which is the engine's to know.
     let mut options = DecoderOptions::FORCE_RESERVED_NOP;
     for (feature, option) in [
         (Feature::Bmi1, DecoderOptions::NO_MPFX_0FBC),

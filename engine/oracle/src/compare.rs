@@ -8,6 +8,7 @@ use crate::trampoline::{STUB_STACK, TRAMPOLINE};
 use iced_x86::{Code, Decoder, Mnemonic};
 use std::fmt;
 use std::ops::Range;
+use std::sync::LazyLock;
 use vireo_isa::{Fp, decoder_options, describe};
 
 /// One field in which two outcomes differ.
@@ -34,6 +35,46 @@ impl fmt::Display for Difference {
 /// (SDM vol. 1, 8.1.8; AMD stores them only with a pending exception). MXCSR_MASK (28-31) is a constant of the
 /// host. Of each x87 slot the 10 bytes of the register are compared; the rest, and all behind XMM15, is reserved.
 const IGNORED: [Range<usize>; 2] = [6..24, 28..32];
+
+/// What this host has and no CPU model does, and what shows of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extras {
+    /// MXCSR has a bit 17, MM: misaligned SSE mode (AMD APM vol. 3, CPUID Fn8000_0001_ECX[7]). So FXSAVE stores another
+    /// MXCSR_MASK (vol. 2, 11.5.9).
+    misaligned_sse: bool,
+    /// LOCK MOV CR0 is MOV CR8 (AMD APM vol. 3, CPUID Fn8000_0001_ECX[4] and "MOV CRn"), so it is #GP in ring 3, not #UD.
+    lock_mov_cr8: bool,
+}
+
+static EXTRAS: LazyLock<Extras> = LazyLock::new(|| {
+    use std::arch::x86_64::__cpuid;
+    // The bits mean something else, or nothing, on other processors.
+    if !crate::host_is_amd() || __cpuid(0x8000_0000).eax < 0x8000_0001 {
+        return Extras::default();
+    }
+    let ecx = __cpuid(0x8000_0001).ecx;
+    Extras { misaligned_sse: ecx >> 7 & 1 != 0, lock_mov_cr8: ecx >> 4 & 1 != 0 }
+});
+
+impl Extras {
+    /// LOCK MOV to or from CR0 that got beyond decoding on the CPU alone.
+    fn explain_end(self, case: &Case, native: End, subject: End) -> bool {
+        let gp = End::Fault { vector: 13, error: Some(0), address: None };
+        let ud = End::Fault { vector: 6, error: None, address: None };
+        let opcode = case.bytes.iter().position(|b| *b == 0x0f).unwrap_or(0);
+        let (prefixes, instruction) = case.bytes.split_at(opcode);
+        let mov_cr0 = matches!(instruction, [0x0f, 0x20 | 0x22, modrm, ..] if modrm >> 3 & 7 == 0);
+        self.lock_mov_cr8 && prefixes.contains(&0xf0) && mov_cr0 && (native, subject) == (gp, ud)
+    }
+
+    /// MXCSR and MXCSR_MASK as FXSAVE stored them.
+    fn explain_word(self, code: Code, native: Option<u64>, subject: Option<u64>) -> bool {
+        let (Some(n), Some(s)) = (native, subject) else { return false };
+        let masks = (n >> 32, s >> 32) == (0x2_ffff, 0xffff) && n as u32 == s as u32;
+        self.misaligned_sse && describe(code).fp == Fp::Fxsave && masks
+    }
+}
+
 /// The code the case decodes to with everything known enabled.
 #[must_use]
 pub fn code_of(case: &Case) -> Code {
@@ -105,6 +146,9 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Vec<Differen
     }
     let code = code_of(case);
     let faulted = matches!(native.end, End::Fault { .. });
+    if EXTRAS.explain_end(case, native.end, subject.end) {
+        return found;
+    }
     compare_ends(code, native.end, subject.end, &mut found);
     let free = free_registers(case, code, faulted);
     compare_registers(case, &native.cpu, &subject.cpu, free, &mut found);
@@ -113,7 +157,7 @@ pub fn compare(case: &Case, native: &Outcome, subject: &Outcome) -> Vec<Differen
     let free_top = faulted && matches!(describe(code).fp, Fp::Mmx);
     compare_fx(case.mode.registers(), &native.cpu.fx, &subject.cpu.fx, free_top, &mut found);
     if native.memory != subject.memory && !(faulted && may_store_partially(code)) {
-        compare_memory(&native.memory, &subject.memory, &mut found);
+        compare_memory(code, &native.memory, &subject.memory, &mut found);
     }
     found
 }
@@ -200,7 +244,7 @@ fn compare_high(registers: usize, native: &CpuImage, subject: &CpuImage, found: 
     }
 }
 
-fn compare_memory(native: &[Change], subject: &[Change], found: &mut Vec<Difference>) {
+fn compare_memory(code: Code, native: &[Change], subject: &[Change], found: &mut Vec<Difference>) {
     let text = |value: Option<u64>| value.map_or("no change".to_owned(), |v| format!("{v:016x}"));
     let at = |list: &[Change], address| list.iter().find(|c| c.address == address).map(|c| c.value);
     let mut addresses: Vec<u64> = native.iter().chain(subject).map(|c| c.address).collect();
@@ -208,6 +252,44 @@ fn compare_memory(native: &[Change], subject: &[Change], found: &mut Vec<Differe
     addresses.dedup();
     for address in addresses {
         let (n, s) = (at(native, address), at(subject, address));
+        if EXTRAS.explain_word(code, n, s) {
+            continue;
+        }
         differ(found, format!("[{address:x}]"), text(n), text(s));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemImage, Mode};
+
+    const ALL: Extras = Extras { misaligned_sse: true, lock_mov_cr8: true };
+    const GP: End = End::Fault { vector: 13, error: Some(0), address: None };
+    const UD: End = End::Fault { vector: 6, error: None, address: None };
+
+    fn case(bytes: &[u8]) -> Case {
+        let cpu = CpuImage::initial(Mode::Protected);
+        Case { bytes: bytes.to_vec(), mode: Mode::Protected, cpu, memory: MemImage::default() }
+    }
+
+    #[test]
+    fn lock_mov_cr0_may_be_mov_cr8_and_nothing_else_may() {
+        assert!(ALL.explain_end(&case(&[0xf0, 0x0f, 0x20, 0xc0]), GP, UD));
+        assert!(!ALL.explain_end(&case(&[0xf0, 0x0f, 0x20, 0xc0]), UD, GP));
+        assert!(!ALL.explain_end(&case(&[0xf0, 0x0f, 0x20, 0xc0]), End::Done, UD));
+        assert!(!ALL.explain_end(&case(&[0xf0, 0x0f, 0x20, 0xd0]), GP, UD));
+        assert!(!ALL.explain_end(&case(&[0x0f, 0x20, 0xc0]), GP, UD));
+        assert!(!Extras::default().explain_end(&case(&[0xf0, 0x0f, 0x20, 0xc0]), GP, UD));
+    }
+
+    #[test]
+    fn mxcsr_mask_may_have_mm_and_nothing_else_may() {
+        let (mm, plain) = (Some(0x0002_ffff_0000_1f80), Some(0x0000_ffff_0000_1f80));
+        assert!(ALL.explain_word(Code::Fxsave64_m512byte, mm, plain));
+        assert!(!ALL.explain_word(Code::Fxsave64_m512byte, plain, mm));
+        assert!(!ALL.explain_word(Code::Fxsave64_m512byte, mm, Some(0x0000_ffff_0000_1f81)));
+        assert!(!ALL.explain_word(Code::Movups_xmmm128_xmm, mm, plain));
+        assert!(!Extras::default().explain_word(Code::Fxsave64_m512byte, mm, plain));
     }
 }

@@ -20,6 +20,14 @@ pub fn host_features() -> FeatureSet {
     })
 }
 
+/// Whether this processor is AMD's, as Hygon's are too.
+#[must_use]
+pub fn host_is_amd() -> bool {
+    let r = std::arch::x86_64::__cpuid(0);
+    let id = [r.ebx, r.edx, r.ecx].map(u32::to_le_bytes);
+    matches!(id.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
+}
+
 /// Whether this processor, and its kernel, have YMM registers.
 #[must_use]
 pub fn has_avx() -> bool {

@@ -30,7 +30,7 @@ pub use case::{Case, Change, CpuImage, End, FxImage, MemImage, Mode, Outcome, Pa
 pub use compare::{Difference, code_of, compare};
 pub use exclude::excluded;
 pub use fuzz::fuzz;
-pub use generate::{Generator, has_avx, host_features, model};
+pub use generate::{Generator, has_avx, host_features, host_is_amd, model};
 pub use native::{BATCH, Native, NativeError};
 pub use report::{Failure, Report};
 pub use rng::Rng;

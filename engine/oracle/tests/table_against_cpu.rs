@@ -3,8 +3,8 @@
 
 use iced_x86::Code;
 use std::collections::{BTreeMap, BTreeSet};
-use vireo_isa::{Class, Desc, Fp, Privilege, describe, flag};
-use vireo_oracle::{BATCH, Case, End, Generator, Mode, Native, Outcome, Rng, code_of};
+use vireo_isa::{Class, Desc, Feature, Fp, Privilege, describe, flag};
+use vireo_oracle::{BATCH, Case, End, Generator, Mode, Native, Outcome, Rng, code_of, host_is_amd};
 
 fn general_protection(end: End) -> bool {
     matches!(end, End::Fault { vector: 13, error: Some(0), .. })
@@ -59,7 +59,9 @@ fn aligned_is_when_misaligned_operands_fault() {
     let marked: BTreeSet<Code> =
         Generator::new(0, Mode::Protected, &|d| d.aligned && has_memory(d)).forms().iter().copied().collect();
     let stores_through_cs: Vec<_> = faulting.difference(&marked).collect();
-    let unseen: Vec<_> = marked.difference(&faulting).collect();
+    // Processors of AMD take operands of SHA instructions as they are.
+    let lenient = |code: &Code| host_is_amd() && describe(*code).feature == Feature::Sha;
+    let unseen: Vec<_> = marked.difference(&faulting).filter(|code| !lenient(code)).collect();
     assert!(unseen.is_empty(), "marked aligned, never faulted: {unseen:?}");
     // A CS override makes stores fault: allow forms that store, never forms that only load.
     for code in stores_through_cs {
@@ -153,7 +155,12 @@ fn only_marked_forms_raise_floating_point_exceptions_and_nops_never_fault() {
                 assert!(waits, "{case:?} {outcome:?}");
             }
             if describe(code).class == Class::Nop && case.bytes[0] != 0xf0 && !faulted_with(outcome.end, 14) {
-                assert_eq!(outcome.end, End::Done, "{case:?} {outcome:?}");
+                // Processors of AMD know prefetches of memory only.
+                if host_is_amd() && matches!(case.bytes[..], [.., 0x0f, 0x0d, 0xc0..=0xff]) {
+                    assert!(faulted_with(outcome.end, 6), "{case:?} {outcome:?}");
+                } else {
+                    assert_eq!(outcome.end, End::Done, "{case:?} {outcome:?}");
+                }
             }
         });
     }
@@ -202,6 +209,8 @@ fn results_depend_on_no_flag_that_is_not_marked_as_read() {
         }
         let mut generator = Generator::new(17, mode, &|_| true);
         let mut rng = Rng::new(18);
+        // An interrupt may change the rest in 32-bit code.
+        let visible = if mode == Mode::Long { u64::MAX } else { 0xffff_ffff };
         let mut needed: BTreeMap<Code, u64> = BTreeMap::new();
         for _ in 0..generator.forms().len() * 12 / BATCH {
             let cases: Vec<Case> = (0..BATCH).filter_map(|_| generator.next_case()).map(|c| c.1).collect();
@@ -227,7 +236,8 @@ fn results_depend_on_no_flag_that_is_not_marked_as_read() {
             let unread = native.run_batch(&flipped).expect("runs");
             let read = native.run_batch(&all_flipped).expect("runs");
             for (i, case) in cases.iter().enumerate() {
-                let result = |o: &Outcome| (o.end, o.cpu.gpr, o.cpu.rip, o.cpu.fx.0, o.memory.clone());
+                let gpr = |o: &Outcome| o.cpu.gpr.map(|r| r & visible);
+                let result = |o: &Outcome| (o.end, gpr(o), o.cpu.rip, o.cpu.fx.0, o.memory.clone());
                 assert!(result(&plain[i]) == result(&unread[i]), "{case:?}\n{:?}\n{:?}", plain[i], unread[i]);
                 let depends = result(&plain[i]) != result(&read[i]);
                 *needed.entry(code_of(case)).or_default() += u64::from(depends);

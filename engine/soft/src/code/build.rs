@@ -1,6 +1,6 @@
 //! Decoding guest bytes into blocks.
 
-use iced_x86::{Decoder, DecoderError, Instruction, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderError, Instruction, OpKind, Register};
 
 use super::{Block, Key};
 use crate::cpu::mode::Mode;
@@ -148,10 +148,17 @@ impl Cpu {
         decoder.decode().is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes
     }
 
+    /// Whether the CPU model has the instruction: anything else is undefined.
+    pub fn has_instruction(&self, i: &Instruction) -> bool {
+        let desc = vireo_isa::describe(i.code());
+        let known = !i.is_invalid() && desc.known && self.model.has(desc.feature);
+        known && !(self.is_amd() && is_prefetch_of_register(i))
+    }
+
     /// Chooses the handler of one instruction; whether the block ends with it.
     fn decode_one(&self, mode: Mode, i: &Instruction, u: &mut Uop) -> bool {
         let desc = vireo_isa::describe(i.code());
-        if i.is_invalid() || !desc.known || !self.model.has(desc.feature) {
+        if !self.has_instruction(i) {
             return true;
         }
         memory_operand(mode, i, u);
@@ -166,6 +173,15 @@ impl Cpu {
         }
         true
     }
+}
+
+/// 0F 0D with a register: a NOP on processors of Intel, undefined on AMD's (AMD APM vol. 3, PREFETCH).
+fn is_prefetch_of_register(i: &Instruction) -> bool {
+    let reserved = matches!(
+        i.code(),
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    );
+    reserved && i.op0_kind() == OpKind::Register
 }
 
 /// Fills the address fields of a micro-operation from the instruction's memory operand, if it has one.

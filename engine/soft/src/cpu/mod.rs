@@ -8,6 +8,7 @@ mod state;
 use std::cell::Cell;
 use std::sync::Arc;
 
+use vireo_core::model::Vendor;
 use vireo_core::state::{Activity, ControlRegisters, DebugRegisters, DescriptorTable, Segment, rflags};
 use vireo_core::{Bus, CpuModel};
 
@@ -215,6 +216,10 @@ impl Cpu {
     pub fn raise(&mut self, vector: u8, error: Option<u32>) -> Stop {
         self.fault = Fault { vector, error, source: Source::Exception };
         Stop::Fault
+    }
+    /// Whether the guest's processor is AMD's, and does as those do where vendors differ.
+    pub fn is_amd(&self) -> bool {
+        self.model.vendor() == Vendor::Amd
     }
     /// #UD.
     #[cold]

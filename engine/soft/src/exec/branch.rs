@@ -9,15 +9,19 @@ impl Cpu {
     /// Goes to `target` (already cut to the operand size) after the checks of a near branch.
     #[inline(always)]
     pub fn branch(&mut self, target: u64) -> Exec {
-        if self.mode.is64() {
-            if !Self::canonical(target) {
-                return Err(self.gp(0));
-            }
-        } else if target > u64::from(self.seg[seg::CS as usize].limit) {
+        if !self.may_branch(target) {
             return Err(self.gp(0));
         }
         self.rip = target;
         Err(Stop::EndBlock)
+    }
+
+    #[inline(always)]
+    fn may_branch(&self, target: u64) -> bool {
+        if self.mode.is64() {
+            return Self::canonical(target);
+        }
+        target <= u64::from(self.seg[seg::CS as usize].limit)
     }
 }
 
@@ -52,12 +56,16 @@ pub fn jmp_m<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
 }
 
 /// Writes the return address, checks the target, then moves the stack pointer: the order of the host's processor, which
-/// shows when the target is bad.
+/// shows when the target is bad. AMD's look whether they can write it, then check the target, then write.
 #[inline(always)]
 fn call_to<T: Int>(cpu: &mut Cpu, u: &Uop, target: u64) -> Exec {
     let next = T::from_u64(cpu.next_rip(u));
     let sp = cpu.stack_pointer().wrapping_sub(u64::from(T::SIZE)) & cpu.mode.stack_mask();
     let at = cpu.stack_linear(sp, T::SIZE, true)?;
+    if !cpu.may_branch(target) && cpu.is_amd() {
+        cpu.check_write(seg::SS, at, T::SIZE)?;
+        return Err(cpu.gp(0));
+    }
     cpu.store(seg::SS, at, next)?;
     let end = cpu.branch(target);
     if end == Err(Stop::EndBlock) {

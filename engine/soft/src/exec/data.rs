@@ -240,17 +240,18 @@ pub fn salc(cpu: &mut Cpu, _: &Uop) -> Exec {
     cpu.regs.set8(gpr::RAX, if cpu.flags.cf() { 0xff } else { 0 });
     Ok(())
 }
-/// `bound reg, mem`: #BR when the signed index is outside the pair of bounds; the upper one is read only if needed.
+/// `bound reg, mem`: #BR when the signed index is outside the pair of bounds. Processors of Intel read the upper one only if
+/// needed, AMD's always.
 pub fn bound<T: Int>(cpu: &mut Cpu, u: &Uop) -> Exec {
     let at = u.linear(cpu, 2 * T::SIZE, false)?;
     let signed = |v: T| sign_extend::<T>(v.to_u64()) as i64;
     let index = signed(T::get(&cpu.regs, u.dst));
     let low = cpu.load::<T>(u.segment(), at)?;
-    if index < signed(low) {
+    if index < signed(low) && !cpu.is_amd() {
         return Err(cpu.raise(vector::BR, None));
     }
     let high = cpu.load::<T>(u.segment(), at.wrapping_add(u64::from(T::SIZE)))?;
-    if index > signed(high) {
+    if index < signed(low) || index > signed(high) {
         return Err(cpu.raise(vector::BR, None));
     }
     Ok(())

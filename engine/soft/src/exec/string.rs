@@ -244,11 +244,12 @@ fn goes_on(cpu: &Cpu, u: &Uop) -> bool {
     cpu.flags.zf() == (u.aux == repeat::WHILE_EQUAL)
 }
 
-/// A repeated comparison that faults shows the flags from before the instruction (SDM vol. 2, REP).
+/// A repeated comparison that faults shows the flags from before the instruction (SDM vol. 2, REP); on AMD's processors those
+/// of the last element that was compared.
 fn comparing(cpu: &mut Cpu, u: &Uop, one: impl Fn(&mut Cpu, &Uop) -> Exec<bool>) -> Exec {
     let before = cpu.flags;
     let done = cpu.repeated(u, u.aux != repeat::NO, one);
-    if done == Err(Stop::Fault) {
+    if done == Err(Stop::Fault) && !cpu.is_amd() {
         cpu.flags = before;
     }
     done

@@ -184,24 +184,34 @@ fn store_masked(cpu: &mut Cpu, u: &Uop) -> Exec {
 }
 
 /// Gathers: element by element from the lowest; each that is done clears its mask, so that a fault can come in between
-/// (SDM vol. 2, "VPGATHERDD"). After a fault what is not done is as it was, but that each mask element has become all ones
-/// or all zeroes, and that 128-bit forms clear the upper halves: that of the mask at once, that of the destination with the
-/// first element.
+/// (SDM vol. 2 and AMD APM vol. 4, "VPGATHERDD"). After a fault what is not done is as it was; but on processors of Intel each
+/// mask element has become all ones or all zeroes, and 128-bit forms have cleared the upper halves: that of the mask at once,
+/// that of the destination with the first element.
 fn gather(cpu: &mut Cpu, u: &Uop) -> Exec {
     check(cpu)?;
     let (size, count) = shape(u);
     let index = Lanes::of(cpu.fpu.ymm(u.aux as u8), if u.imm & WIDE_INDEX != 0 { 8 } else { 4 });
     let mask = Lanes::of(cpu.fpu.ymm(u.src), size);
     let (mut left, mut to) = (Lanes::of([0, 0], size), Lanes::of(cpu.fpu.ymm(u.dst), size));
-    let whole = if u.imm & YMM != 0 { 32 } else { 16 };
-    (0..whole / size).for_each(|n| left.set(n, if mask.chosen(n) { u64::MAX } else { 0 }));
+    let (amd, whole) = (cpu.is_amd(), if u.imm & YMM != 0 { 32 } else { 16 });
+    if amd {
+        left = mask;
+    } else {
+        (0..whole / size).for_each(|n| left.set(n, if mask.chosen(n) { u64::MAX } else { 0 }));
+    }
     let offset = u.base_offset(cpu);
-    for n in (0..count).filter(|n| mask.chosen(*n)) {
+    for n in 0..count {
+        if !mask.chosen(n) {
+            left.set(n, 0);
+            continue;
+        }
         let offset = offset.wrapping_add(index.signed(n) << (u.scale & 3));
         match u.linear_of(cpu, offset, size, false).and_then(|at| load(cpu, u, at, size)) {
             Ok(v) => {
                 to.set(n, v);
-                (whole / size..32 / size).for_each(|n| to.set(n, 0));
+                if !amd {
+                    (whole / size..32 / size).for_each(|n| to.set(n, 0));
+                }
             }
             Err(stop) => {
                 cpu.fpu.set_ymm(u.dst, to.register());

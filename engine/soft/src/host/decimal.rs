@@ -1,9 +1,12 @@
-//! The decimal adjustments, which 64-bit hosts do not execute (SDM vol. 2, AAA to DAS; undefined flags as
-//! Intel processors leave them).
+//! The decimal adjustments, which 64-bit hosts do not execute (SDM vol. 2 and AMD APM vol. 3, AAA to DAS).
+//!
+//! Flags that the manuals leave undefined are as the processors leave them. Intel's go by the result; AMD's are those of
+//! the one addition or subtraction that adjusts, for AAA and AAS of all of AX, before the digits in between are cleared.
 
 use iced_x86::{Instruction, Mnemonic as M};
 use vireo_core::state::rflags::{AF, CF, OF, PF, SF, ZF};
 
+use crate::cpu::flags::Flags;
 use crate::cpu::regs::{HIGH, gpr};
 use crate::cpu::{Cpu, Exec, vector};
 use crate::exec::native::{Int, binary};
@@ -18,6 +21,25 @@ fn set_result_flags(cpu: &mut Cpu, v: u8) {
     cpu.flags.assign(PF, v.count_ones().is_multiple_of(2));
 }
 
+/// Adds or subtracts, and gives the flags of that.
+fn adjust<T: Int, const SUB: bool>(cpu: &Cpu, v: T, by: u64) -> (T, Flags) {
+    let by = T::from_u64(by);
+    match SUB {
+        true => T::binary::<{ binary::SUB }>(v, by, cpu.flags),
+        false => T::binary::<{ binary::ADD }>(v, by, cpu.flags),
+    }
+}
+
+/// Flags of an adjustment, but for AF and CF; `flags`: of the operation in it.
+fn set_flags(cpu: &mut Cpu, result: u8, flags: Flags) {
+    if cpu.is_amd() {
+        cpu.flags = flags;
+    } else {
+        set_result_flags(cpu, result);
+        cpu.flags.assign(OF, false);
+    }
+}
+
 fn has_af(cpu: &Cpu) -> bool {
     cpu.flags.to_rflags() & AF != 0
 }
@@ -26,39 +48,26 @@ fn has_af(cpu: &Cpu) -> bool {
 fn ascii<const SUB: bool>(cpu: &mut Cpu, _: &Uop) -> Exec {
     let ax = cpu.regs.get(gpr::RAX) as u16;
     let carry = ax & 0xf > 9 || has_af(cpu);
-    let mut ax = match (carry, SUB) {
-        (false, _) => ax,
-        (true, false) => ax.wrapping_add(0x106),
-        (true, true) => ax.wrapping_sub(6).wrapping_sub(0x100),
-    };
-    ax &= 0xff0f;
+    let (adjusted, flags) = adjust::<u16, SUB>(cpu, ax, if carry { 0x106 } else { 0 });
+    let ax = adjusted & 0xff0f;
     cpu.regs.set16(gpr::RAX, ax);
-    set_result_flags(cpu, ax as u8);
+    set_flags(cpu, ax as u8, flags);
     cpu.flags.assign(CF | AF, carry);
-    cpu.flags.assign(OF, false);
     Ok(())
 }
 
 /// DAA, or DAS with `SUB`.
 fn packed<const SUB: bool>(cpu: &mut Cpu, _: &Uop) -> Exec {
     let (old, old_cf) = (cpu.regs.get8(AL), cpu.flags.cf());
-    let step = |v: u8, by: u8| if SUB { v.overflowing_sub(by) } else { v.overflowing_add(by) };
-    let (mut v, mut cf) = (old, false);
     let low = old & 0xf > 9 || has_af(cpu);
-    if low {
-        let (next, borrow) = step(v, 6);
-        (v, cf) = (next, old_cf || borrow);
-    }
     let high = old > 0x99 || old_cf;
-    if high {
-        v = step(v, 0x60).0;
-        cf = true;
-    }
+    let carried = if SUB { old < 6 } else { old > 0xff - 6 };
+    let by = if low { 6 } else { 0 } + if high { 0x60 } else { 0 };
+    let (v, flags) = adjust::<u8, SUB>(cpu, old, by);
     cpu.regs.set8(AL, v);
-    set_result_flags(cpu, v);
+    set_flags(cpu, v, flags);
     cpu.flags.assign(AF, low);
-    cpu.flags.assign(CF, cf);
-    cpu.flags.assign(OF, false);
+    cpu.flags.assign(CF, high || low && carried);
     Ok(())
 }
 

@@ -193,8 +193,8 @@ pub fn modify(cpu: &mut Cpu, u: &Uop) -> Exec {
     pending_first(cpu, stub, result)
 }
 
-/// MASKMOVQ, MASKMOVDQU: the whole operand must be writable, whatever the mask; processors look at the upper half of
-/// 16 bytes first, which shows in CR2.
+/// MASKMOVQ, MASKMOVDQU: the whole operand must be writable, whatever the mask; processors of Intel look at the upper half
+/// of 16 bytes first, which shows in CR2.
 pub fn masked(cpu: &mut Cpu, u: &Uop) -> Exec {
     let stub = stub_of(u);
     cpu.check_fp(stub.fp)?;
@@ -203,7 +203,7 @@ pub fn masked(cpu: &mut Cpu, u: &Uop) -> Exec {
 }
 
 fn masked_operand(cpu: &mut Cpu, stub: &Stub, u: &Uop) -> Exec {
-    if stub.size == 16 {
+    if stub.size == 16 && !cpu.is_amd() {
         let at = u.linear(cpu, 16, true)?;
         cpu.check_write(u.segment(), at.wrapping_add(8), 8)?;
     }
@@ -253,12 +253,13 @@ fn unit_after_fault(cpu: &mut Cpu, stub: &Stub, u: &Uop, result: Exec) -> Exec {
     match pending_first(cpu, stub, result) {
         Err(Stop::Fault) if stub.unit != Unit::None && cpu.fault.vector != vector::MF => {
             if stub.unit == Unit::Compute {
-                x87_store_faulted(cpu, stub, u)
+                // AMD's processors look at the operand before they compute.
+                if cpu.is_amd() { Err(Stop::Fault) } else { x87_store_faulted(cpu, stub, u) }
             } else {
                 mmx_store_faulted(cpu, stub, u)
             }
         }
-        Err(Stop::Fault) if matches!(stub.fp, Fp::Avx { mxcsr: true }) => {
+        Err(Stop::Fault) if matches!(stub.fp, Fp::Avx { mxcsr: true }) && !cpu.is_amd() => {
             // It computes before it stores, which shows in MXCSR, and in an exception that comes first.
             let fault = cpu.fault;
             call(cpu, stub, u, Bounce([BLANK; 128]).0.as_mut_ptr())?;

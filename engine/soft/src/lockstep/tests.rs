@@ -45,6 +45,17 @@ fn run(g: &mut Guest) -> Counts {
     panic!("it does not halt");
 }
 
+#[test]
+fn a_kick_meanwhile_is_no_difference() {
+    for chains in [false, true] {
+        let mut g = guest(chains, program);
+        g.cpu.shared.vcpus[0].requests.store(1, Relaxed);
+        let counts = run(&mut g);
+        assert!(counts.compared > 100, "{counts}");
+        assert_eq!(counts.unstable, 0);
+    }
+}
+
 /// A loop with calls, indirect jumps, stores, the stack, SSE and x87.
 fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let (mut head, mut function, mut on) = (a.create_label(), a.create_label(), a.create_label());

@@ -1,6 +1,5 @@
 //! Fast system calls and the bases of FS and GS (SDM vol. 3A, 5.8.7 and 5.8.8; AMD APM vol. 2, 6.1).
 
-use vireo_core::model::Vendor;
 use vireo_core::state::{Segment, cr4, efer, rflags};
 
 use super::control::only_cpl0;
@@ -37,7 +36,7 @@ fn enter_user(cpu: &mut Cpu, cs: u16, ss: u16, code: u32) {
 }
 
 fn intel(cpu: &Cpu) -> bool {
-    cpu.model.vendor() == Vendor::Intel
+    !cpu.is_amd()
 }
 
 /// `syscall`. Intel has it in 64-bit mode only; AMD in all of protected mode.

@@ -439,10 +439,7 @@ impl Cpu {
         let block = self.stable_block(key.gpa, key.world.mode, most).ok()??;
         let instructions = self.instructions_of(key, &block);
         let StableBlock { uops, pages, .. } = block;
-        let allowed: Vec<bool> = instructions
-            .iter()
-            .map(|i| !i.is_invalid() && self.model.has(vireo_isa::describe(i.code()).feature))
-            .collect();
+        let allowed: Vec<bool> = instructions.iter().map(|i| self.has_instruction(i)).collect();
         let second = match pages[1] {
             Some((page, _)) => Some(self.second_page_id(key, page)?),
             None => None,

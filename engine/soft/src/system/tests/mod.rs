@@ -8,3 +8,4 @@ mod legacy;
 mod long;
 mod pcid;
 mod privilege;
+mod vendor;
