@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use vireo_core::EngineKind;
+use vireo_core::{Capabilities, EngineKind};
 use vireo_hyperv::Enlightenments;
 
 use crate::disks::DiskSpec;
@@ -103,7 +103,7 @@ pub fn parse_translation_memory(s: &str) -> Result<u64, String> {
 /// What the guest is told of the hypervisor interface of Hyper-V.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnlightenmentChoice {
-    /// The newest set on the software engine. Nothing on KVM: guests with several processors hang there with it, in the only
+    /// The best set that the software engine can offer. Nothing on KVM: guests with several processors hang there with it, in the only
     /// KVM that it was tried on (tests/lab).
     Auto,
     /// This, or nothing.
@@ -112,10 +112,10 @@ pub enum EnlightenmentChoice {
 
 impl EnlightenmentChoice {
     /// What it comes to on an engine.
-    pub fn on(self, engine: EngineKind) -> Option<&'static Enlightenments> {
+    pub fn on(self, engine: &Capabilities) -> Option<&'static Enlightenments> {
         match self {
-            Self::Auto if engine == EngineKind::Kvm => None,
-            Self::Auto => Some(Enlightenments::newest()),
+            Self::Auto if engine.engine == EngineKind::Kvm => None,
+            Self::Auto => Some(Enlightenments::best(engine.has("tlb-flush"))),
             Self::Set(set) => set,
         }
     }

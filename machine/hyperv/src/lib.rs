@@ -21,6 +21,7 @@ mod hyperv;
 mod message;
 pub mod msr;
 mod ports;
+mod processors;
 mod reference;
 mod state;
 mod stimer;
