@@ -98,6 +98,19 @@ impl Flushes {
         asked.last
     }
 
+    /// Takes all requests, and the number of the last.
+    fn take(&self) -> (Wanted, u64) {
+        let mut asked = lock(&self.asked);
+        (std::mem::take(&mut asked.wanted), asked.last)
+    }
+
+    /// Requests up to this one are served.
+    fn served_up_to(&self, last: u64) {
+        let asked = lock(&self.asked);
+        self.served.store(last, Release);
+        self.wake(&asked);
+    }
+
     /// Whether the vCPU uses no translation any more that it was to forget by a request.
     fn is_done(&self, number: u64) -> bool {
         self.served.load(Acquire) >= number || !self.inside.load(SeqCst)
@@ -139,10 +152,7 @@ impl TlbFlusher for Shared {
 impl Cpu {
     /// Serves what others want of this vCPU.
     pub(crate) fn serve_flushes(&mut self) {
-        let (wanted, last) = {
-            let mut asked = lock(&self.own().flushes.asked);
-            (std::mem::take(&mut asked.wanted), asked.last)
-        };
+        let (wanted, last) = self.own().flushes.take();
         if wanted.all {
             self.mmu.flush_all();
         } else {
@@ -152,10 +162,7 @@ impl Cpu {
             wanted.pages.iter().for_each(|page| self.mmu.flush_page(*page));
             self.mmu.forget_other_spaces();
         }
-        let flushes = &self.own().flushes;
-        let asked = lock(&flushes.asked);
-        flushes.served.store(last, Release);
-        flushes.wake(&asked);
+        self.own().flushes.served_up_to(last);
     }
 
     /// Ends a hypercall: waits for the others of which it wanted a flush, and serves what is wanted of this vCPU.
@@ -173,5 +180,61 @@ impl Cpu {
             requests.fetch_and(!request::FLUSH, SeqCst);
             self.serve_flushes();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_adds_up_to_no_more_than_everything() {
+        let mut w = Wanted::default();
+        w.add(&TlbScope::Pages(vec![0x1000, 0x5000]));
+        w.add(&TlbScope::NonGlobal);
+        w.add(&TlbScope::Pages(vec![0x9000; TlbScope::MOST_PAGES - 2]));
+        assert!(w.non_global && !w.all && w.pages.len() == TlbScope::MOST_PAGES);
+        w.add(&TlbScope::Pages(vec![0x1000]));
+        assert!(w.all && w.pages.is_empty());
+        w.add(&TlbScope::Pages(vec![0x1000]));
+        assert!(w.pages.is_empty());
+    }
+
+    /// Asks a vCPU that is inside, and has `then` happen once who waits for it is asleep.
+    fn wait_until(then: impl FnOnce(&Flushes)) {
+        let flushes = Flushes::default();
+        flushes.step_in();
+        let number = flushes.ask(&TlbScope::All);
+        assert!(!flushes.is_done(number));
+        std::thread::scope(|scope| {
+            scope.spawn(|| flushes.wait(number));
+            while lock(&flushes.asked).sleepers == 0 {
+                std::thread::yield_now();
+            }
+            then(&flushes);
+        });
+    }
+
+    #[test]
+    fn who_waits_wakes_when_the_other_steps_out() {
+        wait_until(Flushes::step_out);
+    }
+
+    #[test]
+    fn who_waits_wakes_when_it_served_up_to() {
+        wait_until(|f| {
+            let (_, last) = f.take();
+            f.served_up_to(last);
+        });
+    }
+
+    #[test]
+    fn who_is_outside_keeps_nobody_waiting() {
+        let flushes = Flushes::default();
+        let first = flushes.ask(&TlbScope::All);
+        assert!(flushes.is_done(first));
+        flushes.wait(first);
+        flushes.step_in();
+        assert!(!flushes.is_done(first), "it has to look first");
     }
 }

@@ -99,7 +99,7 @@ fn halt(a: &mut CodeAssembler) -> Result<(), IcedError> {
 /// One maps a page in place of another, and once it has had the TLBs of two others flushed, marks the old one. They read
 /// the page, and execute it, all the time, and may not meet the mark.
 fn moved_page(bench: &Bench<'_>, scope: u64) -> Result<Record, Failure> {
-    const ROUNDS: i32 = 500;
+    const ROUNDS: i32 = 200;
     const READERS: [u64; 2] = [DATA + 0x100, DATA + 0x200];
     let flags = if scope == 1 { 7 } else { 7 | GLOBAL };
     let mut g = guest(bench, 3, 3)?;
@@ -113,16 +113,20 @@ fn moved_page(bench: &Bench<'_>, scope: u64) -> Result<Record, Failure> {
     g.machine.ram.write(page(0) + GOOD, &[1]);
     g.machine.ram.write(PT, &(page(0) | flags).to_le_bytes());
     g.code(64, code_of(0), |a| {
-        let (mut again, mut wait, mut end) = (a.create_label(), a.create_label(), a.create_label());
-        a.set_label(&mut wait)?;
-        a.pause()?;
-        for at in READERS {
-            a.cmp(dword_ptr(at), 1000)?;
-            a.jb(wait)?;
-        }
+        let (mut again, mut end) = (a.create_label(), a.create_label());
         a.mov(r12d, 1)?;
         a.mov(edi, page(0) as u32)?;
         a.set_label(&mut again)?;
+        for at in READERS {
+            // So that it is at it just now.
+            let mut wait = a.create_label();
+            a.mov(rbx, qword_ptr(at))?;
+            a.add(rbx, 1000)?;
+            a.set_label(&mut wait)?;
+            a.pause()?;
+            a.cmp(qword_ptr(at), rbx)?;
+            a.jb(wait)?;
+        }
         a.mov(esi, r12d)?;
         a.and(esi, 3)?;
         a.shl(esi, 12)?;
