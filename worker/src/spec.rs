@@ -188,6 +188,23 @@ mod tests {
     }
 
     #[test]
+    fn enlightenments_follow_the_engine() {
+        use vireo_core::Ability;
+        let on = |choice: &str, engine, abilities| {
+            let engine =
+                Capabilities { engine, max_vcpus: 1, physical_bits: 40, cpu_models: Vec::new(), abilities };
+            choice.parse::<EnlightenmentChoice>().map(|c| c.on(&engine).map(Enlightenments::name))
+        };
+        let flushes = || vec![Ability::present("tlb-flush")];
+        let none = || vec![Ability::absent("tlb-flush", "why")];
+        assert_eq!(on("auto", EngineKind::Soft, flushes()), Ok(Some("hyperv-1-flush")));
+        assert_eq!(on("auto", EngineKind::Soft, none()), Ok(Some("hyperv-1")));
+        assert_eq!(on("hyperv-1", EngineKind::Soft, flushes()), Ok(Some("hyperv-1")));
+        assert_eq!(on("none", EngineKind::Soft, flushes()), Ok(None));
+        assert!(on("hyperv-2", EngineKind::Soft, none()).is_err());
+    }
+
+    #[test]
     fn translation_memory_has_bounds() {
         assert_eq!(parse_translation_memory("200M"), Ok(200 << 20));
         assert_eq!(parse_translation_memory("2G"), Ok(2 << 30));

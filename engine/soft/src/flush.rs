@@ -17,8 +17,11 @@ use vireo_core::{TlbFlusher, TlbScope, VcpuSet};
 use crate::cpu::Cpu;
 use crate::partition::{Shared, request};
 
-/// How long a vCPU is watched before the thread that waits for it gives its processor away: some looks of one that runs.
-const SPIN: Duration = Duration::from_micros(30);
+/// How long a vCPU is watched: one that runs looks within that time.
+const SPIN: Duration = Duration::from_micros(10);
+/// How long the waiting thread then offers its processor to others before it sleeps. On a host that has more to do than
+/// processors, who sleeps waits twice: for the other vCPU to run, and then for its own turn.
+const YIELD: Duration = Duration::from_micros(200);
 
 /// Flushes that others want of a vCPU, all in one.
 #[derive(Default)]
@@ -119,11 +122,15 @@ impl Flushes {
     /// Waits until it is done.
     fn wait(&self, number: u64) {
         let begin = Instant::now();
-        while begin.elapsed() < SPIN {
+        while begin.elapsed() < YIELD {
             if self.is_done(number) {
                 return;
             }
-            (0..16).for_each(|_| std::hint::spin_loop());
+            if begin.elapsed() < SPIN {
+                (0..16).for_each(|_| std::hint::spin_loop());
+            } else {
+                std::thread::yield_now();
+            }
         }
         let mut asked = lock(&self.asked);
         asked.sleepers += 1;
