@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_wakes_when_it_served_up_to() {
+    fn who_waits_wakes_when_it_is_served() {
         wait_until(|f| {
             let (_, last) = f.take();
             f.served_up_to(last);
