@@ -25,6 +25,9 @@ fn boots(name: &str, cpus: u32) {
 
     let found = complaints(&guest.output(), &peer.output());
     assert!(found.is_empty(), "the kernel complains, not so under QEMU:\n{}", found.join("\n"));
+    if guest.output().contains("Hypervisor detected: Microsoft Hyper-V") {
+        uses_hypercalls(&guest.output(), !name.contains("686"));
+    }
     let (_, line) = guest.lines_with(MARKER).pop().expect("the marker came");
     let field = |key: &str| line.split(' ').find_map(|w| w.strip_prefix(key)).unwrap_or_default();
     assert_eq!(field("cpus="), cpus.to_string(), "{line}");
@@ -32,6 +35,12 @@ fn boots(name: &str, cpus: u32) {
     assert!((400 << 10..=512 << 10).contains(&memory), "{line}");
     assert!(!field("clock=").is_empty(), "{line}");
     println!("{line}");
+}
+
+/// A kernel that found the interface flushes TLBs by it, and one for amd64 interrupts processors by it.
+fn uses_hypercalls(log: &str, amd64: bool) {
+    assert!(log.contains("Hyper-V: Using hypercall for remote TLB flush"), "{log}");
+    assert!(!amd64 || log.contains("Hyper-V: Using IPI hypercalls"), "{log}");
 }
 
 macro_rules! boot_tests {

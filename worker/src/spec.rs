@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use vireo_core::EngineKind;
+use vireo_core::{Capabilities, EngineKind};
 use vireo_hyperv::Enlightenments;
 
 use crate::disks::DiskSpec;
@@ -103,7 +103,7 @@ pub fn parse_translation_memory(s: &str) -> Result<u64, String> {
 /// What the guest is told of the hypervisor interface of Hyper-V.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnlightenmentChoice {
-    /// The newest set on the software engine. Nothing on KVM: guests with several processors hang there with it, in the only
+    /// The best set that the software engine can offer. Nothing on KVM: guests with several processors hang there with it, in the only
     /// KVM that it was tried on (tests/lab).
     Auto,
     /// This, or nothing.
@@ -112,10 +112,10 @@ pub enum EnlightenmentChoice {
 
 impl EnlightenmentChoice {
     /// What it comes to on an engine.
-    pub fn on(self, engine: EngineKind) -> Option<&'static Enlightenments> {
+    pub fn on(self, engine: &Capabilities) -> Option<&'static Enlightenments> {
         match self {
-            Self::Auto if engine == EngineKind::Kvm => None,
-            Self::Auto => Some(Enlightenments::newest()),
+            Self::Auto if engine.engine == EngineKind::Kvm => None,
+            Self::Auto => Some(Enlightenments::best(engine.has("tlb-flush"))),
             Self::Set(set) => set,
         }
     }
@@ -185,6 +185,23 @@ mod tests {
         {
             assert!(parse_memory(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn enlightenments_follow_the_engine() {
+        use vireo_core::Ability;
+        let on = |choice: &str, engine, abilities| {
+            let engine =
+                Capabilities { engine, max_vcpus: 1, physical_bits: 40, cpu_models: Vec::new(), abilities };
+            choice.parse::<EnlightenmentChoice>().map(|c| c.on(&engine).map(Enlightenments::name))
+        };
+        let flushes = || vec![Ability::present("tlb-flush")];
+        let none = || vec![Ability::absent("tlb-flush", "why")];
+        assert_eq!(on("auto", EngineKind::Soft, flushes()), Ok(Some("hyperv-1-flush")));
+        assert_eq!(on("auto", EngineKind::Soft, none()), Ok(Some("hyperv-1")));
+        assert_eq!(on("hyperv-1", EngineKind::Soft, flushes()), Ok(Some("hyperv-1")));
+        assert_eq!(on("none", EngineKind::Soft, flushes()), Ok(None));
+        assert!(on("hyperv-2", EngineKind::Soft, none()).is_err());
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod model;
 pub mod partition;
 pub mod ram;
 pub mod state;
+pub mod tlb;
 
 pub use bus::{Bus, HypercallRegs, MsiMessage, MsrFault};
 pub use capability::{Ability, Capabilities, EngineKind, Probe};
@@ -37,3 +38,4 @@ pub use model::CpuModel;
 pub use partition::{Engine, Exit, Partition, PartitionSpec, PartitionStats, Vcpu};
 pub use ram::{HostRam, RamRange};
 pub use state::VcpuState;
+pub use tlb::{TlbFlusher, TlbScope, VcpuSet};

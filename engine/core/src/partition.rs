@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::Vendor;
-use crate::{Bus, CpuModel, EngineError, MsiMessage, Probe, RamRange, VcpuState, capability::EngineKind};
+use crate::{
+    Bus, CpuModel, EngineError, MsiMessage, Probe, RamRange, TlbFlusher, VcpuState, capability::EngineKind,
+};
 
 /// What a partition is made from.
 #[derive(Clone, Debug)]
@@ -105,6 +107,11 @@ pub trait Partition: Send + Sync {
     /// By what instruction its guest makes hypercalls, where the guest sees a processor of `vendor`.
     fn hypercall_instruction(&self, vendor: Vendor) -> HypercallInstruction {
         HypercallInstruction::of(vendor)
+    }
+
+    /// What flushes the TLBs of vCPUs for another one, if the engine can.
+    fn tlb_flusher(&self) -> Option<&dyn TlbFlusher> {
+        None
     }
 
     /// Delivers an MSI, the form in which IOAPIC and PCI devices raise interrupts.

@@ -175,6 +175,10 @@ impl KvmEngine {
             scaling,
             Ability::present("hypercalls"),
             vmcall,
+            Ability::absent(
+                "tlb-flush",
+                "KVM flushes other processors' TLBs by hypercall only with its own emulation of Hyper-V; guests send interrupts",
+            ),
             Ability::absent("nested-virtualization", "the CPU models have neither VMX nor SVM"),
         ]
     }

@@ -52,6 +52,7 @@ impl Engine for SoftEngine {
                 Ability::present("throttle"),
                 Ability::present("clock-import"),
                 Ability::present("translator"),
+                Ability::present("tlb-flush"),
                 Ability::absent("nested-virtualization", "the CPU models have neither VMX nor SVM"),
             ],
         })

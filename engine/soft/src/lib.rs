@@ -28,6 +28,7 @@ mod cpu;
 mod debug;
 mod engine;
 mod exec;
+mod flush;
 mod host;
 mod lockstep;
 mod mmu;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vireo_core::partition::{ClockState, PartitionStats};
 use vireo_core::{
-    CpuModel, EngineError, EngineKind, MsiMessage, Partition, PartitionSpec, RamRange, Vcpu, dirty::PAGE,
+    CpuModel, EngineError, EngineKind, MsiMessage, Partition, PartitionSpec, RamRange, TlbFlusher, Vcpu,
+    dirty::PAGE,
 };
 
 use crate::apic::Mailbox;
 use crate::clock::{Clock, host_tsc_hz};
+use crate::flush::Flushes;
 use crate::host::StubCache;
 use crate::mmu::RamMap;
 use crate::mmu::watch::Watch;
@@ -24,6 +26,8 @@ pub mod request {
     pub const INTERRUPT: u32 = 2;
     /// Code it may have decoded was overwritten by somebody else.
     pub const CODE: u32 = 4;
+    /// Others want its TLB flushed ([`crate::flush`]). It need not wake for this.
+    pub const FLUSH: u32 = 8;
 }
 
 /// Code that a vCPU has to drop before it runs its next block.
@@ -62,6 +66,8 @@ pub struct VcpuShared {
     pub extint: AtomicBool,
     /// Code that others wrote to.
     stale_code: Mutex<StaleCode>,
+    /// What others want flushed.
+    pub flushes: Flushes,
     /// Whether it sleeps in HLT or waits for SIPI.
     asleep: Mutex<bool>,
     wake: Condvar,
@@ -102,6 +108,7 @@ impl VcpuShared {
             mailbox: Mailbox::new(index),
             extint: AtomicBool::new(false),
             stale_code: Mutex::default(),
+            flushes: Flushes::default(),
             asleep: Mutex::new(false),
             wake: Condvar::new(),
             taken: AtomicBool::new(false),
@@ -117,11 +124,11 @@ impl VcpuShared {
         }
     }
 
-    /// Sleeps until a request comes or the time is over. Returns at once if one is already there.
+    /// Sleeps until a request comes that it has to wake for, or the time is over. Returns at once if one is already there.
     pub fn sleep(&self, at_most: Option<std::time::Duration>) {
         let mut asleep = lock(&self.asleep);
         *asleep = true;
-        if self.requests.load(Acquire) == 0 {
+        if self.requests.load(Acquire) & !request::FLUSH == 0 {
             asleep = match at_most {
                 Some(t) => self.wake.wait_timeout(asleep, t).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.wake.wait(asleep).unwrap_or_else(PoisonError::into_inner),
@@ -280,6 +287,10 @@ impl Partition for SoftPartition {
         if let Some(v) = self.0.vcpus.get(vcpu as usize) {
             v.request(request::KICK);
         }
+    }
+
+    fn tlb_flusher(&self) -> Option<&dyn TlbFlusher> {
+        Some(&*self.0)
     }
 
     fn deliver_msi(&self, message: MsiMessage) {

@@ -51,11 +51,13 @@ impl Vcpu for SoftVcpu {
         let bus: NonNull<dyn Bus> = unsafe { std::mem::transmute(NonNull::from(bus)) };
         cpu.bus = Some(bus);
         cpu.enter();
+        cpu.own().flushes.step_in();
         let exit = loop {
             if let Leave::Exit(exit) = cpu.look_and_run() {
                 break exit;
             }
         };
+        cpu.own().flushes.step_out();
         cpu.leave();
         cpu.bus = None;
         Ok(exit)
@@ -108,7 +110,7 @@ impl Cpu {
         c.translations.store(self.code.translator.built, Relaxed);
     }
 
-    fn own(&self) -> &crate::partition::VcpuShared {
+    pub(crate) fn own(&self) -> &crate::partition::VcpuShared {
         &self.shared.vcpus[self.index as usize]
     }
 
@@ -131,7 +133,9 @@ impl Cpu {
             Activity::Halted | Activity::WaitForSipi => {
                 self.publish_counters();
                 let wait = self.time_to_timer();
+                self.own().flushes.step_out();
                 self.own().sleep(wait);
+                self.own().flushes.step_in();
                 return Leave::Again;
             }
         }
@@ -265,9 +269,13 @@ impl Cpu {
 
     /// True when the board kicked.
     fn serve_requests(&mut self) -> bool {
-        let bits = self.own().requests.swap(0, AcqRel);
+        // In one order with `Flushes::step_in` before, whatever the host's processor.
+        let bits = self.own().requests.swap(0, SeqCst);
         if bits == 0 {
             return false;
+        }
+        if bits & request::FLUSH != 0 {
+            self.serve_flushes();
         }
         if bits & request::CODE != 0 {
             self.take_stale_code();

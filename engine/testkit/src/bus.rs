@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use vireo_core::{Bus, HypercallRegs, MsrFault, Partition, RunGate};
+use vireo_core::{Bus, HypercallRegs, MsrFault, Partition, RunGate, TlbScope, VcpuSet};
 
 /// Port: the guest reports a 32-bit number.
 pub const REPORT: u16 = 0xe0;
@@ -12,8 +12,10 @@ pub const REPORT: u16 = 0xe0;
 pub const DONE: u16 = 0xe4;
 /// An MSR of the board that may be read and written.
 pub const BOARD_MSR: u32 = 0x4000_0080;
-/// The only hypercall that the board knows: adds RDX to RCX, into RAX, and turns XMM0 around.
+/// A hypercall of the board: adds RDX to RCX, into RAX, and turns XMM0 around.
 pub const HYPERCALL_ADD: u64 = 0x8001;
+/// The other one: flushes TLBs of the vCPUs in mask RDX. RCX: 0, all; 1, what is not global; else the page at this address.
+pub const HYPERCALL_FLUSH: u64 = 0x8002;
 
 /// Something that reached the board.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,14 +214,27 @@ impl Bus for RecordingBus {
         self.lock().msrs.get_mut(&msr).map(|v| *v = value).ok_or(MsrFault)
     }
 
-    fn hypercall(&self, _: u32, regs: &HypercallRegs) -> Option<HypercallRegs> {
+    fn hypercall(&self, vcpu: u32, regs: &HypercallRegs) -> Option<HypercallRegs> {
         let [rax, rcx, rdx, ..] = regs.gpr;
-        if rax != HYPERCALL_ADD || regs.cpl != 0 {
-            return None;
-        }
         let mut answer = *regs;
-        answer.gpr[0] = rcx.wrapping_add(rdx);
-        answer.xmm[0] = regs.xmm[0].swap_bytes();
+        match rax {
+            _ if regs.cpl != 0 => return None,
+            HYPERCALL_ADD => {
+                answer.gpr[0] = rcx.wrapping_add(rdx);
+                answer.xmm[0] = regs.xmm[0].swap_bytes();
+            }
+            HYPERCALL_FLUSH => {
+                let mut of = VcpuSet::default();
+                of.add_word(0, rdx);
+                let scope = match rcx {
+                    0 => TlbScope::All,
+                    1 => TlbScope::NonGlobal,
+                    page => TlbScope::Pages(vec![page]),
+                };
+                self.partition.get()?.tlb_flusher()?.flush_tlbs(vcpu, &of, &scope);
+            }
+            _ => return None,
+        }
         Some(answer)
     }
 

@@ -11,7 +11,8 @@ use vireo_chipset::lines::{SerialSink, SystemEvent, SystemEventSink};
 use vireo_chipset::timer_thread::TimerThread;
 use vireo_chipset::{Chipset, ChipsetBuilder, Seams};
 use vireo_core::{
-    CpuModel, Engine, EngineError, Exit, Partition, PartitionSpec, PauseError, RunGate, Vcpu, VcpuState,
+    CpuModel, Engine, EngineError, EngineKind, Exit, Partition, PartitionSpec, PauseError, RunGate, Vcpu,
+    VcpuState,
 };
 use vireo_firmware::map::ram_layout;
 use vireo_hyperv::{CrashSink, Enlightenments, GuestCrash, Hyperv};
@@ -88,6 +89,11 @@ pub enum BoardError {
     /// What is to boot is unusable; the text is for the user.
     #[error("{0}")]
     Boot(String),
+    /// The engine cannot do what the set of enlightenments promises.
+    #[error(
+        "{0} needs an engine that flushes TLBs of other processors, which {1} does not; hyperv-1 does without"
+    )]
+    Enlightenments(&'static str, EngineKind),
     /// The host refused a thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -190,6 +196,11 @@ impl Board {
             ram_limit: memory.layout().limit(),
             translation_memory: spec.translation_memory,
         })?;
+        if let Some(set) =
+            spec.enlightenments.filter(|s| s.flushes_tlbs() && partition.tlb_flusher().is_none())
+        {
+            return Err(BoardError::Enlightenments(set.name(), partition.kind()));
+        }
         partition.freeze_clock();
         for range in memory.ram_ranges() {
             partition.map_ram(range)?;
@@ -209,13 +220,14 @@ impl Board {
             events: Arc::clone(&events) as _,
             serial: Arc::clone(&spec.serial),
         })?;
-        let hyperv = spec.enlightenments.map(|_| {
+        let hyperv = spec.enlightenments.map(|enlightenments| {
             Arc::new(Hyperv::new(vireo_hyperv::Seams {
                 memory: Arc::clone(&memory),
                 partition: Arc::clone(&partition),
                 vendor: spec.cpu_model.vendor(),
                 clock: Arc::clone(&clock) as _,
                 timers: Arc::clone(&timers) as _,
+                enlightenments,
                 crashes: Arc::clone(&events) as _,
                 vcpus: spec.vcpus,
             }))

@@ -26,7 +26,10 @@ mod features {
 }
 /// Leaf 4000_0004h EAX: what a guest had better do.
 mod hints {
+    pub const REMOTE_FLUSH: u32 = 1 << 2;
     pub const NO_AUTO_EOI: u32 = 1 << 9;
+    pub const CLUSTER_IPI: u32 = 1 << 10;
+    pub const PROCESSOR_SETS: u32 = 1 << 11;
 }
 
 /// Spins on a lock after which a guest had better tell ([`crate::Hyperv`] then lets other threads run). TLFS 2.4.5, EBX.
@@ -47,7 +50,19 @@ pub struct Enlightenments {
 /// Not in `hyperv-1`: the invariant TSC (EAX bit 15). With it Linux keeps time by the TSC alone, and must then never meet a host
 /// whose TSC runs at another rate; without, by the reference TSC page and by synthetic timers, in units that are the same
 /// everywhere.
-static SETS: [Enlightenments; 1] = [Enlightenments {
+///
+/// `hyperv-1-flush` is `hyperv-1` and hypercalls by which a processor flushes the TLBs of others and interrupts several at once.
+/// Not every engine flushes, so a machine that is to move between engines does without.
+static SETS: [Enlightenments; 2] = [
+    HYPERV_1,
+    Enlightenments {
+        name: "hyperv-1-flush",
+        hints: HYPERV_1.hints | hints::REMOTE_FLUSH | hints::CLUSTER_IPI | hints::PROCESSOR_SETS,
+        ..HYPERV_1
+    },
+];
+
+const HYPERV_1: Enlightenments = Enlightenments {
     name: "hyperv-1",
     partition: partition::REFERENCE_COUNTER
         | partition::SYNIC
@@ -59,7 +74,7 @@ static SETS: [Enlightenments; 1] = [Enlightenments {
     calls: calls::POST_MESSAGES | calls::SIGNAL_EVENTS,
     features: features::FREQUENCIES | features::CRASH | features::DIRECT_TIMERS,
     hints: hints::NO_AUTO_EOI,
-}];
+};
 
 /// Most virtual processors of a partition, as leaf 4000_0005h says.
 const MAX_VPS: u32 = 1024;
@@ -70,9 +85,14 @@ impl Enlightenments {
         SETS.iter().find(|s| s.name == name)
     }
 
-    /// The set that a new machine gets.
-    pub fn newest() -> &'static Self {
-        &SETS[SETS.len() - 1]
+    /// The set that a new machine gets, on an engine that can flush TLBs (`flushes`), or cannot.
+    pub fn best(flushes: bool) -> &'static Self {
+        SETS.iter().rev().find(|s| flushes || !s.flushes_tlbs()).unwrap_or(&SETS[0])
+    }
+
+    /// Whether it needs an engine that flushes TLBs of other processors ([`vireo_core::TlbFlusher`]).
+    pub fn flushes_tlbs(&self) -> bool {
+        self.hints & hints::REMOTE_FLUSH != 0
     }
 
     /// Names of all sets, oldest first.
@@ -108,9 +128,10 @@ mod tests {
     /// Golden: a set that changes is another set.
     #[test]
     fn a_published_set_never_changes() {
-        let leaves = Enlightenments::named("hyperv-1").expect("published").cpuid();
+        let leaves = |name| Enlightenments::named(name).expect("published").cpuid();
+        let hyperv_1 = leaves("hyperv-1");
         assert_eq!(
-            leaves,
+            hyperv_1,
             [
                 [0x4000_0006, 0x7263_694d, 0x666f_736f, 0x7648_2074],
                 [0x3123_7648, 0, 0, 0],
@@ -121,6 +142,15 @@ mod tests {
                 [0; 4],
             ]
         );
+        let mut with_flush = hyperv_1;
+        with_flush[4][0] = 0xe04;
+        assert_eq!(leaves("hyperv-1-flush"), with_flush);
         assert!(Enlightenments::names().all(|n| Enlightenments::named(n).is_some()));
+    }
+
+    #[test]
+    fn a_new_machine_gets_what_its_engine_can_do() {
+        assert_eq!(Enlightenments::best(true).name(), "hyperv-1-flush");
+        assert_eq!(Enlightenments::best(false).name(), "hyperv-1");
     }
 }

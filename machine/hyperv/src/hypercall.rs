@@ -6,6 +6,7 @@ use vireo_memory::GuestMemory;
 
 use crate::Message;
 use crate::ports::Ports;
+use crate::processors::Processors;
 
 /// How a hypercall ended (TLFS 3.12, appendix B).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,54 +31,111 @@ pub enum Status {
 }
 
 mod code {
+    pub const FLUSH_SPACE: u16 = 0x2;
+    pub const FLUSH_LIST: u16 = 0x3;
     pub const NOTIFY_LONG_SPIN_WAIT: u16 = 0x8;
+    pub const SEND_IPI: u16 = 0xb;
+    pub const FLUSH_SPACE_EX: u16 = 0x13;
+    pub const FLUSH_LIST_EX: u16 = 0x14;
+    pub const SEND_IPI_EX: u16 = 0x15;
     pub const POST_MESSAGE: u16 = 0x5c;
     pub const SIGNAL_EVENT: u16 = 0x5d;
 }
 
+/// Whether a call takes a list (a "rep" call), and a header of variable size (TLFS 3.2, 3.7).
+fn has_list(code: u16) -> bool {
+    matches!(code, code::FLUSH_LIST | code::FLUSH_LIST_EX)
+}
+fn has_variable_header(code: u16) -> bool {
+    matches!(code, code::FLUSH_SPACE_EX | code::FLUSH_LIST_EX | code::SEND_IPI_EX)
+}
+
+/// Words in a page: no call's input goes over the end of one.
+const PAGE_WORDS: usize = 512;
+
 /// A call, out of the registers that it is made with (TLFS 3.7 and 3.8).
-struct Call {
+pub struct Call {
     code: u16,
     /// Input is in the registers.
-    fast: bool,
-    repetitions: u16,
-    /// Address of the input, or its first 8 bytes.
-    input: u64,
+    pub fast: bool,
+    /// Words of the header's variable part.
+    pub variable: usize,
+    /// Elements of the list, and the first that is to be looked at.
+    pub repetitions: usize,
+    pub first: usize,
+    /// Address of the input, or its first 16 bytes.
+    pub input: [u64; 2],
     long_mode: bool,
 }
 
 impl Call {
     fn of(regs: &HypercallRegs) -> Self {
-        let [rax, rcx, rdx, rbx, ..] = regs.gpr;
+        let [rax, rcx, rdx, rbx, _, _, rsi, rdi, r8, ..] = regs.gpr;
         let pair = |high: u64, low: u64| high << 32 | low & 0xffff_ffff;
-        let (control, input) = if regs.long_mode { (rcx, rdx) } else { (pair(rdx, rax), pair(rbx, rcx)) };
+        let (control, input) = if regs.long_mode {
+            (rcx, [rdx, r8])
+        } else {
+            (pair(rdx, rax), [pair(rbx, rcx), pair(rdi, rsi)])
+        };
         Self {
             code: control as u16,
             fast: control >> 16 & 1 != 0,
-            repetitions: (control >> 32 & 0xfff) as u16,
+            variable: (control >> 17 & 0x3ff) as usize,
+            repetitions: (control >> 32 & 0xfff) as usize,
+            first: (control >> 48 & 0xfff) as usize,
             input,
             long_mode: regs.long_mode,
         }
     }
 
+    /// Whether there is a list where one belongs, and nowhere else.
+    fn is_well_formed(&self) -> bool {
+        let listed = self.repetitions != 0 || self.first != 0;
+        let sound = self.first < self.repetitions;
+        (if has_list(self.code) { sound } else { !listed })
+            && (self.variable == 0 || has_variable_header(self.code))
+    }
+
     /// The registers after it.
     fn ended(&self, regs: &HypercallRegs, status: Status) -> HypercallRegs {
         let mut after = *regs;
-        after.gpr[0] = status as u64;
-        if !self.long_mode {
-            after.gpr[2] = 0;
+        // A list is done whole or not at all.
+        let done = if status == Status::Success { self.repetitions as u64 } else { 0 };
+        let result = done << 32 | status as u64;
+        if self.long_mode {
+            after.gpr[0] = result;
+        } else {
+            (after.gpr[0], after.gpr[2]) = (result & 0xffff_ffff, result >> 32);
         }
         after
     }
 
     /// The first `N` bytes of input, from memory.
     fn input<const N: usize>(&self, memory: &GuestMemory) -> Result<[u8; N], Status> {
-        if !self.input.is_multiple_of(8) {
+        if !self.input[0].is_multiple_of(8) {
             return Err(Status::InvalidAlignment);
         }
         let mut bytes = [0; N];
-        memory.read(self.input, &mut bytes).map_err(|_| Status::InvalidInput)?;
+        memory.read(self.input[0], &mut bytes).map_err(|_| Status::InvalidInput)?;
         Ok(bytes)
+    }
+
+    /// All of its input, from memory: `fixed` words, the variable part, the list. Read once.
+    pub fn words(&self, fixed: usize, memory: &GuestMemory) -> Result<Vec<u64>, Status> {
+        let (at, count) = (self.input[0], fixed + self.variable + self.repetitions);
+        if self.fast {
+            return Err(Status::InvalidInput);
+        }
+        if !at.is_multiple_of(8) {
+            return Err(Status::InvalidAlignment);
+        }
+        if (at % 4096) as usize / 8 + count > PAGE_WORDS {
+            return Err(Status::InvalidInput);
+        }
+        let mut bytes = vec![0; 8 * count];
+        memory.read(at, &mut bytes).map_err(|_| Status::InvalidInput)?;
+        let word = |b: &[u8; 8]| u64::from_le_bytes(*b);
+        Ok(bytes.as_chunks::<8>().0.iter().map(word).collect())
     }
 }
 
@@ -89,19 +147,30 @@ pub struct Target<'a> {
     pub ports: &'a Ports,
     /// The caller.
     pub vp: u32,
+    /// Other processors, if the guest was told of calls about them.
+    pub processors: Option<Processors<'a>>,
 }
 
 /// Serves a call.
 pub fn serve(regs: &HypercallRegs, target: &Target<'_>) -> HypercallRegs {
     let call = Call::of(regs);
+    let processors = || target.processors.as_ref().ok_or(Status::InvalidCode);
     let done = match call.code {
-        _ if call.repetitions != 0 => Err(Status::InvalidInput),
+        _ if !call.is_well_formed() => Err(Status::InvalidInput),
         code::SIGNAL_EVENT => signal_event(&call, target),
         code::POST_MESSAGE => post_message(&call, target),
         code::NOTIFY_LONG_SPIN_WAIT => {
             std::thread::yield_now();
             Ok(())
         }
+        code::FLUSH_SPACE | code::FLUSH_LIST => {
+            processors().and_then(|p| p.flush(&call, false, target.memory))
+        }
+        code::FLUSH_SPACE_EX | code::FLUSH_LIST_EX => {
+            processors().and_then(|p| p.flush(&call, true, target.memory))
+        }
+        code::SEND_IPI => processors().and_then(|p| p.send_ipi(&call, target.memory)),
+        code::SEND_IPI_EX => processors().and_then(|p| p.send_ipi_ex(&call, target.memory)),
         _ => Err(Status::InvalidCode),
     };
     call.ended(regs, done.err().unwrap_or(Status::Success))
@@ -113,7 +182,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 /// HvCallSignalEvent (TLFS 11.11.3): connection id in 32 bits, number of the flag in 16.
 fn signal_event(call: &Call, target: &Target<'_>) -> Result<(), Status> {
-    let input = if call.fast { call.input } else { u64::from_le_bytes(call.input(target.memory)?) };
+    let input = if call.fast { call.input[0] } else { u64::from_le_bytes(call.input(target.memory)?) };
     let port = target.ports.events(input as u32).ok_or(Status::InvalidConnectionId)?;
     port.signal((input >> 32) as u16);
     Ok(())

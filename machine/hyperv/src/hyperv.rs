@@ -11,11 +11,12 @@ use vireo_memory::GuestMemory;
 use crate::crash::{CrashRegisters, CrashSink};
 use crate::hypercall::{self, Target};
 use crate::ports::Ports;
+use crate::processors::Processors;
 use crate::reference::{NS, ReferenceTime};
 use crate::state::{DEVICE, Global, HypervState, VERSION, VpState};
 use crate::stimer::{EXPIRED, Expiry, Stimer, TIMERS};
 use crate::synic::{QueueFull, Synic, Wires};
-use crate::{EventPort, Message, MessagePort, SINTS, msr};
+use crate::{Enlightenments, EventPort, Message, MessagePort, SINTS, msr};
 
 /// HYPERCALL: no more changes.
 const LOCKED: u64 = 1 << 1;
@@ -32,6 +33,8 @@ pub struct Seams {
     pub clock: Arc<dyn Clock>,
     /// Makes timers.
     pub timers: Arc<dyn TimerService>,
+    /// What the guest was told that there is.
+    pub enlightenments: &'static Enlightenments,
     /// Learns of the guest's crash.
     pub crashes: Arc<dyn CrashSink>,
     /// Number of vCPUs.
@@ -149,7 +152,8 @@ impl Hyperv {
         if regs.cpl != 0 || lock(&self.0.global).hypercall & msr::PAGE_ENABLED == 0 {
             return None;
         }
-        let target = Target { memory: &self.0.seams.memory, ports: &self.0.ports, vp };
+        let processors = self.0.processors(vp);
+        let target = Target { memory: &self.0.seams.memory, ports: &self.0.ports, vp, processors };
         Some(hypercall::serve(regs, &target))
     }
 
@@ -220,6 +224,13 @@ impl Inner {
 
     fn wires(&self, vp: u32) -> Wires<'_> {
         Wires { memory: &self.seams.memory, partition: &*self.seams.partition, vp }
+    }
+
+    /// The processors, for one that was told of hypercalls about others.
+    fn processors(&self, vp: u32) -> Option<Processors<'_>> {
+        let partition = &*self.seams.partition;
+        let flusher = partition.tlb_flusher().filter(|_| self.seams.enlightenments.flushes_tlbs())?;
+        Some(Processors { flusher, partition, vp, count: self.seams.vcpus })
     }
 
     fn reference(&self) -> ReferenceTime {

@@ -10,6 +10,7 @@
 //! # Where this differs from Hyper-V
 //! Pages that the guest asks for (hypercall page, message page, event page, reference TSC page) are its own RAM at the address
 //! it names, not pages laid over it: what was there before is lost, as with every other hypervisor that offers this interface.
+//! A TLB flush of one address space is one of all.
 //! Automatic EOI is not done, as the hint tells guests (leaf 4000_0004h, EAX bit 9).
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -21,6 +22,7 @@ mod hyperv;
 mod message;
 pub mod msr;
 mod ports;
+mod processors;
 mod reference;
 mod state;
 mod stimer;

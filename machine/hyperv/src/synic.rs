@@ -38,9 +38,14 @@ pub struct Wires<'a> {
 impl Wires<'_> {
     /// A fixed, edge-triggered interrupt for the vCPU.
     pub fn interrupt(&self, vector: u8) {
-        let address = 0xfee0_0000 | u64::from(self.vp & 0xff) << 12;
-        self.partition.deliver_msi(MsiMessage { address, data: vector.into() });
+        interrupt(self.partition, self.vp, vector);
     }
+}
+
+/// A fixed, edge-triggered interrupt for a vCPU.
+pub fn interrupt(partition: &dyn Partition, vp: u32, vector: u8) {
+    let address = 0xfee0_0000 | u64::from(vp & 0xff) << 12;
+    partition.deliver_msi(MsiMessage { address, data: vector.into() });
 }
 
 /// The registers, and what waits.

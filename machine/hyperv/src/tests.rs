@@ -1,5 +1,7 @@
 //! The interface as a guest's kernel uses it.
 
+mod processors;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,22 +10,35 @@ use vireo_chipset::simulated::SimulatedTime;
 use vireo_core::model::Vendor;
 use vireo_core::partition::HypercallInstruction;
 use vireo_core::partition::{ClockState, PartitionStats};
-use vireo_core::{EngineError, EngineKind, HypercallRegs, MsiMessage, Partition, RamRange, Vcpu};
+use vireo_core::{
+    EngineError, EngineKind, HypercallRegs, MsiMessage, Partition, RamRange, TlbFlusher, TlbScope, Vcpu,
+    VcpuSet,
+};
 use vireo_memory::{GuestMemory, Holes, RamLayout};
 
-use crate::{CrashSink, EventPort, GuestCrash, Hyperv, Message, MessagePort, Seams, Status, msr};
+use crate::{
+    CrashSink, Enlightenments, EventPort, GuestCrash, Hyperv, Message, MessagePort, Seams, Status, msr,
+};
 
 const TSC_HZ: u64 = 2_000_000_000;
 const MESSAGES: u64 = 0x20_0000;
 const EVENTS: u64 = 0x20_1000;
-const INPUT: u64 = 0x20_2000;
+pub const INPUT: u64 = 0x20_2000;
 const VECTOR: u8 = 0xf3;
 const SINT: usize = 2;
 
 /// A partition that notes interrupts and whose TSC follows simulated time.
-struct Recorder {
+pub struct Recorder {
     time: SimulatedTime,
     interrupts: Mutex<Vec<MsiMessage>>,
+    /// Who wanted what flushed where.
+    pub flushes: Mutex<Vec<(u32, VcpuSet, TlbScope)>>,
+}
+
+impl TlbFlusher for Recorder {
+    fn flush_tlbs(&self, by: u32, of: &VcpuSet, scope: &TlbScope) {
+        self.flushes.lock().unwrap().push((by, *of, scope.clone()));
+    }
 }
 
 impl Partition for Recorder {
@@ -40,6 +55,9 @@ impl Partition for Recorder {
         Err(EngineError::NoVcpu(index))
     }
     fn kick(&self, _: u32) {}
+    fn tlb_flusher(&self) -> Option<&dyn TlbFlusher> {
+        Some(self)
+    }
     fn deliver_msi(&self, message: MsiMessage) {
         self.interrupts.lock().unwrap().push(message);
     }
@@ -100,20 +118,28 @@ impl EventPort for Inbox {
     }
 }
 
-struct Rig {
-    hv: Hyperv,
-    memory: Arc<GuestMemory>,
-    partition: Arc<Recorder>,
+pub struct Rig {
+    pub hv: Hyperv,
+    pub memory: Arc<GuestMemory>,
+    pub partition: Arc<Recorder>,
     time: SimulatedTime,
     crashes: Arc<Crashes>,
 }
 
 impl Rig {
     fn new() -> Self {
+        Self::with("hyperv-1", 2)
+    }
+
+    pub fn with(enlightenments: &str, vcpus: u32) -> Self {
         let holes = Holes { legacy: 0xa_0000..0xc_0000, pci: 0xc000_0000..0x1_0000_0000 };
         let memory = GuestMemory::new(RamLayout::new(16 << 20, &holes).unwrap()).unwrap();
         let time = SimulatedTime::new(Duration::ZERO);
-        let partition = Arc::new(Recorder { time: time.clone(), interrupts: Mutex::default() });
+        let partition = Arc::new(Recorder {
+            time: time.clone(),
+            interrupts: Mutex::default(),
+            flushes: Mutex::default(),
+        });
         let crashes = Arc::new(Crashes::default());
         let hv = Hyperv::new(Seams {
             memory: Arc::clone(&memory),
@@ -121,14 +147,15 @@ impl Rig {
             vendor: Vendor::Intel,
             clock: Arc::new(time.clone()),
             timers: Arc::new(time.clone()),
+            enlightenments: Enlightenments::named(enlightenments).unwrap(),
             crashes: Arc::clone(&crashes) as _,
-            vcpus: 2,
+            vcpus,
         });
         Self { hv, memory, partition, time, crashes }
     }
 
     /// What Linux does on each CPU.
-    fn set_up(&self) {
+    pub fn set_up(&self) {
         self.wrmsr(msr::GUEST_OS_ID, 0x8100_0601_0000_0000);
         self.wrmsr(msr::HYPERCALL, 0x20_3001);
         for vp in 0..2 {
@@ -149,14 +176,14 @@ impl Rig {
         self.hv.msr_read(0, index).unwrap()
     }
 
-    fn interrupts(&self) -> Vec<(u64, u32)> {
+    pub fn interrupts(&self) -> Vec<(u64, u32)> {
         std::mem::take(&mut *self.partition.interrupts.lock().unwrap())
             .iter()
             .map(|m| (m.address, m.data))
             .collect()
     }
 
-    fn call(&self, control: u64, input: u64) -> u64 {
+    pub fn call(&self, control: u64, input: u64) -> u64 {
         let mut regs = HypercallRegs { long_mode: true, ..Default::default() };
         regs.gpr[1] = control;
         regs.gpr[2] = input;

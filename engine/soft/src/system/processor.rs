@@ -164,6 +164,7 @@ pub fn hypercall(cpu: &mut Cpu, u: &Uop) -> Exec {
     for (i, v) in (0u8..).zip(out.xmm) {
         cpu.fpu.set_xmm(i, v);
     }
+    cpu.finish_flushes();
     cpu.rip = cpu.next_rip(u);
     Err(Stop::EndBlock)
 }

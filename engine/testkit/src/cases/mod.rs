@@ -4,6 +4,7 @@ mod apic;
 mod control;
 mod debug;
 mod faults;
+mod flushes;
 mod hot_calls;
 mod hot_code;
 mod hot_faults;
@@ -43,7 +44,7 @@ const fn case(name: &'static str, body: fn(&Bench<'_>) -> Result<Record, Failure
 
 /// All cases that need one engine.
 pub fn cases() -> Vec<Case> {
-    let rooms: [&[Case]; 19] = [
+    let rooms: [&[Case]; 20] = [
         modes::CASES,
         faults::CASES,
         rings::CASES,
@@ -63,6 +64,7 @@ pub fn cases() -> Vec<Case> {
         hot_traps::CASES,
         hot_faults::CASES,
         hot_code::CASES,
+        flushes::CASES,
     ];
     rooms.into_iter().flatten().map(|c| case(c.name, c.body)).collect()
 }
