@@ -82,7 +82,7 @@ impl Driver {
     }
 
     /// Sends a packet whose ranges, if there are any, are of these pages: length, offset in the first, page numbers. `None`: there
-    /// is no room. Else whether the other side has to be signalled.
+    /// is no room, or the ring's indices are none. Else whether the other side has to be signalled.
     pub fn send(
         &self,
         kind: u16,
@@ -115,6 +115,9 @@ impl Driver {
         let ring = self.out;
         let (write, read) = (self.load(ring.base), self.load(ring.base + 4));
         packet.extend_from_slice(&(u64::from(write) << 32).to_le_bytes());
+        if write.max(read) >= ring.size {
+            return None;
+        }
         let free = if write >= read { ring.size - (write - read) } else { read - write };
         if free as usize <= packet.len() {
             return None;
