@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     while !input.is_empty() {
         let unit: &dyn LogicalUnit = if input.u8() % 4 == 0 { &cd } else { &disk };
         let cdb = input.array();
-        let len = usize::from(input.u16() % 9000);
+        let len = 1 + usize::from(input.u16() % 9000);
         let mut data = vec![0; len];
         let start = input.bytes(len.min(96));
         data[..start.len()].copy_from_slice(start);
