@@ -77,7 +77,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         return Err(RunError::Cpus { asked: spec.cpus, engine: chosen.capabilities.engine.to_string(), max });
     }
     spare_files(spec)?;
-    let enlightenments = spec.enlightenments.on(chosen.capabilities.engine);
+    let enlightenments = spec.enlightenments.0;
     let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;

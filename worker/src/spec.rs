@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use vireo_core::EngineKind;
 use vireo_hyperv::Enlightenments;
 
 use crate::disks::DiskSpec;
@@ -100,36 +99,19 @@ pub fn parse_translation_memory(s: &str) -> Result<u64, String> {
     parse_memory(s).and_then(|n| range.contains(&n).then_some(n).ok_or_else(|| "it is 16M to 2G".into()))
 }
 
-/// What the guest is told of the hypervisor interface of Hyper-V.
+/// What the guest is told of the hypervisor interface of Hyper-V: a set of it, or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EnlightenmentChoice {
-    /// The newest set on the software engine. Nothing on KVM: guests with several processors hang there with it, in the only
-    /// KVM that it was tried on (tests/lab).
-    Auto,
-    /// This, or nothing.
-    Set(Option<&'static Enlightenments>),
-}
-
-impl EnlightenmentChoice {
-    /// What it comes to on an engine.
-    pub fn on(self, engine: EngineKind) -> Option<&'static Enlightenments> {
-        match self {
-            Self::Auto if engine == EngineKind::Kvm => None,
-            Self::Auto => Some(Enlightenments::newest()),
-            Self::Set(set) => set,
-        }
-    }
-}
+pub struct EnlightenmentChoice(pub Option<&'static Enlightenments>);
 
 impl FromStr for EnlightenmentChoice {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
         let known = || Enlightenments::names().collect::<Vec<_>>().join(", ");
         match s {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::Set(None)),
+            "auto" => Ok(Self(Some(Enlightenments::newest()))),
+            "none" => Ok(Self(None)),
             name => match Enlightenments::named(name) {
-                Some(set) => Ok(Self::Set(Some(set))),
+                Some(set) => Ok(Self(Some(set))),
                 None => Err(format!("it is auto, none, or one of {}", known())),
             },
         }
@@ -194,6 +176,14 @@ mod tests {
         for text in ["15M", "2049M", "", "0"] {
             assert!(parse_translation_memory(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn enlightenments() {
+        assert_eq!("auto".parse(), Ok(EnlightenmentChoice(Some(Enlightenments::newest()))));
+        assert_eq!("hyperv-1".parse(), Ok(EnlightenmentChoice(Enlightenments::named("hyperv-1"))));
+        assert_eq!("none".parse(), Ok(EnlightenmentChoice(None)));
+        assert!("hyperv-0".parse::<EnlightenmentChoice>().is_err_and(|e| e.contains("hyperv-1")));
     }
 
     #[test]

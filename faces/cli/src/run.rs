@@ -56,7 +56,7 @@ pub struct RunArgs {
     /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// The hypervisor interface that the guest finds: a named set of Hyper-V's (hyperv-1), none, or auto: none on KVM.
+    /// The hypervisor interface that the guest finds: a named set of Hyper-V's (hyperv-1), none, or auto: the newest.
     #[arg(long, value_name = "SET", default_value = "auto")]
     enlightenments: EnlightenmentChoice,
     /// First serial port: stdio, socket:PATH or file:PATH.
