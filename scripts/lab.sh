@@ -8,7 +8,7 @@ readonly LIMIT=600
 # the same (tests/lab/README.md says how), that says nothing about Vireo and is tried again, loudly; a boot that ends
 # with anything but silence is not.
 readonly BOOT_LIMIT=240 ATTEMPTS=3
-readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64"
+readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64" DISK_GUEST=debian-6.1-cloud-amd64-disk
 
 [ $# = 1 ] || { echo "usage: lab.sh VIREO" >&2 && exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -77,10 +77,20 @@ reset_twice() { # GUEST
             cat /tmp/log; exit 1'
 }
 
+# A guest's root and another disk on VMBus, virtio and IDE.
+disks() {
+    local -a files
+    mapfile -t files < <(files_of "$DISK_GUEST")
+    in_lab "VMBus, virtio and IDE disks under KVM, 2 CPUs" 0 '^disks: all ok' \
+        "$vireo" "${files[@]}" --file "$work/root.vhdx:/guest/root.vhdx" --file "$here/tests/lab/disks.sh:/bin/disks.sh" \
+        --timeout "$LIMIT" -- sh /bin/disks.sh
+}
+
 "$here/scripts/install-deps.sh" test
 [ -x "$testkit" ] || (cd "$here" && cargo build --release --quiet -p vireo-testkit)
 # shellcheck disable=SC2086 # names are words
-"$here/guests/build.sh" $GUESTS >/dev/null
+"$here/guests/build.sh" $GUESTS "$DISK_GUEST" >/dev/null
+"$vireo" disk convert "$cache/$DISK_GUEST/root.img" "$work/root.vhdx" >/dev/null
 
 in_lab "vireo host info: KVM is there and chosen" 0 '^engine kvm +usable, chosen' \
     "$vireo" --timeout "$LIMIT" -- vireo host info
@@ -92,4 +102,5 @@ boot debian-6.1-cloud-amd64 2 hyperv-1
 boot debian-6.12-cloud-amd64 1 hyperv-1
 boot debian-6.12-cloud-amd64 2 none
 reset_twice debian-6.1-cloud-amd64
+disks
 echo "lab: all ok"
