@@ -87,7 +87,8 @@ build_host() {
         install_modules "$work/kernel" "${image##*/vmlinuz-}" "$work/tree" kvm
         pack_initrd "$work/tree" "$work/out/initrd.img" "$(stat -c %Y "$image")"
         "$here/../../guests/extract-vmlinux.sh" "$image" "$work/out/vmlinux"
-        cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$work/out/vmrun.so" "$here/vmrun.c"
+        cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$work/out/vmrun.so" "$here/vmrun.c" ||
+            lab_die "cannot build vmrun.so"
         echo "$fingerprint" >"$work/out/recipe"
         rm -rf "$LAB"
         mv -T "$work/out" "$LAB"
