@@ -29,13 +29,13 @@ fail() { echo "demo: $*" >&2 && exit 1; }
 show() { echo "\$ ${*/#$vireo/vireo}" && "$@"; }
 
 echo "Guest:  Debian's $(<"$guest/version"), unmodified"
-echo "Engine: soft (a disk that comes needs VMBus, which guests do not find by themselves on KVM yet; see $vireo host info)"
+echo "Engine: $("$vireo" host info | sed -n 's/^engine \([a-z]*\) .*chosen.*/\1/p') (why: $vireo host info)"
 echo "Disks:  two VHDX, one from the start and one that comes while the guest runs"
 echo
 "$vireo" disk convert "$guest/root.img" "$place/root.vhdx"
 "$vireo" disk create --size 64M "$place/second.vhdx"
 show "$vireo" disk info "$place/root.vhdx"
-run=("$vireo" run --engine soft --kernel "$guest/vmlinuz" --initrd "$guest/initrd.img" --memory 512M --cpus 2
+run=("$vireo" run --kernel "$guest/vmlinuz" --initrd "$guest/initrd.img" --memory 512M --cpus 2
     --disk "$place/root.vhdx" --control "$control")
 append="console=ttyS0 quiet panic=-1 root=LABEL=vireo-root"
 

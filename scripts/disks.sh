@@ -29,7 +29,7 @@ verify() { # IMAGE BASE
     local status=0
     rm -f root.vhdx
     "$vireo" disk create root.vhdx --parent base.vhdx
-    timeout "$LIMIT" "$vireo" run --engine soft --kernel "$cache/$guest-disk/vmlinuz" --initrd "$cache/$guest-disk/initrd.img" \
+    timeout "$LIMIT" "$vireo" run --kernel "$cache/$guest-disk/vmlinuz" --initrd "$cache/$guest-disk/initrd.img" \
         --cpus 2 --no-reboot --disk root.vhdx --disk "$1" \
         --append "console=ttyS0 panic=-1 root=LABEL=vireo-root vireo.run=verify vireo.disk=$(serial_of "$2")" \
         </dev/null >log 2>errors.log || status=$?

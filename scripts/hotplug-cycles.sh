@@ -82,7 +82,7 @@ for name in "${NAMES[@]}"; do "$vireo" disk create "$name" --size 32M; done
 serial=$("$vireo" disk info neighbour.vhdx -o json | sed -n 's/.*"id": "\(.*\)".*/\1/p')
 mkfifo console
 exec 3<>console
-"$vireo" run --engine soft --kernel "$folder/vmlinuz" --initrd "$folder/initrd.img" --cpus 2 --no-reboot --control control \
+"$vireo" run --kernel "$folder/vmlinuz" --initrd "$folder/initrd.img" --cpus 2 --no-reboot --control control \
     --append "console=ttyS0 panic=-1 root=LABEL=vireo-root vireo.size=8 vireo.rounds=1000000 vireo.disk=${serial//-/}" \
     --disk root.vhdx --disk neighbour.vhdx <console >log 2>errors.log &
 pid=$!

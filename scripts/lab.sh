@@ -8,7 +8,7 @@ readonly LIMIT=600
 # the same (tests/lab/README.md says how), that says nothing about Vireo and is tried again, loudly; a boot that ends
 # with anything but silence is not.
 readonly BOOT_LIMIT=240 ATTEMPTS=3
-readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64"
+readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64" DISK_GUEST=debian-6.1-cloud-amd64-disk
 
 [ $# = 1 ] || { echo "usage: lab.sh VIREO" >&2 && exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -43,13 +43,16 @@ files_of() { # GUEST
     printf -- '--file\n%s\n' "$cache/$1/vmlinuz:/guest/vmlinuz" "$cache/$1/initrd.img:/guest/initrd.img"
 }
 
-# Boots a guest under KVM, with so many processors.
-boot() { # GUEST CPUS
+# Boots a guest under KVM, with so many processors and this of Hyper-V's interface.
+boot() { # GUEST CPUS ENLIGHTENMENTS
     local -a files
+    local clock=
+    # Who has the interface keeps time by it.
+    [ "$3" = none ] || clock=hyperv_clocksource_tsc_page
     mapfile -t files < <(files_of "$1")
-    in_lab "$1 under --engine kvm, $2 CPU(s)" 0 "^VIREO-BOOT-OK .* cpus=$2 " \
+    in_lab "$1 under KVM, $2 CPU(s), $3" 0 "^VIREO-BOOT-OK .* cpus=$2 .* clock=$clock" \
         "$vireo" "${files[@]}" --timeout "$BOOT_LIMIT" -- \
-        vireo run --engine kvm --cpus "$2" --memory 512M --no-reboot --stats \
+        vireo run --engine kvm --enlightenments "$3" --cpus "$2" --memory 512M --no-reboot --stats \
         --kernel /guest/vmlinuz --initrd /guest/initrd.img \
         --append "console=ttyS0 panic=-1 vireo.mode=boot"
     if grep -E 'WARNING:|BUG:|Oops|Call Trace|lockup|detected stall|unchecked MSR' "$work/text" >&2; then
@@ -74,19 +77,30 @@ reset_twice() { # GUEST
             cat /tmp/log; exit 1'
 }
 
+# A guest's root and another disk on VMBus, virtio and IDE.
+disks() {
+    local -a files
+    mapfile -t files < <(files_of "$DISK_GUEST")
+    in_lab "VMBus, virtio and IDE disks under KVM, 2 CPUs" 0 '^disks: all ok' \
+        "$vireo" "${files[@]}" --file "$work/root.vhdx:/guest/root.vhdx" --file "$here/tests/lab/disks.sh:/bin/disks.sh" \
+        --timeout "$LIMIT" -- sh /bin/disks.sh
+}
+
 "$here/scripts/install-deps.sh" test
 [ -x "$testkit" ] || (cd "$here" && cargo build --release --quiet -p vireo-testkit)
 # shellcheck disable=SC2086 # names are words
-"$here/guests/build.sh" $GUESTS >/dev/null
+"$here/guests/build.sh" $GUESTS "$DISK_GUEST" >/dev/null
+"$vireo" disk convert "$cache/$DISK_GUEST/root.img" "$work/root.vhdx" >/dev/null
 
 in_lab "vireo host info: KVM is there and chosen" 0 '^engine kvm +usable, chosen' \
     "$vireo" --timeout "$LIMIT" -- vireo host info
 in_lab "engine tests: KVM with all and with least, software" 0 ' [1-9][0-9]* passed, 0 failed' \
     "$testkit" --timeout "$LIMIT" -- vireo-testkit
 grep -E '^SKIPPED| passed, ' "$work/text" | sed 's/^/lab:   /'
-for guest in $GUESTS; do
-    boot "$guest" 1
-    boot "$guest" 2
-done
+boot debian-6.1-cloud-amd64 1 none
+boot debian-6.1-cloud-amd64 2 hyperv-1
+boot debian-6.12-cloud-amd64 1 hyperv-1
+boot debian-6.12-cloud-amd64 2 none
 reset_twice debian-6.1-cloud-amd64
+disks
 echo "lab: all ok"

@@ -23,7 +23,7 @@ start() { # LOG
     rm -f root.vhdx
     "$vireo" disk create root.vhdx --parent base.vhdx
     serial=$("$vireo" disk info "$image" -o json | sed -n 's/.*"id": "\(.*\)".*/\1/p' | tr -d -)
-    "$vireo" run --engine soft --kernel "$folder/vmlinuz" --initrd "$folder/initrd.img" --no-reboot --append \
+    "$vireo" run --kernel "$folder/vmlinuz" --initrd "$folder/initrd.img" --no-reboot --append \
         "console=ttyS0 panic=-1 root=LABEL=vireo-root vireo.disk=$serial vireo.acknowledged=${acknowledged[$kind]}" \
         --disk root.vhdx --disk "$image" <console >"$1" 2>&1 &
     pid=$!

@@ -65,10 +65,10 @@ write_command() { # TREE WORD…
     for word in "$@"; do printf "'%s' " "${word//\'/\'\\\'\'}"; done >"$tree/lab/command"
 }
 
-# The part of the lab host that is the same every time: kernel, busybox, modules. Cached.
+# The part of the lab host that is the same every time: kernel, busybox, modules, what mends QEMU. Cached.
 build_host() {
     local fingerprint work root kernel image
-    fingerprint=$(cat "$here/init" "$here/run.sh" "$here"/../../guests/{packages,initrd}.sh | sha256sum)
+    fingerprint=$(cat "$here/init" "$here/run.sh" "$here/vmrun.c" "$here"/../../guests/{packages,initrd}.sh | sha256sum)
     mkdir -p "$CACHE/packages"
     exec {lock}>"$CACHE/.lock"
     flock "$lock"
@@ -87,6 +87,8 @@ build_host() {
         install_modules "$work/kernel" "${image##*/vmlinuz-}" "$work/tree" kvm
         pack_initrd "$work/tree" "$work/out/initrd.img" "$(stat -c %Y "$image")"
         "$here/../../guests/extract-vmlinux.sh" "$image" "$work/out/vmlinux"
+        cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$work/out/vmrun.so" "$here/vmrun.c" ||
+            lab_die "cannot build vmrun.so"
         echo "$fingerprint" >"$work/out/recipe"
         rm -rf "$LAB"
         mv -T "$work/out" "$LAB"
@@ -104,7 +106,7 @@ readonly TSC_PARAMETERS="tsc_early_khz=1000000 tsc=reliable"
 # The command's output comes out of our standard output, which must be a pipe: QEMU opens it by name.
 boot_host() { # WORK
     # shellcheck disable=SC2086 # the options are words
-    timeout --foreground --kill-after=2 "$timeout" qemu-system-x86_64 \
+    timeout --foreground --kill-after=2 "$timeout" env LD_PRELOAD="$LAB/vmrun.so" qemu-system-x86_64 \
         -machine q35,smm=off $VIRTUAL_TIME -cpu max -smp "$cpus" -m "$memory" \
         -nodefaults -display none -no-reboot \
         -kernel "$LAB/vmlinux" -initrd "$1/initrd.img" \
@@ -147,6 +149,7 @@ parse_arguments() {
 main() {
     local work status=0 result='' file
     parse_arguments "$@"
+    command -v cc >/dev/null || lab_die "cc is missing: run scripts/install-deps.sh test"
     command -v qemu-system-x86_64 >/dev/null || lab_die "qemu-system-x86_64 is missing: run scripts/install-deps.sh test"
     lab_qemu_suffices "$(installed_qemu)" ||
         lab_die "QEMU $(installed_qemu) is too old, the lab needs $LAB_QEMU: run scripts/install-deps.sh test"

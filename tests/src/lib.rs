@@ -14,7 +14,7 @@ mod vireo;
 
 pub use guest::{Guest, GuestRun};
 pub use kernel_log::complaints;
-pub use machine::{Machine, WITH_VMBUS, vireo_does, vireo_says};
+pub use machine::{Machine, vireo_does, vireo_says};
 pub use process::{Failure, Process};
 pub use share::HostShare;
 pub use vireo::vireo;

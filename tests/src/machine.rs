@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use crate::{Failure, Process, vireo};
 
-/// Options of a machine whose guest is to find VMBus: on KVM it does not by itself.
-pub const WITH_VMBUS: [&str; 2] = ["--engine", "soft"];
-
 /// What a command of `vireo`, other than a machine, may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 

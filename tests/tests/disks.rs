@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vireo_tests::{Guest, GuestRun, HostShare, Machine, WITH_VMBUS, vireo, vireo_does};
+use vireo_tests::{Guest, GuestRun, HostShare, Machine, vireo, vireo_does};
 use vireo_vdisk::trial::peer::{Folder, qemu, run, text};
 
 const LIMIT: Duration = Duration::from_secs(240);
@@ -47,7 +47,7 @@ impl Place {
     /// Starts a machine with the root disk as the first, and further options of `vireo run`.
     fn start(&self, run: &GuestRun, options: &[&str]) -> Machine {
         let mut command = run.vireo(vireo());
-        command.args(WITH_VMBUS).args(["--no-reboot", "--disk", text(&self.path("root.vhdx"))]).args(options);
+        command.args(["--no-reboot", "--disk", text(&self.path("root.vhdx"))]).args(options);
         Machine::start(command, &self.path("control"), LIMIT).unwrap()
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use vireo_tests::{Guest, HostShare, Machine, Process, WITH_VMBUS, vireo, vireo_does, vireo_says};
+use vireo_tests::{Guest, HostShare, Machine, Process, vireo, vireo_does, vireo_says};
 use vireo_vdisk::trial::peer::{Folder, qemu, text};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -131,13 +131,7 @@ fn machines_with_wrong_disks_do_not_start() {
     let before = contents(&folder);
     let start = |arguments: &[&str]| {
         let mut command = Command::new(vireo());
-        command
-            .arg("run")
-            .args(WITH_VMBUS)
-            .arg("--kernel")
-            .arg(&guest.kernel)
-            .args(arguments)
-            .current_dir(&*folder);
+        command.args(["run", "--kernel"]).arg(&guest.kernel).args(arguments).current_dir(&*folder);
         let mut process = Process::start(command, LIMIT).expect("it starts");
         let code = process.wait().unwrap_or(-1);
         (code, process.output(), process.errors())
@@ -161,7 +155,6 @@ fn a_running_machine_refuses_wrong_changes() {
     let path = |name: &str| folder.join(name);
     let (used, fixed, socket) = (path("good.vhdx"), path("good.img"), path("control"));
     let mut command = Guest::build(GUEST).run("idle").vireo(vireo());
-    command.args(WITH_VMBUS);
     command.arg("--disk").arg(&used).arg("--disk").arg(format!("{},bus=virtio", text(&fixed)));
     let _share = HostShare::take(1);
     let machine = Machine::start(command, &socket, LIMIT).unwrap();
@@ -221,7 +214,6 @@ fn a_disk_has_one_machine() {
     let child = folder.join("child.vhdx");
     let start = |disks: &[String], socket: &str| {
         let mut command = guest.run("idle").vireo(vireo());
-        command.args(WITH_VMBUS);
         disks.iter().for_each(|d| _ = command.args(["--disk", d]));
         let machine = Machine::start(command, &folder.join(socket), LIMIT).unwrap();
         while !folder.join(socket).exists() {
@@ -235,7 +227,6 @@ fn a_disk_has_one_machine() {
     let first = start(&[disk("good.vhdx"), disk("good.vhd"), disk("good.img"), text(&child).into()], "one");
     for name in ["good.vhdx", "good.vhd", "good.img", "child.vhdx", "parent2.vhdx", "good.vhdx,readonly"] {
         let mut command = guest.run("idle").vireo(vireo());
-        command.args(WITH_VMBUS);
         command.args(["--disk", &disk(name)]);
         let mut second = Process::start(command, LIMIT).unwrap();
         let said = (second.wait().unwrap_or(-1), second.output(), second.errors());

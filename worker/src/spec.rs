@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use vireo_core::{Capabilities, EngineKind};
+use vireo_core::Capabilities;
 use vireo_hyperv::Enlightenments;
 
 use crate::disks::DiskSpec;
@@ -100,11 +100,10 @@ pub fn parse_translation_memory(s: &str) -> Result<u64, String> {
     parse_memory(s).and_then(|n| range.contains(&n).then_some(n).ok_or_else(|| "it is 16M to 2G".into()))
 }
 
-/// What the guest is told of the hypervisor interface of Hyper-V.
+/// What the guest is told of the hypervisor interface of Hyper-V: a set of it, or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnlightenmentChoice {
-    /// The best set that the software engine can offer. Nothing on KVM: guests with several processors hang there with it, in the only
-    /// KVM that it was tried on (tests/lab).
+    /// The most that the engine offers.
     Auto,
     /// This, or nothing.
     Set(Option<&'static Enlightenments>),
@@ -114,7 +113,6 @@ impl EnlightenmentChoice {
     /// What it comes to on an engine.
     pub fn on(self, engine: &Capabilities) -> Option<&'static Enlightenments> {
         match self {
-            Self::Auto if engine.engine == EngineKind::Kvm => None,
             Self::Auto => Some(Enlightenments::best(engine.has("tlb-flush"))),
             Self::Set(set) => set,
         }
@@ -171,6 +169,8 @@ pub struct RunSpec {
 
 #[cfg(test)]
 mod tests {
+    use vireo_core::EngineKind;
+
     use super::*;
 
     #[test]
@@ -201,7 +201,9 @@ mod tests {
         assert_eq!(on("auto", EngineKind::Soft, none()), Ok(Some("hyperv-1")));
         assert_eq!(on("hyperv-1", EngineKind::Soft, flushes()), Ok(Some("hyperv-1")));
         assert_eq!(on("none", EngineKind::Soft, flushes()), Ok(None));
-        assert!(on("hyperv-2", EngineKind::Soft, none()).is_err());
+        assert_eq!(on("auto", EngineKind::Kvm, none()), Ok(Some("hyperv-1")));
+        let wrong = "hyperv-0".parse::<EnlightenmentChoice>();
+        assert!(wrong.is_err_and(|e| e.contains("hyperv-1, hyperv-1-flush")));
     }
 
     #[test]

@@ -71,12 +71,13 @@ impl Default for KvmEngine {
 }
 
 impl KvmEngine {
-    /// The engine on /dev/kvm. `VIREO_KVM_HYPERCALLS=port` in the environment is [`Self::with_hypercalls_by_port`], for
-    /// tests with whole guests.
+    /// The engine on /dev/kvm, [`Self::with_hypercalls_by_port`]: in the one host with CONFIG_KVM_XEN where VMCALL was tried
+    /// (Linux 6.12 under QEMU), a guest hung at its first messages to VMBus, by the port it did not.
+    /// `VIREO_KVM_HYPERCALLS=vmcall` in the environment takes VMCALL where KVM hands it out.
     pub fn new() -> Self {
         let engine = Self::at("/dev/kvm");
-        let by_port = std::env::var_os("VIREO_KVM_HYPERCALLS").is_some_and(|v| v == "port");
-        if by_port { engine.with_hypercalls_by_port() } else { engine }
+        let by_vmcall = std::env::var_os("VIREO_KVM_HYPERCALLS").is_some_and(|v| v == "vmcall");
+        if by_vmcall { engine } else { engine.with_hypercalls_by_port() }
     }
 
     /// The engine on another device node, for a sandbox that keeps its own.

@@ -35,7 +35,7 @@ pub const NAMES: [&str; 3] = ["kvm", "kvm-least", "soft"];
 /// guests will run on, and does much otherwise. The host lab has a genuine one.
 pub fn candidate(name: &'static str, model: &CpuModel) -> Result<Candidate, String> {
     let kvm = match name {
-        "kvm" => KvmEngine::new(),
+        "kvm" => KvmEngine::at("/dev/kvm"),
         "kvm-least" => KvmEngine::new().with_dirty_method(DirtyMethod::Bitmap).with_hypercalls_by_port(),
         "soft" => return soft(model),
         other => return Err(format!("there is no engine {other}; there are {}", NAMES.join(", "))),

@@ -56,8 +56,8 @@ pub struct RunArgs {
     /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
-    /// The hypervisor interface that the guest finds: a named set of Hyper-V's (hyperv-1, hyperv-1-flush), none, or auto: none on
-    /// KVM.
+    /// The hypervisor interface that the guest finds: a named set of Hyper-V's (hyperv-1, hyperv-1-flush), none, or auto: the most
+    /// that the engine offers.
     #[arg(long, value_name = "SET", default_value = "auto")]
     enlightenments: EnlightenmentChoice,
     /// First serial port: stdio, socket:PATH or file:PATH.
