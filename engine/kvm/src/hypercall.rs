@@ -4,7 +4,9 @@
 //! KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL every VMCALL and VMMCALL that is not one of Xen's accelerated
 //! calls leaves with KVM_EXIT_XEN (api.rst, KVM_XEN_HVM_CONFIG).
 //!
-//! A KVM without it: guests call by OUT to [`PORT`], which the hypercall page hides from them.
+//! A KVM without it: guests call by OUT to [`PORT`], which the hypercall page hides from them. So do all others unless told
+//! otherwise: Xen's calls have their number in RAX, which callers of Hyper-V's interface leave as it happens to be (TLFS, hypercall
+//! inputs); one that looks like an accelerated call of Xen's is KVM's own to answer, and never reaches us.
 
 use kvm_bindings::{KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL, kvm_regs, kvm_xen_hvm_config};
 use kvm_ioctls::{VcpuFd, VmFd};
