@@ -38,17 +38,18 @@ vm() { # COMMAND ARGUMENT…
 }
 
 cycle() {
-    local name=${NAMES[n % 3]} what=kept
+    local name=${NAMES[n % 3]} what=kept place
     if [ $((n / 3 % 10)) = 0 ]; then
         rm -f "$name"
         "$vireo" disk create "$name" --size 32M
         what=written
     fi
-    vm add "$name" >/dev/null
+    # Its name comes first. It is not that of the disk that went last: the guest may not have let go of that yet.
+    place=$(vm add "$name" | grep -om1 'scsi0:[0-9]*')
     wait_for '^vireo: hotplug \+ sd' $((n + 1))
     wait_for '^vireo: hotplug sd[a-z]* (kept|written) ' $((n + 1))
     tail -n 200 log | grep -aE '^vireo: hotplug sd' | tail -n1 | grep -q " $what ok" || die "not $what"
-    vm remove scsi0:2
+    vm remove "$place"
     wait_for '^vireo: hotplug - sd' $((n + 1))
 }
 
