@@ -271,24 +271,18 @@ impl Cpu {
     /// Runs a translation by the interpreter, then by the translator, and compares.
     fn compare(&mut self, single: &Single, random: u32) -> Outcome {
         let rounds = 1 + (random % 3) as i32;
-        let (mut outcome, mut came_to) = self.compare_until(single, rounds, Until::End);
-        // Perhaps they did not come equally far. What ends a translation early (code that moved, another world, an event
-        // when it meets a page that the TLB does not know, or knows the next time) is no reason for the interpreter to stop.
-        // So it counts only if the translator comes to the same place twice, and the interpreter differs there too.
-        for n in 0..2 * TRIES {
-            let Outcome::Differs(d) = &outcome else { break };
-            if d.ends != [Ok(()); 2] {
-                break;
+        let (outcome, rip) = self.compare_until(single, rounds, Until::End);
+        match outcome {
+            // Perhaps they did not come equally far: what ended the translation early (code that moved, another world) is no
+            // reason for the interpreter to stop.
+            Outcome::Differs(d) if d.ends == [Ok(()); 2] => {
+                match self.compare_until(single, rounds, Until::Rip(rip)).0 {
+                    Outcome::Differs(_) => Outcome::Differs(d),
+                    done => done,
+                }
             }
-            let until = if n % 2 == 0 { Until::Rip(came_to) } else { Until::End };
-            let (again, rip) = self.compare_until(single, rounds, until);
-            let same = matches!(again, Outcome::Differs(_)) && rip == came_to;
-            if same {
-                break;
-            }
-            (outcome, came_to) = (again, rip);
+            outcome => outcome,
         }
-        outcome
     }
 
     /// As [`Cpu::compare`]; also gives the RIP that the translator came to.
