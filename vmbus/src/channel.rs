@@ -1,7 +1,7 @@
 //! An open channel in its device's hands.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vireo_hyperv::EventPort;
 use vireo_memory::GuestMemory;
@@ -9,33 +9,76 @@ use vireo_memory::GuestMemory;
 use crate::protocol::UserData;
 use crate::ring::RingPair;
 
-/// Where a device's thread sleeps until the guest, or somebody of the host, rings.
-#[derive(Debug, Default)]
+/// Who hears a doorbell in place of the thread that waits for it. Called by whoever rings, at most once until
+/// [`Doorbell::answer`].
+pub type Listener = Box<dyn Fn() + Send + Sync>;
+
+/// What the guest, or somebody of the host, rings when there is something to do for a device: a thread that waits for it hears
+/// it, or a listener.
+#[derive(Default)]
 pub struct Doorbell {
     rung: AtomicBool,
-    /// Somebody sleeps.
-    sleeps: Mutex<bool>,
+    ears: Mutex<Ears>,
     wake: Condvar,
 }
 
+#[derive(Default)]
+struct Ears {
+    /// A thread sleeps.
+    sleeps: bool,
+    listener: Option<Listener>,
+}
+
 impl Doorbell {
-    /// Rings: the next wait ends, or the one that goes on.
+    fn ears(&self) -> MutexGuard<'_, Ears> {
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rings, unless it has been rung and nobody has answered.
     pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::SeqCst)
-            && *self.sleeps.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            self.wake.notify_one();
+        if !self.rung.swap(true, Ordering::SeqCst) {
+            self.tell(&self.ears());
         }
     }
 
-    /// Sleeps until it was rung since the last wait ended.
-    pub fn wait(&self) {
-        let mut sleeps = self.sleeps.lock().unwrap_or_else(PoisonError::into_inner);
-        *sleeps = true;
-        while !self.rung.swap(false, Ordering::SeqCst) {
-            sleeps = self.wake.wait(sleeps).unwrap_or_else(PoisonError::into_inner);
+    fn tell(&self, ears: &Ears) {
+        match &ears.listener {
+            Some(listener) => listener(),
+            None if ears.sleeps => self.wake.notify_one(),
+            None => {}
         }
-        *sleeps = false;
+    }
+
+    /// Says who hears it from now on: a listener, or the thread that waits. Rings once for certain, as nobody knows whether the last
+    /// one heard all.
+    pub fn listen(&self, listener: Option<Listener>) {
+        let mut ears = self.ears();
+        let last = std::mem::replace(&mut ears.listener, listener);
+        self.rung.store(true, Ordering::SeqCst);
+        self.tell(&ears);
+        drop(ears);
+        drop(last);
+    }
+
+    /// For the listener, before it looks for what there is to do: the next ring is told again.
+    pub fn answer(&self) {
+        self.rung.swap(false, Ordering::SeqCst);
+    }
+
+    /// Sleeps until it was rung since the last wait ended, and no listener is there.
+    pub fn wait(&self) {
+        let mut ears = self.ears();
+        ears.sleeps = true;
+        while ears.listener.is_some() || !self.rung.swap(false, Ordering::SeqCst) {
+            ears = self.wake.wait(ears).unwrap_or_else(PoisonError::into_inner);
+        }
+        ears.sleeps = false;
+    }
+}
+
+impl std::fmt::Debug for Doorbell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doorbell").field("rung", &self.rung).finish_non_exhaustive()
     }
 }
 

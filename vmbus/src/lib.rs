@@ -22,6 +22,6 @@ pub mod ring;
 mod server;
 
 pub use bus::VmBus;
-pub use channel::{Channel, Doorbell, Interrupt};
+pub use channel::{Channel, Doorbell, Interrupt, Listener};
 pub use device::{Device, Offer, OpenError, SubchannelError};
 pub use server::{Effect, Server};

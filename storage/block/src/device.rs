@@ -1,6 +1,8 @@
 //! What every disk of a running machine is.
 
-use crate::Request;
+use std::sync::Arc;
+
+use crate::{Executor, Request};
 
 /// What there is to know of a disk. Its size may grow while it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,4 +38,10 @@ pub trait BlockDevice: Send + Sync {
     /// briefly, but never until a request is done: what takes time goes to threads of the disk's own. A request that
     /// cannot be done ([`Request::check`]) completes with its error.
     fn submit(&self, batch: &mut Vec<Request>);
+
+    /// The thread that tells of ends, if it can be asked to serve those who use this disk: what they submit there needs no
+    /// other thread to be woken.
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        None
+    }
 }

@@ -8,6 +8,7 @@
 
 mod buffer;
 mod device;
+mod executor;
 mod faulty;
 mod limited;
 mod ram;
@@ -15,6 +16,7 @@ mod request;
 
 pub use buffer::{Buffer, HostBuffer};
 pub use device::{BlockDevice, BlockInfo};
+pub use executor::{Executor, Task};
 pub use faulty::{Fate, Faulty};
 pub use limited::{Limited, Limits};
 pub use ram::{Null, RamDisk};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::{BlockDevice, BlockInfo, Operation, Request};
+use crate::{BlockDevice, BlockInfo, Executor, Operation, Request};
 
 /// How much may be asked of a disk. A disk that was idle makes up for it, but only for [`Limits::BURST`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -218,6 +218,10 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Limited<D> {
         if !batch.is_empty() {
             self.shared.disk.submit(batch);
         }
+    }
+
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        self.shared.disk.executor()
     }
 }
 

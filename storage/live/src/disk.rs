@@ -5,7 +5,7 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use vireo_block::{BlockDevice, BlockInfo, Request};
+use vireo_block::{BlockDevice, BlockInfo, Executor, Request, Task};
 use vireo_chain::{Disk, Format};
 
 use crate::engine::{Engine, Mail};
@@ -183,6 +183,16 @@ impl BlockDevice for LiveDisk {
 
     fn submit(&self, batch: &mut Vec<Request>) {
         self.shared.inbox.put(batch.drain(..).map(Mail::Request));
+    }
+
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        Some(Arc::clone(&self.shared) as _)
+    }
+}
+
+impl Executor for Shared {
+    fn execute(&self, task: Arc<dyn Task>) {
+        self.inbox.put([Mail::Run(task)]);
     }
 }
 

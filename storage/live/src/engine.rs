@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use vireo_block::{BlockError, BlockInfo, HostBuffer, Operation, Request};
+use vireo_block::{BlockError, BlockInfo, HostBuffer, Operation, Request, Task};
 use vireo_chain::DiskError;
 
 use crate::disk::Shared;
@@ -26,6 +26,8 @@ pub enum Mail {
     Answer(Answer),
     /// The disk's image is to be larger: to so many bytes, and what came of it is told.
     Grow(u64, Sender<Result<u64, DiskError>>),
+    /// Something that somebody wants done on this thread.
+    Run(Arc<dyn Task>),
     /// Nobody uses the disk any more: end, when all is done.
     Stop,
 }
@@ -71,6 +73,8 @@ impl Op {
 const MOST_COPIED: usize = 32 << 20;
 /// And so many of them in one piece.
 const COPY: usize = 1 << 20;
+/// How often the thread looks for more mail before it turns to the kernel: a task that is put in by an end submits requests.
+const LOOKS: usize = 3;
 /// Zeros that are written where there is no better way to clear.
 const ZEROS: usize = 1 << 20;
 
@@ -142,12 +146,18 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         loop {
             shared.inbox.take(&mut mail);
-            // Before new mail: what completes is often followed by a request within the call.
+            // Before new mail: what completes is often followed by a request within the call, or by a task that tells of all
+            // these ends, finds new requests, and submits them.
             for (token, result) in done.drain(..) {
                 self.end_of(token as usize, result);
             }
-            self.read(&mut mail);
-            shared.inbox.take(&mut mail);
+            for _ in 0..LOOKS {
+                self.read(&mut mail);
+                shared.inbox.take(&mut mail);
+                if mail.is_empty() {
+                    break;
+                }
+            }
             self.read(&mut mail);
             self.release();
             self.give();
@@ -161,6 +171,7 @@ impl Engine {
                 std::process::abort();
             }
         }
+        shared.inbox.close();
         self.jobs.add(Job::Close);
         if let Some(keeper) = self.keeper.take() {
             _ = keeper.join();
@@ -173,6 +184,7 @@ impl Engine {
                 Mail::Request(request) => self.start(request),
                 Mail::Answer(answer) => self.hear(answer),
                 Mail::Grow(size, tell) => self.grow(size, tell),
+                Mail::Run(task) => guarded("a task", || task.run()),
                 Mail::Stop => self.stop = true,
             }
         }
@@ -535,7 +547,12 @@ fn changes(request: &Request) -> bool {
 
 /// Tells of a request's end. Other requests do not suffer from what goes wrong there.
 fn complete(request: Request, result: Result<(), BlockError>) {
-    if catch_unwind(AssertUnwindSafe(|| request.complete(result))).is_err() {
-        tracing::error!("whoever was told of a request's end panicked");
+    guarded("whoever was told of a request's end", || request.complete(result));
+}
+
+/// Calls what is others': a disk does not end with them.
+fn guarded(who: &str, call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        tracing::error!("{who} panicked");
     }
 }

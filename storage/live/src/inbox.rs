@@ -16,22 +16,27 @@ struct Queue<T> {
     items: Vec<T>,
     /// The reader sleeps, or is about to: it is to be woken, once.
     asleep: bool,
+    /// The reader has gone: nothing is taken any more.
+    closed: bool,
 }
 
 impl<T> Inbox<T> {
     /// An empty one.
     pub fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
-        Ok(Self { queue: Mutex::new(Queue { items: Vec::new(), asleep: false }), bell })
+        Ok(Self { queue: Mutex::new(Queue { items: Vec::new(), asleep: false, closed: false }), bell })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<T>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts items in.
+    /// Puts items in; when the reader has gone they are dropped.
     pub fn put(&self, items: impl IntoIterator<Item = T>) {
         let mut queue = self.queue();
+        if queue.closed {
+            return;
+        }
         queue.items.extend(items);
         let wake = std::mem::take(&mut queue.asleep);
         drop(queue);
@@ -56,6 +61,15 @@ impl<T> Inbox<T> {
         let mut queue = self.queue();
         queue.asleep = false;
         std::mem::swap(&mut queue.items, items);
+    }
+
+    /// For the reader, who goes: drops what there is, and what still comes.
+    pub fn close(&self) {
+        let mut queue = self.queue();
+        queue.closed = true;
+        let items = std::mem::take(&mut queue.items);
+        drop(queue);
+        drop(items);
     }
 
     /// For the reader: whether it may sleep now. If so the bell will ring for what comes.

@@ -16,7 +16,8 @@
 //! finishes a request on the thread that submitted it: it would interrupt a device's thread, or a virtual processor, for each
 //! of them, wake that if it sleeps, and cancel what is in flight when it ends. With one thread that submits and waits
 //! (`IORING_SETUP_SINGLE_ISSUER`, `DEFER_TASKRUN`) nobody is interrupted. While that thread is busy, it needs no waking either; and
-//! what a completion submits goes to the kernel by the same call that waits for more.
+//! what a completion submits goes to the kernel by the same call that waits for more. Who wants that wake-up saved has itself served
+//! by this thread (`vireo_block::Executor`), as the only disk of a SCSI controller does.
 //!
 //! # Order
 //! * *A read* goes where the map says; what is in no file is zero, what a parent has comes from the parent's file.

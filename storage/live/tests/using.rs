@@ -4,11 +4,13 @@ mod rig;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use rig::root::{Loop, Mounted};
 use rig::{What, contents, difference, flush, open, read, start, write};
-use vireo_block::{BlockDevice, BlockError, Buffer, HostBuffer, Operation, Request};
+use vireo_block::{BlockDevice, BlockError, Buffer, HostBuffer, Operation, Request, Task};
 use vireo_chain::{DiskError, Format};
 use vireo_live::{LiveDisk, LiveError, OpenOptions};
 use vireo_vdisk::trial::Random;
@@ -301,4 +303,46 @@ fn a_mounted_device_is_refused() {
         assert!(matches!(refused, LiveError::Disk(DiskError::DeviceInUse(_))), "{refused}");
         assert!(refused.to_string().contains("unmount"), "{refused}");
     }
+}
+
+/// A task that reads the disk once, and tells on which thread it was and on which the read ended.
+struct Reads(Arc<LiveDisk>, Sender<[ThreadId; 2]>);
+
+impl Task for Reads {
+    fn run(&self) {
+        let (here, tell) = (thread::current().id(), self.1.clone());
+        let done = Box::new(move |result: Result<(), BlockError>| {
+            result.expect("it is read");
+            _ = tell.send([here, thread::current().id()]);
+        });
+        let buffers = vec![Buffer::host(&HostBuffer::new(4096))];
+        self.0.submit(&mut vec![Request { operation: Operation::Read, at: 0, len: 4096, buffers, done }]);
+    }
+}
+
+#[test]
+fn a_disks_thread_does_what_it_is_asked_to_until_it_ends() {
+    struct Panics;
+    impl Task for Panics {
+        fn run(&self) {
+            panic!("as it is meant to");
+        }
+    }
+    let folder = Folder::new("live-executor");
+    let (path, _) = What::Vhdx.make(&folder, 1 << 20);
+    let disk = open(What::Vhdx, &path);
+    let executor = disk.executor().expect("it has a thread");
+    executor.execute(Arc::new(Panics));
+    let (tell, told) = channel();
+    executor.execute(Arc::new(Reads(Arc::clone(&disk), tell)));
+    let [task, end] = told.recv_timeout(Duration::from_secs(60)).expect("it is done");
+    assert!(task == end && task != thread::current().id());
+    // When the thread has ended, tasks are not kept: they may keep disks alive.
+    drop(disk);
+    while LiveDisk::open(&path, &OpenOptions::default()).is_err() {
+        thread::yield_now();
+    }
+    let task: Arc<dyn Task> = Arc::new(Panics);
+    executor.execute(Arc::clone(&task));
+    assert_eq!(Arc::strong_count(&task), 1);
 }

@@ -1,6 +1,8 @@
 //! A command and its end.
 
-use vireo_block::{Buffer, Request};
+use std::sync::Arc;
+
+use vireo_block::{Buffer, Executor, Request};
 
 use crate::Sense;
 
@@ -103,6 +105,11 @@ pub trait LogicalUnit: Send + Sync {
 
     /// Hands the requests of started commands to the disk.
     fn submit(&self, requests: &mut Vec<Request>);
+
+    /// The thread of its disk that may serve who uses the unit: see `vireo_block::BlockDevice::executor`.
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        None
+    }
 
     /// The bus or the machine was reset.
     fn reset(&self);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vireo_block::{BlockDevice, BlockInfo, Operation, Request};
+use vireo_block::{BlockDevice, BlockInfo, Executor, Operation, Request};
 
 use crate::address::{Blocks, asks_for_protection, forces_unit_access};
 use crate::data::{cut, request};
@@ -162,6 +162,10 @@ impl LogicalUnit for ScsiDisk {
 
     fn submit(&self, requests: &mut Vec<Request>) {
         self.disk.submit(requests);
+    }
+
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        self.disk.executor()
     }
 
     fn reset(&self) {

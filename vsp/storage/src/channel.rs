@@ -1,14 +1,14 @@
-//! A channel's thread, and what ends its requests.
+//! How a channel is served, and what ends its requests.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use vireo_block::Buffer;
+use vireo_block::{Buffer, Executor, Task};
 use vireo_scsi::{Command, Outcome, Sense, fill, opcode};
-use vireo_vmbus::Channel;
 use vireo_vmbus::ring::{Packet, RingReader, RingWriter, kind};
+use vireo_vmbus::{Channel, Listener};
 
 use crate::controller::{Batches, Controller};
 use crate::protocol::{StorPacket, TRANSFER_MAX, operation};
@@ -33,13 +33,15 @@ pub trait Control: Send + Sync {
 /// The ring that the guest reads, and all that has to do with who may write it.
 struct Outgoing {
     writer: RingWriter,
-    /// What the guest has not got yet, for want of room or because the thread is busy: (kind, transaction, packet).
+    /// What the guest has not got yet, for want of room or because a turn will send it: (kind, transaction, packet).
     backlog: VecDeque<(u16, u64, StorPacket)>,
     in_flight: usize,
-    /// The thread left requests in the ring, since too many were under way.
+    /// Requests were left in the ring, since too many were under way.
     stalled: bool,
-    /// The thread takes requests out now. When it is done with some, it sends what has ended meanwhile, all at once.
+    /// Requests are taken out now. Who does it sends what has ended meanwhile, all at once.
     busy: bool,
+    /// Turns are a disk's thread's, which most ends are told on: each has a turn follow that sends them all.
+    hosted: bool,
     /// It takes none, and comes to rest.
     paused: bool,
     /// It has come to rest.
@@ -54,7 +56,7 @@ impl Outgoing {
     }
 }
 
-/// What a channel's thread and ends of requests share.
+/// What turns of a channel and ends of requests share.
 pub struct Port {
     channel: Arc<Channel>,
     outgoing: Mutex<Outgoing>,
@@ -63,6 +65,21 @@ pub struct Port {
 }
 
 impl Port {
+    fn new(channel: Arc<Channel>, writer: RingWriter) -> Arc<Self> {
+        let outgoing = Outgoing {
+            writer,
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            stalled: false,
+            busy: false,
+            hosted: false,
+            paused: false,
+            at_rest: false,
+            closed: false,
+        };
+        Arc::new(Self { channel, outgoing: Mutex::new(outgoing), rest: Condvar::new() })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Outgoing> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,7 +129,12 @@ impl Port {
     fn complete(&self, transaction: u64, packet: StorPacket) {
         let mut out = self.lock();
         out.in_flight -= 1;
-        self.send(&mut out, kind::COMPLETION, transaction, packet);
+        if out.hosted && !out.busy && !out.paused && !out.closed {
+            out.backlog.push_back((kind::COMPLETION, transaction, packet));
+            self.channel.doorbell().ring();
+        } else {
+            self.send(&mut out, kind::COMPLETION, transaction, packet);
+        }
         let rest = out.paused || out.closed;
         drop(out);
         if rest {
@@ -134,14 +156,15 @@ impl Port {
     }
 }
 
-/// A channel's thread, in the provider's hands.
+/// A channel that is served, in the provider's hands.
 pub struct Worker {
     port: Arc<Port>,
+    server: Arc<Server>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts the thread of a channel whose rings are these.
+    /// Serves a channel whose rings are these, by a thread of its own until [`Self::settle`] says otherwise.
     pub fn start(
         channel: Arc<Channel>,
         controller: Arc<Controller>,
@@ -149,33 +172,31 @@ impl Worker {
         first: bool,
     ) -> Result<Self, String> {
         let rings = channel.take_rings().ok_or("its rings are taken")?;
-        let outgoing = Outgoing {
-            writer: rings.outgoing,
-            backlog: VecDeque::new(),
-            in_flight: 0,
-            stalled: false,
-            busy: false,
-            paused: false,
-            at_rest: false,
-            closed: false,
-        };
-        let port = Arc::new(Port { channel, outgoing: Mutex::new(outgoing), rest: Condvar::new() });
-        let mut server = Server {
+        let port = Port::new(channel, rings.outgoing);
+        let server = Arc::new(Server {
             port: Arc::clone(&port),
-            reader: rings.incoming,
             controller,
             control,
             first,
-            packet: Packet::default(),
-            broken: false,
-        };
+            incoming: Mutex::new(Incoming {
+                reader: rings.incoming,
+                packet: Packet::default(),
+                broken: false,
+            }),
+        });
         // What the guest sent before anybody listened rang nobody.
         port.channel.doorbell().ring();
+        let served = Arc::clone(&server);
         let thread = std::thread::Builder::new()
             .name("storvsp".into())
-            .spawn(move || server.run())
+            .spawn(move || {
+                while !served.port.lock().closed {
+                    served.port.channel.doorbell().wait();
+                    served.run();
+                }
+            })
             .map_err(|e| format!("the host refused a thread: {e}"))?;
-        Ok(Self { port, thread: Some(thread) })
+        Ok(Self { port, server, thread: Some(thread) })
     }
 
     /// The channel's port.
@@ -183,12 +204,30 @@ impl Worker {
         &self.port
     }
 
+    /// Who serves the channel from now on: a disk's thread, or `None`: its own.
+    pub fn settle(&self, executor: Option<Arc<dyn Executor>>) {
+        self.port.lock().hosted = executor.is_some();
+        let listener = executor.map(|executor| -> Listener {
+            let server = Arc::downgrade(&self.server);
+            Box::new(move || {
+                if let Some(server) = server.upgrade() {
+                    executor.execute(server);
+                }
+            })
+        });
+        self.port.channel.doorbell().listen(listener);
+    }
+
     /// Comes to rest, with nothing in flight, before `deadline`; `false`: it could not, and goes on.
     pub fn pause(&self, deadline: Instant) -> bool {
         self.port.lock().paused = true;
         let rests = self.port.rests(deadline);
-        self.port.lock().at_rest = rests;
-        if !rests {
+        if rests {
+            let mut out = self.port.lock();
+            // The turn that was to send these comes too late.
+            self.port.flush(&mut out);
+            out.at_rest = true;
+        } else {
             self.resume();
         }
         rests
@@ -204,101 +243,116 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// Ends the thread. Requests in flight end by themselves, and tell nobody.
+    /// Nobody touches the rings afterwards. Requests in flight end by themselves, and tell nobody.
     fn drop(&mut self) {
         self.port.lock().closed = true;
-        self.port.channel.doorbell().ring();
+        self.port.channel.doorbell().listen(None);
         if let Some(thread) = self.thread.take() {
             // One that panicked has said so itself.
             _ = thread.join();
         }
+        // A disk's thread may have a turn still.
+        drop(self.server.incoming());
     }
 }
 
-/// What the thread owns.
+/// What serves a channel: one turn of it is a task.
 struct Server {
     port: Arc<Port>,
-    reader: RingReader,
     controller: Arc<Controller>,
     control: Arc<dyn Control>,
     /// The channel is the device's first.
     first: bool,
+    /// Locked by who has a turn.
+    incoming: Mutex<Incoming>,
+}
+
+/// The ring that the guest writes.
+struct Incoming {
+    reader: RingReader,
     packet: Packet,
     /// The guest broke its ring: nothing more can be read from it.
     broken: bool,
 }
 
-impl Server {
-    fn run(&mut self) {
-        let port = Arc::clone(&self.port);
-        loop {
-            port.channel.doorbell().wait();
-            let mut out = port.lock();
-            if out.closed {
-                return;
-            }
-            if out.paused {
-                continue;
-            }
-            out.busy = true;
-            port.flush(&mut out);
-            drop(out);
-            if !self.broken {
-                self.serve();
-            }
-            let mut out = port.lock();
-            out.busy = false;
-            port.flush(&mut out);
-            let paused = out.paused;
-            drop(out);
-            if paused {
-                port.rest.notify_all();
-            }
+impl Task for Server {
+    /// Has a turn: takes requests out and starts them, and sends what has ended.
+    fn run(&self) {
+        let port = &self.port;
+        port.channel.doorbell().answer();
+        let mut incoming = self.incoming();
+        let mut out = port.lock();
+        if out.closed || out.paused {
+            return;
         }
+        out.busy = true;
+        port.flush(&mut out);
+        drop(out);
+        if !incoming.broken {
+            self.serve(&mut incoming);
+        }
+        let mut out = port.lock();
+        out.busy = false;
+        port.flush(&mut out);
+        let paused = out.paused;
+        drop(out);
+        if paused {
+            port.rest.notify_all();
+        }
+    }
+}
+
+impl Server {
+    fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes requests out until there are none, or too many are under way.
-    fn serve(&mut self) {
+    fn serve(&self, from: &mut Incoming) {
         let mut batches = Batches::default();
-        self.reader.mask();
+        from.reader.mask();
         loop {
-            let room = self.begin_round();
+            let (room, hosted) = self.begin_round();
             let (mut taken, mut empty) = (0, false);
             for _ in 0..room {
-                match self.reader.next(&mut self.packet) {
-                    Ok(true) => taken += usize::from(self.take(&mut batches)),
+                match from.reader.next(&mut from.packet) {
+                    Ok(true) => taken += usize::from(self.take(&from.packet, &mut batches)),
                     Ok(false) => empty = true,
                     Err(e) => {
                         // The guest can have it as often as it likes.
                         tracing::debug!("a storage channel is dead: {e}");
-                        self.broken = true;
+                        from.broken = true;
                     }
                 }
-                if empty || self.broken {
+                if empty || from.broken {
                     break;
                 }
             }
             batches.submit();
-            if self.reader.publish() {
+            if from.reader.publish() {
                 self.port.channel.signal();
             }
-            let stop = self.end_round(room - taken) || self.broken;
+            let stop = self.end_round(room - taken) || from.broken;
             if stop || empty {
                 // A round that is ended early is gone on with when the doorbell is rung for what ended it.
-                if !self.reader.unmask() || stop {
+                if !from.reader.unmask() || stop {
                     return;
                 }
-                self.reader.mask();
+                from.reader.mask();
+            }
+            if hosted {
+                // The disk's thread has its own to do, too: another turn.
+                return self.port.channel.doorbell().ring();
             }
         }
     }
 
-    /// How many requests may be taken in a round. They count as under way.
-    fn begin_round(&self) -> usize {
+    /// How many requests may be taken in a round; they count as under way. And whether a disk's thread does it.
+    fn begin_round(&self) -> (usize, bool) {
         let mut out = self.port.lock();
         let room = DEPTH.saturating_sub(out.in_flight + out.backlog.len()).min(ROUND);
         out.in_flight += room;
-        room
+        (room, out.hosted)
     }
 
     /// Ends a round in which so many of them were not taken; whether requests have to stay in the ring for now.
@@ -311,9 +365,9 @@ impl Server {
     }
 
     /// Serves the packet that was read; whether it is a request.
-    fn take(&mut self, batches: &mut Batches) -> bool {
-        let transaction = self.packet.transaction;
-        let Some(packet) = StorPacket::parse(self.packet.data()) else {
+    fn take(&self, from: &Packet, batches: &mut Batches) -> bool {
+        let transaction = from.transaction;
+        let Some(packet) = StorPacket::parse(from.data()) else {
             tracing::debug!("a packet that is none of storvsc");
             return false;
         };
@@ -323,8 +377,8 @@ impl Server {
         } else if !self.control.ready() {
             self.port.complete(transaction, packet.failed(Sense::NOT_READY));
         } else {
-            match self.buffers(&packet) {
-                Some(data) => self.execute(packet, data, batches),
+            match self.buffers(from, &packet) {
+                Some(data) => self.execute(transaction, packet, data, batches),
                 // Drivers look at the block's status alone.
                 None => self.port.complete(transaction, packet.failed(Sense::INVALID_FIELD)),
             }
@@ -334,11 +388,11 @@ impl Server {
 
     /// The memory of a SCSI request, as much as it wants moved; `None`: it is not RAM, or more, or in more pieces, than drivers
     /// are told that it may be.
-    fn buffers(&self, packet: &StorPacket) -> Option<Vec<Buffer>> {
-        if self.packet.kind != kind::GPA_DIRECT {
+    fn buffers(&self, from: &Packet, packet: &StorPacket) -> Option<Vec<Buffer>> {
+        if from.kind != kind::GPA_DIRECT {
             return Some(Vec::new());
         }
-        let ranges = self.packet.gpa_ranges(self.port.channel.memory(), PIECES_MAX).ok()?;
+        let ranges = from.gpa_ranges(self.port.channel.memory(), PIECES_MAX).ok()?;
         if packet.transfer() > TRANSFER_MAX {
             return None;
         }
@@ -355,10 +409,9 @@ impl Server {
         Some(buffers)
     }
 
-    fn execute(&mut self, packet: StorPacket, data: Vec<Buffer>, batches: &mut Batches) {
+    fn execute(&self, transaction: u64, packet: StorPacket, data: Vec<Buffer>, batches: &mut Batches) {
         let (path, target, lun) = packet.unit();
         let present = (path, target) == (0, 0);
-        let transaction = self.packet.transaction;
         let cdb = packet.cdb();
         let unit = self.controller.unit(lun).filter(|_| present);
         match (cdb[0], unit) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use vireo_block::Request;
+use vireo_block::{Executor, Request};
 use vireo_scsi::LogicalUnit;
 
 /// Units of a controller, at most: as Hyper-V has it.
@@ -65,7 +65,10 @@ impl Units {
 #[derive(Default)]
 pub struct Controller {
     units: RwLock<Units>,
+    /// For the driver.
     watcher: Mutex<Option<Watcher>>,
+    /// For the provider, when units have come or gone.
+    settler: Mutex<Option<Watcher>>,
 }
 
 impl Controller {
@@ -93,6 +96,7 @@ impl Controller {
         units.next = (lun + 1) % LUNS;
         units.present.insert(lun, unit);
         drop(units);
+        self.settle();
         self.changed();
         Ok(lun)
     }
@@ -106,6 +110,7 @@ impl Controller {
         let unit = units.present.remove(&lun).ok_or(UnitError::Absent(lun))?;
         units.leaving.insert(lun, (Instant::now(), None));
         drop(units);
+        self.settle();
         self.changed();
         Ok(unit)
     }
@@ -147,6 +152,25 @@ impl Controller {
 
     pub(crate) fn reset(&self) {
         self.units().iter().for_each(|(_, unit)| unit.reset());
+    }
+
+    /// The thread that is to serve the channels: that of the only unit, if it can. Where there are several, none of them, so that
+    /// one whose thread is held up (by a file system that does not answer) holds up no other.
+    pub(crate) fn executor(&self) -> Option<Arc<dyn Executor>> {
+        match &*self.units() {
+            [(_, unit)] => unit.executor(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn watch_units(&self, settler: Watcher) {
+        *self.settler.lock().unwrap_or_else(PoisonError::into_inner) = Some(settler);
+    }
+
+    fn settle(&self) {
+        if let Some(settler) = &*self.settler.lock().unwrap_or_else(PoisonError::into_inner) {
+            settler();
+        }
     }
 
     pub(crate) fn watch(&self, watcher: Option<Watcher>) {

@@ -21,10 +21,26 @@ const INTERFACE: Uuid = uuid!("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f");
 /// A SCSI controller on VMBus.
 pub struct Provider {
     shared: Arc<Shared>,
-    /// By number of the device's channel. Ended by removal.
-    workers: Mutex<HashMap<u16, Worker>>,
+    workers: Arc<Workers>,
     /// Of channels that are closed and whose requests have not all ended.
     closing: Mutex<Vec<Arc<Port>>>,
+}
+
+/// Channels that are served, by number. They end by removal.
+#[derive(Default)]
+struct Workers(Mutex<HashMap<u16, Worker>>);
+
+impl Workers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u16, Worker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has all channels served by who is to do it, with the units that the controller has now.
+    fn settle(&self, controller: &Controller) {
+        let workers = self.lock();
+        let executor = controller.executor();
+        workers.values().for_each(|w| w.settle(executor.clone()));
+    }
 }
 
 /// What the provider's channels share.
@@ -59,11 +75,15 @@ impl Provider {
     pub fn new(bus: Weak<VmBus>, number: u64, controller: Arc<Controller>, subchannels: u16) -> Self {
         let (version, ready) = (AtomicU32::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { bus, number, controller, subchannels, version, ready });
-        Self { shared, workers: Mutex::default(), closing: Mutex::default() }
-    }
-
-    fn workers(&self) -> MutexGuard<'_, HashMap<u16, Worker>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        let workers = Arc::new(Workers::default());
+        // The controller must not keep those alive who keep it.
+        let (told, of) = (Arc::downgrade(&workers), Arc::downgrade(&shared));
+        shared.controller.watch_units(Box::new(move || {
+            if let (Some(workers), Some(shared)) = (told.upgrade(), of.upgrade()) {
+                workers.settle(&shared.controller);
+            }
+        }));
+        Self { shared, workers, closing: Mutex::default() }
     }
 
     fn closing(&self) -> MutexGuard<'_, Vec<Arc<Port>>> {
@@ -93,7 +113,8 @@ impl Device for Provider {
             };
             self.shared.controller.watch(Some(Box::new(changed)));
         }
-        self.workers().insert(subchannel, worker);
+        self.workers.lock().insert(subchannel, worker);
+        self.workers.settle(&self.shared.controller);
         Ok(())
     }
 
@@ -101,7 +122,7 @@ impl Device for Provider {
         if subchannel == 0 {
             self.forget_driver();
         }
-        let Some(worker) = self.workers().remove(&subchannel) else { return };
+        let Some(worker) = self.workers.lock().remove(&subchannel) else { return };
         let port = Arc::clone(worker.port());
         drop(worker);
         let mut closing = self.closing();
@@ -110,7 +131,7 @@ impl Device for Provider {
     }
 
     fn pause(&self, deadline: Instant) -> bool {
-        let workers = self.workers();
+        let workers = self.workers.lock();
         let rests =
             workers.values().all(|w| w.pause(deadline)) && self.closing().iter().all(|p| p.rests(deadline));
         if !rests {
@@ -120,7 +141,7 @@ impl Device for Provider {
     }
 
     fn resume(&self) {
-        self.workers().values().for_each(Worker::resume);
+        self.workers.lock().values().for_each(Worker::resume);
     }
 
     fn reset(&self) {

@@ -1,5 +1,7 @@
 //! A controller as its driver uses it, and as no driver would.
 
+mod hosted;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
