@@ -23,9 +23,11 @@ start() { # LOG
     rm -f root.vhdx
     "$vireo" disk create root.vhdx --parent base.vhdx
     serial=$("$vireo" disk info "$image" -o json | sed -n 's/.*"id": "\(.*\)".*/\1/p' | tr -d -)
+    # Now, not by the process that comes: the last boot's lines must not be found.
+    : >"$1"
     "$vireo" run --kernel "$folder/vmlinuz" --initrd "$folder/initrd.img" --no-reboot --append \
         "console=ttyS0 panic=-1 root=LABEL=vireo-root vireo.disk=$serial vireo.acknowledged=${acknowledged[$kind]}" \
-        --disk root.vhdx --disk "$image" <console >"$1" 2>&1 &
+        --disk root.vhdx --disk "$image" <console >>"$1" 2>&1 &
     pid=$!
     wait_for "$1" '^/ # '
 }
