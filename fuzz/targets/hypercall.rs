@@ -396,7 +396,10 @@ fuzz_target!(|bytes: &[u8]| {
             11 => {
                 let event = input.u16() % (EVENTS + 16);
                 let (vp, sint) = (vcpu(&mut input), usize::from(input.u8()) % (SINTS + 1));
+                let nowhere = vp >= VCPUS || sint >= SINTS || event >= EVENTS;
+                machine.witness.keep_still(nowhere);
                 machine.hv.signal_event(vp, sint, event);
+                machine.witness.keep_still(false);
             }
             12 => machine.world.time.advance(u64::from(input.u16()) * 100),
             13 => machine.world.time.advance_late(u64::from(input.u16()) * 100),

@@ -229,19 +229,21 @@ struct Machine {
     bell: Arc<Bell>,
     /// All disks that there ever were.
     desks: Vec<Arc<Desk>>,
+    /// Things that the disks do before the driver looks for answers.
+    pace: usize,
     sides: [Option<Side>; 2],
     next: u64,
     paused: bool,
 }
 
 impl Machine {
-    fn new() -> Self {
+    fn new(pace: usize) -> Self {
         let memory = Rig::memory();
         let witness = Witness::of(&memory);
         let controller = Controller::new();
         let provider = Provider::new(Weak::new(), 0, Arc::clone(&controller), 1);
         let (bell, desks, sides) = (Arc::default(), Vec::new(), [None, None]);
-        Self { memory, witness, provider, controller, bell, desks, sides, next: 1, paused: false }
+        Self { memory, witness, provider, controller, bell, desks, pace, sides, next: 1, paused: false }
     }
 
     fn open(&mut self, number: usize, ring_pages: u32, early: bool) {
@@ -340,12 +342,16 @@ impl Machine {
         _ = self.controller.add((what & 0x80 != 0).then_some(what % 5), unit);
     }
 
-    /// All disks do all that they are asked for.
-    fn work(&self) {
-        let mut steps = 0;
-        while self.desks.iter().filter(|desk| desk.step(0, false)).count() > 0 {
-            steps += 1;
-            assert!(steps < 1_000_000, "it never comes to rest");
+    /// All disks do all that they are asked for, while the driver takes answers.
+    fn work(&mut self) {
+        for rounds in 0.. {
+            assert!(rounds < 1_000_000, "it never comes to rest");
+            let steps = || (0..self.pace).take_while(|_| self.desks.iter().any(|desk| desk.step(0, false)));
+            let idle = steps().count() == 0;
+            self.sides.iter_mut().flatten().for_each(|side| side.receive(usize::MAX));
+            if idle {
+                return;
+            }
         }
     }
 
@@ -362,7 +368,6 @@ impl Machine {
         loop {
             let count = self.bell.count();
             self.work();
-            self.sides.iter_mut().flatten().for_each(|side| side.receive(usize::MAX));
             let waits = |side: &&Side| {
                 let room = side.waits.is_some_and(|before| before == side.interrupts.load(Ordering::SeqCst));
                 !side.damaged && (!side.sent.is_empty() || room)
@@ -470,15 +475,18 @@ impl Machine {
         }
     }
 
-    /// Many requests, of which none is done meanwhile.
+    /// Many requests, of which none is done meanwhile: as many as the controller takes, if there are enough.
     fn burst(&mut self, number: usize, input: &mut Input<'_>) {
         let message = Message::command(input);
-        for _ in 0..u32::from(input.u8()) * 8 {
-            if !self.send(number, &message, true) {
-                let turns = self.desks.iter().filter(|desk| desk.turn()).count();
-                if turns == 0 {
-                    break;
-                }
+        let many = u32::from(input.u8());
+        for _ in 0..many * many / 8 {
+            let count = self.bell.count();
+            if self.send(number, &message, true) {
+                continue;
+            }
+            let turns = self.desks.iter().filter(|desk| desk.turn()).count();
+            if turns == 0 && !self.bell.wait(count, Instant::now() + PATIENCE / 5000) {
+                break;
             }
         }
     }
@@ -495,7 +503,7 @@ impl Machine {
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
     let start = input.u8();
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(if start & 0x10 == 0 { 1 << 16 } else { 8 });
     machine.open(0, u32::from(start % 4) + 1, false);
     (0..start >> 2 & 3).for_each(|_| machine.add(0));
     if start & 0x80 == 0 {
