@@ -1,14 +1,18 @@
-//! What fuzz targets share: an input read piece by piece, a medium that an image is written on, and a
-//! chipset to plug devices into.
+//! What fuzz targets share: an input read piece by piece, a medium that an image is written on, a chipset to plug devices
+//! into, a disk that does things in the order that an input says, and a witness of what the host writes.
 //!
 //! Owns nothing of what is fuzzed; a target uses only what its crate offers to everybody.
 #![forbid(unsafe_code)]
 
+mod desk;
 mod medium;
 mod rig;
+mod witness;
 
+pub use desk::{Bell, Desk, PATIENCE};
 pub use medium::{Patched, use_image};
 pub use rig::Rig;
+pub use witness::{Witness, guest};
 
 /// An input. Past its end it is zeros.
 pub struct Input<'a>(pub &'a [u8]);
