@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vireo_core::{TlbFlusher, TlbScope, VcpuSet};
+use vireo_core::{PageRange, TlbFlusher, TlbScope, VcpuSet};
 
 use crate::cpu::Cpu;
 use crate::partition::{Shared, request};
@@ -23,12 +23,15 @@ const SPIN: Duration = Duration::from_micros(10);
 /// processors, who sleeps waits twice: for the other vCPU to run, and then for its own turn.
 const YIELD: Duration = Duration::from_micros(200);
 
+/// So many ranges of pages are told one by one. Who sleeps for long is asked for many: then all between them goes.
+const MOST_RANGES: usize = 32;
+
 /// Flushes that others want of a vCPU, all in one.
 #[derive(Default)]
 struct Wanted {
     all: bool,
     non_global: bool,
-    pages: Vec<u64>,
+    pages: Vec<PageRange>,
 }
 
 impl Wanted {
@@ -36,17 +39,22 @@ impl Wanted {
         match scope {
             TlbScope::All => self.all = true,
             TlbScope::NonGlobal => self.non_global = true,
-            // Who sleeps for long is asked for many.
-            TlbScope::Pages(pages) if self.pages.len() + pages.len() > TlbScope::MOST_PAGES => {
-                self.all = true
-            }
             TlbScope::Pages(pages) if !self.all => self.pages.extend(pages),
             TlbScope::Pages(_) => {}
         }
         if self.all {
             self.pages.clear();
         }
+        if self.pages.len() > MOST_RANGES {
+            self.pages = cover_halves(&self.pages);
+        }
     }
+}
+
+/// A range with all of the lower half of the address space, where users are, and one of the upper half.
+fn cover_halves(pages: &[PageRange]) -> Vec<PageRange> {
+    let half = |upper| pages.iter().copied().filter(move |r| (r.first() >> 63 != 0) == upper);
+    [false, true].into_iter().filter_map(|upper| half(upper).reduce(PageRange::cover)).collect()
 }
 
 #[derive(Default)]
@@ -166,7 +174,7 @@ impl Cpu {
             if wanted.non_global {
                 self.mmu.flush_non_global();
             }
-            wanted.pages.iter().for_each(|page| self.mmu.flush_page(*page));
+            wanted.pages.iter().for_each(|pages| self.mmu.flush_pages(*pages));
             self.mmu.forget_other_spaces();
         }
         self.own().flushes.served_up_to(last);
@@ -195,16 +203,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wanted_adds_up_to_no_more_than_everything() {
+    fn what_is_wanted_adds_up_to_no_more_than_what_is_between() {
+        const KERNEL: u64 = 0xffff_8000_0000_0000;
+        let pages = |at| TlbScope::Pages(vec![PageRange::at(at)]);
         let mut w = Wanted::default();
-        w.add(&TlbScope::Pages(vec![0x1000, 0x5000]));
         w.add(&TlbScope::NonGlobal);
-        w.add(&TlbScope::Pages(vec![0x9000; TlbScope::MOST_PAGES - 2]));
-        assert!(w.non_global && !w.all && w.pages.len() == TlbScope::MOST_PAGES);
-        w.add(&TlbScope::Pages(vec![0x1000]));
+        (1..=30).for_each(|n| w.add(&pages(0x2000 * n)));
+        (1..=2).for_each(|n| w.add(&pages(KERNEL + 0x4000 * n)));
+        assert!(w.non_global && !w.all && w.pages.len() == 32);
+        w.add(&pages(0x1000));
+        let covered =
+            [PageRange::between(0x1000, 60 << 12), PageRange::between(KERNEL + 0x4000, KERNEL + 0x8000)];
+        assert_eq!(w.pages, covered);
+        w.add(&pages(0x1000));
+        assert_eq!(w.pages.len(), 3);
+        w.add(&TlbScope::All);
+        w.add(&pages(0x1000));
         assert!(w.all && w.pages.is_empty());
-        w.add(&TlbScope::Pages(vec![0x1000]));
-        assert!(w.pages.is_empty());
     }
 
     /// Asks a vCPU that is inside, and has `then` happen once who waits for it is asleep.
