@@ -2,14 +2,14 @@
 //!
 //! Who wants one leaves it with the vCPU, sets [`request::FLUSH`], and waits until that vCPU has served it; it looks every few
 //! microseconds. Nobody waits for a vCPU that is *outside*: one that sleeps in HLT, that is not in
-//! [`Vcpu::run`](vireo_core::Vcpu::run), or that waits for others here. Such a one uses no translation before it has stepped in, and
+//! [`Vcpu::run`](vireo_core::Vcpu::run), that offers its processor to others, or that waits for others here. Such a one uses no translation before it has stepped in, and
 //! looked. So two that flush each other go on at once, and a pause delays nobody.
 //!
 //! Either who asks sees that the vCPU is outside, or the vCPU sees the request: it says that it is inside before it looks,
 //! and who asks makes the request before looking where it is, all in one order (`SeqCst`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vireo_core::{PageRange, TlbFlusher, TlbScope, VcpuSet};
@@ -85,12 +85,25 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Flushes {
     /// The vCPU is going to use its TLB; it looks at its requests before.
-    pub fn step_in(&self) {
+    fn step_in(&self) {
         self.inside.store(true, SeqCst);
     }
 
+    /// As [`Flushes::step_in`], until the answer is dropped.
+    pub fn inside(&self) -> Inside<'_> {
+        self.step_in();
+        Inside(self)
+    }
+
+    /// Has the vCPU do something that uses no translation, outside. It looks at its requests after.
+    pub fn outside(&self, f: impl FnOnce()) {
+        self.step_out();
+        f();
+        self.step_in();
+    }
+
     /// The vCPU does not use its TLB until it steps in again.
-    pub fn step_out(&self) {
+    fn step_out(&self) {
         self.inside.store(false, SeqCst);
         self.wake(&lock(&self.asked));
     }
@@ -127,19 +140,8 @@ impl Flushes {
         self.served.load(Acquire) >= number || !self.inside.load(SeqCst)
     }
 
-    /// Waits until it is done.
-    fn wait(&self, number: u64) {
-        let begin = Instant::now();
-        while begin.elapsed() < YIELD {
-            if self.is_done(number) {
-                return;
-            }
-            if begin.elapsed() < SPIN {
-                (0..16).for_each(|_| std::hint::spin_loop());
-            } else {
-                std::thread::yield_now();
-            }
-        }
+    /// Sleeps until it is done.
+    fn sleep(&self, number: u64) {
         let mut asked = lock(&self.asked);
         asked.sleepers += 1;
         while !self.is_done(number) {
@@ -147,6 +149,32 @@ impl Flushes {
         }
         asked.sleepers -= 1;
     }
+}
+
+/// A vCPU that is inside.
+pub struct Inside<'a>(&'a Flushes);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.step_out();
+    }
+}
+
+/// Waits until all of these requests are done.
+fn wait_for(mut owed: Vec<(&Flushes, u64)>) {
+    let begin = Instant::now();
+    while begin.elapsed() < YIELD {
+        owed.retain(|(flushes, number)| !flushes.is_done(*number));
+        if owed.is_empty() {
+            return;
+        }
+        if begin.elapsed() < SPIN {
+            (0..16).for_each(|_| std::hint::spin_loop());
+        } else {
+            std::thread::yield_now();
+        }
+    }
+    owed.iter().for_each(|(flushes, number)| flushes.sleep(*number));
 }
 
 impl TlbFlusher for Shared {
@@ -180,16 +208,21 @@ impl Cpu {
         self.own().flushes.served_up_to(last);
     }
 
-    /// Ends a hypercall: waits for the others of which it wanted a flush, and serves what is wanted of this vCPU.
+    /// Ends a hypercall: serves what is wanted of this vCPU, and waits for the others of which it wanted a flush.
     pub(crate) fn finish_flushes(&mut self) {
-        let mut owed = std::mem::take(&mut *lock(&self.own().flushes.owed));
-        let flushes = |index: u32| &self.shared.vcpus[index as usize].flushes;
-        owed.retain(|(index, number)| !flushes(*index).is_done(*number));
+        self.serve_flushes_if_wanted();
+        let shared = Arc::clone(&self.shared);
+        let own = &shared.vcpus[self.index as usize].flushes;
+        let owed = std::mem::take(&mut *lock(&own.owed)).into_iter();
+        let owed = owed.map(|(index, number)| (&shared.vcpus[index as usize].flushes, number));
+        let owed: Vec<_> = owed.filter(|(flushes, number)| !flushes.is_done(*number)).collect();
         if !owed.is_empty() {
-            self.own().flushes.step_out();
-            owed.iter().for_each(|(index, number)| flushes(*index).wait(*number));
-            self.own().flushes.step_in();
+            own.outside(|| wait_for(owed));
+            self.serve_flushes_if_wanted();
         }
+    }
+
+    fn serve_flushes_if_wanted(&mut self) {
         let requests = &self.own().requests;
         if requests.load(SeqCst) & request::FLUSH != 0 {
             requests.fetch_and(!request::FLUSH, SeqCst);
@@ -200,7 +233,16 @@ impl Cpu {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use iced_x86::IcedError;
+    use iced_x86::code_asm::{CodeAssembler, al, dx};
+    use vireo_core::model::Vendor;
+    use vireo_core::{Exit, Vcpu};
+
     use super::*;
+    use crate::system::tests::guest::{CODE, Guest, PANICS};
+    use crate::vcpu::SoftVcpu;
 
     #[test]
     fn what_is_wanted_adds_up_to_no_more_than_what_is_between() {
@@ -229,7 +271,7 @@ mod tests {
         let number = flushes.ask(&TlbScope::All);
         assert!(!flushes.is_done(number));
         std::thread::scope(|scope| {
-            scope.spawn(|| flushes.wait(number));
+            scope.spawn(|| wait_for(vec![(&flushes, number)]));
             while lock(&flushes.asked).sleepers == 0 {
                 std::thread::yield_now();
             }
@@ -255,8 +297,55 @@ mod tests {
         let flushes = Flushes::default();
         let first = flushes.ask(&TlbScope::All);
         assert!(flushes.is_done(first));
-        flushes.wait(first);
+        wait_for(vec![(&flushes, first)]);
         flushes.step_in();
         assert!(!flushes.is_done(first), "it has to look first");
+    }
+
+    /// A vCPU, its bus, and what it shares with others.
+    fn vcpu(
+        code: fn(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> (SoftVcpu, Box<impl vireo_core::Bus>, Arc<Shared>) {
+        let mut g = Guest::long(Vendor::Intel);
+        g.code(CODE, 64, code);
+        let shared = Arc::clone(&g.cpu.shared);
+        (g.cpu.into(), g.bus, shared)
+    }
+
+    #[test]
+    fn who_panics_keeps_nobody_waiting() {
+        let (mut vcpu, bus, shared) = vcpu(|a| {
+            a.mov(dx, i32::from(PANICS))?;
+            a.out(dx, al)
+        });
+        assert!(catch_unwind(AssertUnwindSafe(|| vcpu.run(&*bus))).is_err());
+        let flushes = &shared.vcpus[0].flushes;
+        assert!(flushes.is_done(flushes.ask(&TlbScope::All)));
+    }
+
+    #[test]
+    fn who_offers_its_processor_to_others_is_outside() {
+        let (mut vcpu, bus, shared) = vcpu(|a| {
+            let mut again = a.create_label();
+            a.set_label(&mut again)?;
+            a.pause()?;
+            a.jmp(again)
+        });
+        let end = Instant::now() + Duration::from_secs(20);
+        std::thread::scope(|scope| {
+            let running = scope.spawn(move || vcpu.run(&*bus));
+            // It does both again and again until it is told to end.
+            let seen = [true, false, true, false].into_iter().all(|inside| {
+                while shared.vcpus[0].flushes.inside.load(SeqCst) != inside {
+                    if Instant::now() > end {
+                        return false;
+                    }
+                }
+                true
+            });
+            shared.vcpus[0].request(request::KICK);
+            assert!(matches!(running.join(), Ok(Ok(Exit::Kicked))));
+            assert!(seen);
+        });
     }
 }
