@@ -18,7 +18,7 @@ CACHE=${VIREO_GUEST_CACHE:-$here/../../guests/cache}
 
 readonly LAB=$CACHE/lab-host
 readonly LAB_FAILED=125
-timeout=120 cpus=2 memory=3072 keep_console=''
+timeout=120 cpus=2 memory=3072 keep_console='' mend='' scratch=''
 
 usage() {
     cat <<'EOF'
@@ -103,10 +103,24 @@ readonly VIRTUAL_TIME="-accel tcg,thread=single -icount shift=1,sleep=off"
 # The TSC then ticks once per virtual nanosecond; the lab host need not measure it.
 readonly TSC_PARAMETERS="tsc_early_khz=1000000 tsc=reliable"
 
+# Puts what mends QEMU where the loader finds it, into $mend: LD_PRELOAD is divided at spaces and colons, and what it names in vain
+# is left out with a word that nobody reads.
+place_mend() { # WORK
+    mend=$1/vmrun.so
+    if [[ $mend = *[[:space:]:]* ]]; then
+        scratch=$(mktemp -d /tmp/vireo-lab.XXXXXX)
+        mend=$scratch/vmrun.so
+    fi
+    cp "$LAB/vmrun.so" "$mend"
+    # The loader lists what it would load, and runs nothing.
+    LD_TRACE_LOADED_OBJECTS=1 LD_PRELOAD=$mend qemu-system-x86_64 2>/dev/null | grep -F "$mend" >/dev/null ||
+        lab_die "the loader does not take $mend, which mends QEMU"
+}
+
 # The command's output comes out of our standard output, which must be a pipe: QEMU opens it by name.
 boot_host() { # WORK
     # shellcheck disable=SC2086 # the options are words
-    timeout --foreground --kill-after=2 "$timeout" env LD_PRELOAD="$LAB/vmrun.so" qemu-system-x86_64 \
+    timeout --foreground --kill-after=2 "$timeout" env LD_PRELOAD="$mend" qemu-system-x86_64 \
         -machine q35,smm=off $VIRTUAL_TIME -cpu max -smp "$cpus" -m "$memory" \
         -nodefaults -display none -no-reboot \
         -kernel "$LAB/vmlinux" -initrd "$1/initrd.img" \
@@ -156,7 +170,8 @@ main() {
     (build_host) || exit "$LAB_FAILED"
     work=$(mktemp -d "${TMPDIR:-/tmp}/vireo-lab.XXXXXX")
     # shellcheck disable=SC2064 # expanded now: the variable is gone when the trap runs
-    trap "rm -rf '$work'" EXIT
+    trap "rm -rf '$work' \"\$scratch\"" EXIT
+    place_mend "$work"
     add_file "$program" "/bin/$(basename "$program")" "$work/tree"
     for file in "${files[@]}"; do add_file "${file%%:*}" "${file#*:}" "$work/tree"; done
     write_command "$work/tree" "${command[@]}"

@@ -38,4 +38,4 @@ pub use model::CpuModel;
 pub use partition::{Engine, Exit, Partition, PartitionSpec, PartitionStats, Vcpu};
 pub use ram::{HostRam, RamRange};
 pub use state::VcpuState;
-pub use tlb::{TlbFlusher, TlbScope, VcpuSet};
+pub use tlb::{PageRange, TlbFlusher, TlbScope, VcpuSet};

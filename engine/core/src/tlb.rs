@@ -40,6 +40,59 @@ impl VcpuSet {
     }
 }
 
+/// Pages of 4 KiB, one after the other, by their linear addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRange {
+    first: u64,
+    last: u64,
+}
+
+impl PageRange {
+    const OFFSET: u64 = 4096 - 1;
+
+    /// The page that an address is in.
+    pub fn at(linear: u64) -> Self {
+        Self::between(linear, linear)
+    }
+
+    /// The page that an address is in, and so many more. `None`: they would go beyond the highest address.
+    pub fn new(linear: u64, more: u64) -> Option<Self> {
+        let last = more.checked_mul(Self::OFFSET + 1)?.checked_add(linear)?;
+        Some(Self::between(linear, last))
+    }
+
+    /// The pages from that of one address to that of another, which is not below.
+    pub fn between(first: u64, last: u64) -> Self {
+        debug_assert!(first <= last);
+        Self { first: first & !Self::OFFSET, last: last & !Self::OFFSET }
+    }
+
+    /// Address of the first page.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Address of the last page.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// How many there are: at least one.
+    pub fn count(&self) -> u64 {
+        ((self.last - self.first) >> 12) + 1
+    }
+
+    /// Whether they have a page in common.
+    pub fn meets(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    /// The fewest pages with those of both.
+    pub fn cover(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+}
+
 /// Which translations are forgotten. All that is said is of every address space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlbScope {
@@ -47,13 +100,8 @@ pub enum TlbScope {
     All,
     /// All but those of global pages.
     NonGlobal,
-    /// Those of the pages at these linear addresses, global or not.
-    Pages(Vec<u64>),
-}
-
-impl TlbScope {
-    /// So many pages are told one by one; with more it is cheaper to forget all.
-    pub const MOST_PAGES: usize = 64;
+    /// Those of pages, global or not.
+    Pages(Vec<PageRange>),
 }
 
 /// Flushes TLBs.
@@ -67,6 +115,20 @@ pub trait TlbFlusher: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_pages_meet_and_cover_each_other() {
+        let range = |first, more| PageRange::new(first, more).expect("it ends below the highest address");
+        assert_eq!(range(0x5fff, 2), PageRange::between(0x5000, 0x7abc));
+        assert_eq!((range(0x5000, 2).count(), PageRange::at(0x5123).count()), (3, 1));
+        assert_eq!(PageRange::between(0, u64::MAX).count(), 1 << 52);
+        assert!(range(0x5000, 2).meets(&range(0x7000, 0)) && range(0x7000, 0).meets(&range(0x5000, 2)));
+        assert!(!range(0x5000, 2).meets(&range(0x8000, 9)) && !range(0x5000, 2).meets(&range(0x4000, 0)));
+        assert_eq!(range(0x9000, 1).cover(range(0x2000, 0)), range(0x2000, 8));
+        assert_eq!(PageRange::new(!0xfff, 0), Some(PageRange::at(u64::MAX)));
+        assert_eq!(PageRange::new(!0xfff, 1), None);
+        assert_eq!(PageRange::new(0, u64::MAX), None);
+    }
 
     #[test]
     fn a_set_has_what_was_added_and_is_below_the_end() {

@@ -5,6 +5,7 @@
 //! ([`Cpu::stepwise`]), and keeps the pages that hold watched bytes out of the data side of the TLB, so that each
 //! access to them comes to `mmu`'s slow path, which reports it here.
 
+use vireo_core::PageRange;
 use vireo_core::state::{cr4, rflags};
 
 use crate::cpu::{Cpu, Exec, Fault, Shadow, Source, Stop, vector};
@@ -115,7 +116,7 @@ impl Cpu {
         let list = self.breakpoints.list;
         self.mmu.forget_other_spaces();
         for b in list.iter().flatten().filter(|b| b.on_data()) {
-            self.mmu.flush_page(b.at);
+            self.mmu.flush_pages(PageRange::at(b.at));
         }
         self.breakpoints.armed && !before.armed
     }

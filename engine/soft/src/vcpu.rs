@@ -31,6 +31,13 @@ impl SoftVcpu {
     }
 }
 
+#[cfg(test)]
+impl From<Box<Cpu>> for SoftVcpu {
+    fn from(cpu: Box<Cpu>) -> Self {
+        Self { cpu }
+    }
+}
+
 /// Why the inner loop was left.
 pub(crate) enum Leave {
     /// To the caller of `run`.
@@ -51,13 +58,15 @@ impl Vcpu for SoftVcpu {
         let bus: NonNull<dyn Bus> = unsafe { std::mem::transmute(NonNull::from(bus)) };
         cpu.bus = Some(bus);
         cpu.enter();
-        cpu.own().flushes.step_in();
+        // Also if the bus panics.
+        let shared = Arc::clone(&cpu.shared);
+        let inside = shared.vcpus[cpu.index as usize].flushes.inside();
         let exit = loop {
             if let Leave::Exit(exit) = cpu.look_and_run() {
                 break exit;
             }
         };
-        cpu.own().flushes.step_out();
+        drop(inside);
         cpu.leave();
         cpu.bus = None;
         Ok(exit)
@@ -133,9 +142,7 @@ impl Cpu {
             Activity::Halted | Activity::WaitForSipi => {
                 self.publish_counters();
                 let wait = self.time_to_timer();
-                self.own().flushes.step_out();
-                self.own().sleep(wait);
-                self.own().flushes.step_in();
+                self.own().flushes.outside(|| self.own().sleep(wait));
                 return Leave::Again;
             }
         }
@@ -244,7 +251,7 @@ impl Cpu {
             Stop::EndBlock | Stop::Untraced => Leave::Again,
             Stop::Yield => {
                 if !self.events_wanted() && self.activity == Activity::Running {
-                    std::thread::yield_now();
+                    self.own().flushes.outside(std::thread::yield_now);
                 }
                 Leave::Again
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use vireo_core::{Bus, HypercallRegs, MsrFault, Partition, RunGate, TlbScope, VcpuSet};
+use vireo_core::{Bus, HypercallRegs, MsrFault, PageRange, Partition, RunGate, TlbScope, VcpuSet};
 
 /// Port: the guest reports a 32-bit number.
 pub const REPORT: u16 = 0xe0;
@@ -229,7 +229,7 @@ impl Bus for RecordingBus {
                 let scope = match rcx {
                     0 => TlbScope::All,
                     1 => TlbScope::NonGlobal,
-                    page => TlbScope::Pages(vec![page]),
+                    page => TlbScope::Pages(vec![PageRange::at(page)]),
                 };
                 self.partition.get()?.tlb_flusher()?.flush_tlbs(vcpu, &of, &scope);
             }

@@ -1,6 +1,6 @@
 //! Hypercalls about other processors: flushing their TLBs (TLFS 9.4.2 to 9.4.5) and interrupting them (10.5).
 
-use vireo_core::{Partition, TlbFlusher, TlbScope, VcpuSet};
+use vireo_core::{PageRange, Partition, TlbFlusher, TlbScope, VcpuSet};
 use vireo_memory::GuestMemory;
 
 use crate::hypercall::Call;
@@ -115,16 +115,13 @@ fn mask(processors: u64) -> VcpuSet {
     set
 }
 
-/// Ranges (HV_GVA_RANGE): a page, and in the bits below how many more. Extended ones may be of large pages.
+/// Ranges (HV_GVA_RANGE): a page, and in the bits below how many more. Extended ones may be of large pages. Where pages would go
+/// beyond the highest address, which no guest means, all are.
 fn scope(ranges: &[u64], extended: bool) -> TlbScope {
     if extended && ranges.iter().any(|r| r & LARGE != 0) {
         return TlbScope::All;
     }
     let more = if extended { LARGE - 1 } else { PAGE - 1 };
-    let pages = ranges.iter().flat_map(|r| {
-        let first = r & !(PAGE - 1);
-        (0..=r & more).map(move |n| first.wrapping_add(n * PAGE))
-    });
-    let pages: Vec<u64> = pages.take(TlbScope::MOST_PAGES + 1).collect();
-    if pages.len() > TlbScope::MOST_PAGES { TlbScope::All } else { TlbScope::Pages(pages) }
+    let ranges: Option<Vec<_>> = ranges.iter().map(|r| PageRange::new(r & !(PAGE - 1), r & more)).collect();
+    ranges.map_or(TlbScope::All, TlbScope::Pages)
 }

@@ -15,8 +15,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::cpu::mode::Mode;
 use crate::cpu::{Cpu, Exec, Stop};
 use crate::exec::Uop;
-use crate::mmu::Access;
-use crate::mmu::{Entry, View};
+use crate::mmu::{Access, Entry, Mapped, View};
 use crate::translate::Translator;
 
 /// Where a block is from and what its bytes meant.
@@ -259,10 +258,10 @@ impl Cpu {
         if self.cpl == 3 { View::User } else { View::Kernel }
     }
 
-    /// Whether the code at a linear address stays where it is over CR3 writes.
-    pub(crate) fn code_is_global(&self, linear: u64) -> bool {
+    /// How the code at a linear address is mapped, which has been fetched. Of what no TLB entry tells, the worst.
+    pub(crate) fn code_mapped(&self, linear: u64) -> Mapped {
         let e = self.mmu.entry(self.code_view(), linear);
-        Entry::hits(e.exec, linear, 1) && e.global
+        if Entry::hits(e.exec, linear, 1) { e.mapped } else { Mapped { global: false, shift: 30 } }
     }
 
     /// Changes when a block found by its address may no longer be there.
@@ -320,20 +319,21 @@ impl Cpu {
         // A block over a page border is looked up each time, because its second page may move alone.
         if !crosses {
             let (view, at, mode) = (self.code_view(), rip.wrapping_add(self.code_base), self.recent_mode());
-            let global = self.code_is_global(at);
-            self.mmu.code_pages.looked_up(view, at, global);
+            let linear = self.code_linear(rip);
+            self.mmu.code_pages.looked_up(view, linear, self.code_mapped(linear));
             self.code.recent[(at ^ at >> 12) as usize % RECENT] = Recent { at, stamp, mode, block };
         }
         Ok(Found::Block(block))
     }
 
+    /// Linear address of the code at a RIP.
+    fn code_linear(&self, rip: u64) -> u64 {
+        self.mode.mask_ip(self.code_base.wrapping_add(rip))
+    }
+
     /// Guest-physical address of the code at a RIP, with fetch rights checked.
     pub(crate) fn fetch_address(&mut self, rip: u64) -> Exec<u64> {
-        let mut linear = self.code_base.wrapping_add(rip);
-        if !self.mode.is64() {
-            linear &= 0xffff_ffff;
-        }
-        let view = self.code_view();
+        let (view, linear) = (self.code_view(), self.code_linear(rip));
         let e = self.mmu.entry(view, linear);
         if Entry::hits(e.exec, linear, 1) {
             return Ok(u64::from(e.page) << 12 | linear & 0xfff);

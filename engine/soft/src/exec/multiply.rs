@@ -92,16 +92,30 @@ wide_int!(u64, i64, u128, i128, ":r");
 /// The arithmetic flags to which this host's multiplications certainly give values of their own. Intel's processors do to
 /// all; AMD's leave those that are undefined as they were. So the host is asked: a flag counts if what it was before never
 /// shows.
-pub static MULTIPLY_GIVES: LazyLock<u32> = LazyLock::new(|| gives::<u16>() & gives::<u32>() & gives::<u64>());
+pub static MULTIPLY_GIVES: LazyLock<u32> = LazyLock::new(|| {
+    let bytes: [fn(u8, u8, Flags) -> Flags; 2] = [
+        |a, b, f| narrow_wide::<{ wide::MUL }>(a.into(), b, f).1,
+        |a, b, f| narrow_wide::<{ wide::IMUL }>(a.into(), b, f).1,
+    ];
+    gives(bytes) & wide_gives::<u16>() & wide_gives::<u32>() & wide_gives::<u64>()
+});
 
-fn gives<T: Wide>() -> u32 {
+fn wide_gives<T: Wide>() -> u32 {
+    let ops: [fn(T, T, Flags) -> Flags; 3] = [
+        |a, b, f| T::imul(a, b, f).1,
+        |a, b, f| T::wide::<{ wide::MUL }>(a, a, b, f).2,
+        |a, b, f| T::wide::<{ wide::IMUL }>(a, a, b, f).2,
+    ];
+    gives(ops)
+}
+
+fn gives<T: Int, const N: usize>(ops: [fn(T, T, Flags) -> Flags; N]) -> u32 {
     let all = u64::from(flag::STATUS);
     let (clear, set) = (Flags::from_rflags(0), Flags::from_rflags(all));
     let mut shows = 0;
     for (a, b) in [(0, 0), (1, 1), (1, u64::MAX), (0xf, 0x11), (u64::MAX, 0x7f)] {
         let (a, b) = (T::from_u64(a), T::from_u64(b));
-        for op in [|a, b, f| T::imul(a, b, f).1, |a, b, f| T::wide::<{ wide::MUL }>(a, a, b, f).2] {
-            let op: fn(T, T, Flags) -> Flags = op;
+        for op in ops {
             shows |= op(a, b, clear).to_rflags() ^ op(a, b, set).to_rflags();
         }
     }
@@ -131,19 +145,9 @@ pub fn wide_m<T: Wide, const OP: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
     apply::<T, OP>(cpu, b)
 }
 
-/// The 8-bit forms: AX by a register, or (`aux` = 1) memory.
-pub fn narrow<const OP: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
-    let b = if u.aux == 0 { cpu.regs.get8(u.src) } else { cpu.operand::<u8>(u)? };
-    let ax = cpu.regs.get(gpr::RAX) as u16;
-    if OP == wide::DIV && (b == 0 || ax / u16::from(b) > 0xff) {
-        return Err(cpu.raise(vector::DE, None));
-    }
-    if OP == wide::IDIV
-        && (ax as i16).checked_div(i16::from(b as i8)).is_none_or(|q| i8::try_from(q).is_err())
-    {
-        return Err(cpu.raise(vector::DE, None));
-    }
-    let (mut r, mut f) = (u64::from(ax), u64::from(cpu.flags.0));
+/// AX and the operand to AX and flags. Division must have been checked.
+fn narrow_wide<const OP: u8>(ax: u16, b: u8, f: Flags) -> (u16, Flags) {
+    let (mut r, mut f) = (u64::from(ax), u64::from(f.0));
     macro_rules! op {
         ($op:literal) => {
             // SAFETY: arithmetic on registers; a division was checked not to raise #DE.
@@ -160,9 +164,25 @@ pub fn narrow<const OP: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
         wide::DIV => op!("div"),
         _ => op!("idiv"),
     }
+    (r as u16, Flags(f as u16))
+}
+
+/// The 8-bit forms: AX by a register, or (`aux` = 1) memory.
+pub fn narrow<const OP: u8>(cpu: &mut Cpu, u: &Uop) -> Exec {
+    let b = if u.aux == 0 { cpu.regs.get8(u.src) } else { cpu.operand::<u8>(u)? };
+    let ax = cpu.regs.get(gpr::RAX) as u16;
+    if OP == wide::DIV && (b == 0 || ax / u16::from(b) > 0xff) {
+        return Err(cpu.raise(vector::DE, None));
+    }
+    if OP == wide::IDIV
+        && (ax as i16).checked_div(i16::from(b as i8)).is_none_or(|q| i8::try_from(q).is_err())
+    {
+        return Err(cpu.raise(vector::DE, None));
+    }
+    let (r, f) = narrow_wide::<OP>(ax, b, cpu.flags);
     cpu.regs.set8(gpr::RAX, r as u8);
     cpu.regs.set8(AH, (r >> 8) as u8);
-    cpu.flags = Flags(f as u16);
+    cpu.flags = f;
     Ok(())
 }
 

@@ -180,6 +180,76 @@ fn a_device_that_writes_meanwhile_is_no_difference() {
     }
 }
 
+#[test]
+fn what_a_device_wrote_stays_though_it_tells_of_it_late() {
+    /// Where in the page the device writes in turn; each time also at its start.
+    const SLOT: u64 = 8;
+    const SLOTS: u64 = 500;
+    for chains in [false, true] {
+        // Beside what the device writes, what was found there.
+        let mut g = guest(chains, |a| {
+            let mut head = a.create_label();
+            a.mov(rdi, DATA)?;
+            a.set_label(&mut head)?;
+            a.mov(rax, qword_ptr(rdi))?;
+            a.mov(qword_ptr(rdi + 8), rax)?;
+            a.jmp(head)
+        });
+        let page = g.cpu.mmu.ram.page(DATA).expect("RAM").host as usize;
+        let (partition, done) = (partition(&g), AtomicBool::new(false));
+        let written = std::thread::scope(|s| {
+            let device = s.spawn(|| {
+                let write = |n: u64, v| {
+                    // SAFETY: a u64 in a page of the guest's RAM, which outlives the scope; the guest only reads it.
+                    unsafe { AtomicU64::from_ptr((page as *mut u64).add(n as usize)) }.store(v, Relaxed);
+                };
+                let mut written = 0;
+                while !done.load(Relaxed) {
+                    written += 1;
+                    write(SLOT + written % SLOTS, written);
+                    write(0, written);
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    partition.host_wrote(DATA, 8);
+                    std::thread::sleep(std::time::Duration::from_micros(100));
+                }
+                written
+            });
+            let counts = |g: &Guest| g.cpu.lockstep.as_ref().expect("it is on").counts;
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while counts(&g).beside < 3 && std::time::Instant::now() < end {
+                assert!(matches!(g.cpu.run_in_lockstep(), Ok(()) | Err(Stop::Yield)));
+            }
+            done.store(true, Relaxed);
+            let written = device.join().expect("it does not panic");
+            // What it told last.
+            assert!(matches!(g.cpu.run_in_lockstep(), Ok(()) | Err(Stop::Yield)));
+            written
+        });
+        let counts = g.cpu.lockstep.as_ref().expect("it is on").counts;
+        assert!(counts.beside >= 3 && counts.unstable == 0, "{counts}");
+        for n in written.saturating_sub(SLOTS) + 1..=written {
+            assert_eq!(g.read::<u64>(DATA + 8 * (SLOT + n % SLOTS)), n, "chains {chains}");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_tells_late_has_told() {
+    let mut g = guest(false, program);
+    run(&mut g);
+    let partition = partition(&g);
+    // A difference ends the test's process.
+    g.cpu.verify_memory();
+    g.write::<u8>(DATA + 3, 0xee);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            partition.host_wrote(DATA, 8);
+        });
+        g.cpu.verify_memory();
+    });
+}
+
 /// Replaces bytes of translated code, which is 3 bytes long and occurs once.
 fn replace(code: &mut [u8], from: [u8; 3], to: [u8; 3]) {
     if let Some(at) = code.windows(3).position(|w| w == from) {

@@ -17,7 +17,7 @@ mod walk;
 pub mod watch;
 
 pub use access::Value;
-pub use code_pages::CodePages;
+pub use code_pages::{CodePages, Mapped};
 pub use ram::RamMap;
 pub use tlb::{ENTRIES, Entry, Mmu, StackPage, Table, View, slot_of};
 pub use walk::Access;

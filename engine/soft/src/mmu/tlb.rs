@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use vireo_core::PageRange;
 use vireo_core::state::{ControlRegisters, cr0, cr4};
 
-use super::code_pages::CodePages;
+use super::code_pages::{CodePages, Mapped, large_page};
 use super::spaces::{Kept, Spaces};
 use super::{RamMap, watch::Watch};
 
@@ -51,10 +52,8 @@ pub struct Entry {
     pub attention: *const u8,
     /// Guest-physical page number.
     pub page: u32,
-    /// Whether the page is global (kept over CR3 writes).
-    pub global: bool,
-    /// Whether it is part of a large page (INVLPG of any part drops all parts).
-    pub large: bool,
+    /// How the page is mapped: INVLPG of any part of a large page drops all parts.
+    pub mapped: Mapped,
 }
 
 impl Entry {
@@ -73,8 +72,7 @@ impl Entry {
             addend: 0,
             attention: std::ptr::null(),
             page: 0,
-            global: false,
-            large: false,
+            mapped: Mapped { global: false, shift: 12 },
         }
     }
 
@@ -90,15 +88,17 @@ impl Entry {
         tags.into_iter().find(|t| *t != Self::none(slot)).map(u64::wrapping_neg)
     }
 
+    /// All of the page that it is of, which may be a large one, if any access hits.
+    fn whole_page(&self, slot: usize) -> Option<PageRange> {
+        self.linear(slot).map(|linear| large_page(linear, self.mapped.shift))
+    }
+
     /// Whether any access to the page at `linear` hits.
     fn holds(&self, linear: u64) -> bool {
         let tag = (linear & !0xfff).wrapping_neg();
         self.read == tag || self.write == tag || self.exec == tag
     }
 }
-
-/// Offset bits within the largest page (1 GiB).
-const LARGE: u64 = (1 << 30) - 1;
 
 /// Entries per view; a power of two.
 pub const ENTRIES: usize = 1024;
@@ -134,20 +134,36 @@ impl StackPage {
 
 /// Which entries are in use, so that a flush costs as much as was filled.
 #[derive(Default)]
-struct Used([u64; ENTRIES / 64]);
+struct Used {
+    slots: [u64; ENTRIES / 64],
+    /// Between which pages those are that are large.
+    large: Option<PageRange>,
+}
 
 impl Used {
-    fn set(&mut self, slot: usize) {
-        self.0[slot / 64] |= 1 << (slot % 64);
+    fn set(&mut self, slot: usize, linear: u64, shift: u8) {
+        self.slots[slot / 64] |= 1 << (slot % 64);
+        if shift > 12 {
+            let whole = large_page(linear, shift);
+            self.large = Some(self.large.map_or(whole, |l| l.cover(whole)));
+        }
+    }
+    fn has(&self, slot: usize) -> bool {
+        self.slots[slot / 64] >> (slot % 64) & 1 != 0
+    }
+    /// Whether one of these pages may be part of a large one that is in use.
+    fn has_large(&self, pages: &PageRange) -> bool {
+        self.large.is_some_and(|l| l.meets(pages))
     }
     /// Calls `f` for each, and forgets them.
     fn drain(&mut self, mut f: impl FnMut(usize)) {
-        for (i, word) in self.0.iter_mut().enumerate() {
+        for (i, word) in self.slots.iter_mut().enumerate() {
             while *word != 0 {
                 f(i * 64 + word.trailing_zeros() as usize);
                 *word &= *word - 1;
             }
         }
+        self.large = None;
     }
 }
 
@@ -156,8 +172,6 @@ impl Used {
 struct Filled {
     global: Used,
     other: Used,
-    /// Bounds of the linear addresses of which parts of large pages may be in it.
-    large: Option<(u64, u64)>,
 }
 
 /// The entries of one view; [`Mmu`] has one for each, one after the other.
@@ -261,16 +275,9 @@ impl Mmu {
 
     /// Notes for flushes that a translation is there.
     fn note(&mut self, view: View, linear: u64, e: &Entry) {
-        let (slot, filled) = (slot_of(linear), &mut self.filled[view as usize]);
-        if e.global {
-            filled.global.set(slot)
-        } else {
-            filled.other.set(slot)
-        }
-        if e.large {
-            let (low, high) = filled.large.unwrap_or((linear, linear));
-            filled.large = Some((low.min(linear), high.max(linear)));
-        }
+        let filled = &mut self.filled[view as usize];
+        let used = if e.mapped.global { &mut filled.global } else { &mut filled.other };
+        used.set(slot_of(linear), linear, e.mapped.shift);
     }
 
     /// Has translated code know the page at `linear` as that of the stack, if it may be read and written. Whether it then
@@ -289,7 +296,6 @@ impl Mmu {
         let (table, filled) = (&mut self.tables[view], &mut self.filled[view]);
         filled.global.drain(|slot| table[slot] = Entry::empty(slot));
         filled.other.drain(|slot| table[slot] = Entry::empty(slot));
-        filled.large = None;
     }
 
     /// From the address space of one PCID to that of another, of which what was kept is used again.
@@ -298,7 +304,7 @@ impl Mmu {
         for ((view, table), filled) in View::ALL.into_iter().zip(&mut self.tables).zip(&mut self.filled) {
             filled.other.drain(|slot| {
                 let e = &mut table[slot];
-                if let Some(linear) = e.linear(slot).filter(|_| !e.global) {
+                if let Some(linear) = e.linear(slot).filter(|_| !e.mapped.global) {
                     left.push(Kept { view, linear, entry: *e });
                     *e = Entry::empty(slot);
                 }
@@ -342,7 +348,7 @@ impl Mmu {
         for (table, filled) in self.tables.iter_mut().zip(&mut self.filled) {
             filled.other.drain(|slot| {
                 // A global page may have taken the entry since.
-                if !table[slot].global {
+                if !table[slot].mapped.global {
                     table[slot] = Entry::empty(slot);
                 }
             });
@@ -365,24 +371,90 @@ impl Mmu {
             *e = Entry::empty(slot);
         }
         if code {
-            self.code_pages.forget_page(linear);
+            self.code_pages.forget_pages(PageRange::at(linear));
         }
     }
 
-    /// Drops the translation of one page (INVLPG); where it may be part of a cached large page, everything of that
-    /// view's table.
-    pub fn flush_page(&mut self, linear: u64) {
+    /// Drops the translations of pages, and with each that of the whole of a large page that it is part of (INVLPG).
+    pub fn flush_pages(&mut self, pages: PageRange) {
         self.stack = [StackPage::NONE; 4];
-        let slot = slot_of(linear);
-        for view in 0..self.tables.len() {
-            let large = self.filled[view].large;
-            if large.is_some_and(|(low, high)| (low & !LARGE..=high | LARGE).contains(&linear)) {
-                self.clear(view);
-                self.code_pages.forget_all();
-            } else if self.tables[view][slot].holds(linear) {
-                self.tables[view][slot] = Entry::empty(slot);
+        for (table, filled) in self.tables.iter_mut().zip(&mut self.filled) {
+            // Parts of a large page are anywhere.
+            let large = filled.global.has_large(&pages) || filled.other.has_large(&pages);
+            let slots = if large { ENTRIES as u64 } else { pages.count().min(ENTRIES as u64) };
+            for n in 0..slots {
+                let slot = slot_of(pages.first().wrapping_add(n << 12));
+                let e = &mut table[slot];
+                if (filled.global.has(slot) || filled.other.has(slot))
+                    && e.whole_page(slot).is_some_and(|whole| whole.meets(&pages))
+                {
+                    *e = Entry::empty(slot);
+                }
             }
         }
-        self.code_pages.forget_page(linear);
+        self.code_pages.forget_pages(pages);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAP: u64 = 0x7f00_0000_0000;
+    const DIRECT: u64 = 0xffff_8880_0000_0000;
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    const STACKS: u64 = 0xffff_c900_0000_0000;
+
+    /// A TLB with translations of pages at these addresses, of sizes that are powers of two, in the kernel's view.
+    fn tlb(pages: &[(u64, u8)]) -> Box<Mmu> {
+        let watch = Arc::new(Watch::new(1 << 20).expect("Linux has membarrier(2)"));
+        let mut mmu = Box::new(Mmu::new(Arc::default(), watch));
+        for &(linear, shift) in pages {
+            let (slot, tag) = (slot_of(linear), (linear & !0xfff).wrapping_neg());
+            let mapped = Mapped { global: true, shift };
+            let e = Entry { read: tag, write: tag, exec: tag, mapped, ..Entry::empty(slot) };
+            mmu.fill(View::Kernel, linear, e);
+        }
+        mmu
+    }
+
+    fn kept<const N: usize>(mmu: &Mmu, pages: [u64; N]) -> [bool; N] {
+        pages.map(|linear| mmu.entry(View::Kernel, linear).holds(linear))
+    }
+
+    #[test]
+    fn a_range_goes_and_nothing_else() {
+        let pages = [HEAP, HEAP + 0x5000, HEAP + (600 << 12), DIRECT + 0x1000, STACKS + 0x2000];
+        for (range, expected) in [
+            (PageRange::at(HEAP + 0x5000), [true, false, true, true, true]),
+            (PageRange::between(HEAP + 0x1000, HEAP + 0x5000), [true, false, true, true, true]),
+            (PageRange::between(HEAP, HEAP + (600 << 12)), [false, false, false, true, true]),
+            // More pages than there are slots.
+            (PageRange::between(0, 1 << 47), [false, false, false, true, true]),
+            (PageRange::between(1 << 63, u64::MAX), [true, true, true, false, false]),
+            (PageRange::between(0, u64::MAX), [false; 5]),
+        ] {
+            let mut mmu = tlb(&pages.map(|at| (at, 12)));
+            mmu.flush_pages(range);
+            assert_eq!(kept(&mmu, pages), expected, "{range:x?}");
+        }
+    }
+
+    #[test]
+    fn of_large_pages_only_those_go_that_are_met() {
+        let pages =
+            [DIRECT, DIRECT + 0x1000, DIRECT + 0x20_2000, TEXT + 0x3000, TEXT + 0x4000, STACKS + 0x5000];
+        let sizes = [21, 21, 21, 30, 30, 12];
+        for (at, expected) in [
+            (DIRECT + 0x1f_f000, [false, false, true, true, true, true]),
+            (TEXT & !0x3fff_ffff, [true, true, true, false, false, true]),
+            // Between the large ones.
+            (STACKS, [true; 6]),
+            (STACKS + 0x5000, [true, true, true, true, true, false]),
+        ] {
+            let mut mmu = tlb(&std::array::from_fn::<_, 6, _>(|n| (pages[n], sizes[n])));
+            mmu.flush_pages(PageRange::at(at));
+            assert_eq!(kept(&mmu, pages), expected, "{at:#x}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
 use vireo_core::state::{cr0, cr4, efer};
 
+use super::code_pages::Mapped;
 use super::ram::HostPage;
 use super::tlb::{Entry, View, slot_of};
 use crate::cpu::{Cpu, Exec, Stop, vector};
@@ -49,8 +50,7 @@ struct Translation {
     rights: u64,
     /// The D bit is set, or there is none to set (paging off).
     dirty: bool,
-    global: bool,
-    large: bool,
+    mapped: Mapped,
 }
 
 /// One level of the walk in progress.
@@ -95,8 +95,7 @@ impl Cpu {
                 addend: (ram.host as u64).wrapping_sub(page),
                 attention: self.mmu.watch.attention_of((t.gpa >> 12) as u32),
                 page: (t.gpa >> 12) as u32,
-                global: t.global && self.ctl.cr4 & cr4::PGE != 0,
-                large: t.large,
+                mapped: t.mapped,
             };
             self.mmu.fill(view, linear, entry);
         }
@@ -152,8 +151,7 @@ impl Cpu {
                 gpa: linear & 0xffff_ffff,
                 rights: 0,
                 dirty: true,
-                global: false,
-                large: false,
+                mapped: Mapped { global: false, shift: 12 },
             };
             return Ok(all);
         }
@@ -234,14 +232,14 @@ impl Cpu {
             }
             let offset_mask = (1u64 << shift) - 1;
             let gpa = e & self.address_mask() & !offset_mask | linear & offset_mask;
-            let (t, bits) = self.leaf(view, access, gpa, w.rights, e, level > 1);
+            let (t, bits) = self.leaf(view, access, gpa, w.rights, e, shift as u8);
             let done = bits.is_none_or(|bits| self.set_bits64(at, e, bits));
             return Ok(done.then_some(t));
         }
         unreachable!("level 1 is always a leaf")
     }
 
-    /// The end of a walk at entry `e`, and the bits (A, D) to set in it, if the access is allowed.
+    /// The end of a walk at entry `e`, which maps pages of this size, and the bits (A, D) to set in it, if the access is allowed.
     fn leaf(
         &self,
         view: View,
@@ -249,9 +247,10 @@ impl Cpu {
         gpa: u64,
         rights: u64,
         e: u64,
-        large: bool,
+        shift: u8,
     ) -> (Translation, Option<u64>) {
-        let mut t = Translation { gpa, rights, dirty: e & pte::D != 0, global: e & pte::G != 0, large };
+        let mapped = Mapped { global: e & pte::G != 0 && self.ctl.cr4 & cr4::PGE != 0, shift };
+        let mut t = Translation { gpa, rights, dirty: e & pte::D != 0, mapped };
         let allowed = self.allowed(&t, view, access);
         t.dirty |= allowed && access == Access::Write;
         (t, allowed.then_some(if t.dirty { pte::A | pte::D } else { pte::A }))
@@ -282,7 +281,8 @@ impl Cpu {
             }
             (at, e, pde & e, e & 0xffff_f000 | linear & 0xfff)
         };
-        let (t, bits) = self.leaf(view, access, gpa, rights & (pte::RW | pte::US), e, large);
+        let (t, bits) =
+            self.leaf(view, access, gpa, rights & (pte::RW | pte::US), e, if large { 22 } else { 12 });
         let done = bits.is_none_or(|bits| self.set_bits32(at, e, bits));
         Ok(done.then_some(t))
     }

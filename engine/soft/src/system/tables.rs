@@ -1,5 +1,6 @@
 //! Descriptor-table registers, LDT and task register, and the instructions that look at descriptors (SDM vol. 2).
 
+use vireo_core::PageRange;
 use vireo_core::state::{DescriptorTable, cr4, rflags};
 
 use super::control::only_cpl0;
@@ -288,7 +289,7 @@ pub fn invlpg(cpu: &mut Cpu, u: &Uop) -> Exec {
     let linear = (u.offset(cpu) & u.address_mask()).wrapping_add(if based { s.base } else { 0 }) & mask;
     // A non-canonical address is no page: nothing to do.
     if Cpu::canonical(linear) {
-        cpu.mmu.flush_page(linear);
+        cpu.mmu.flush_pages(PageRange::at(linear));
     }
     Ok(())
 }
@@ -308,7 +309,7 @@ pub fn invpcid(cpu: &mut Cpu, u: &Uop) -> Exec {
     }
     let in_use = pcid == u64::from(cpu.pcid());
     match kind {
-        0 if in_use => cpu.mmu.flush_page(linear),
+        0 if in_use => cpu.mmu.flush_pages(PageRange::at(linear)),
         1 if in_use => cpu.mmu.flush_non_global(),
         // All of a space that is not in use is allowed to go as well.
         0 | 1 => cpu.mmu.forget_space(pcid as u16),

@@ -64,20 +64,29 @@ mod tests {
 
     #[test]
     fn what_a_multiplication_keeps_is_kept_on_hosts_that_keep_it() {
-        let after = |before: u64| {
-            let mut after: u64;
-            // SAFETY: arithmetic on registers, and flags by way of the stack.
-            unsafe {
-                std::arch::asm!("push {f}", "popfq", "imul {a}, {a}", "pushfq", "pop {f}",
-                    a = inout(reg) 3u64 => _, f = inout(reg) before => after);
-            }
-            after as u32 & flag::STATUS
-        };
-        let kept = after(2) ^ after(2 | u64::from(flag::STATUS));
-        // imul rax, rcx; mul rcx.
-        for bytes in [&[0x48, 0x0f, 0xaf, 0xc1][..], &[0x48, 0xf7, 0xe1]] {
+        macro_rules! kept {
+            ($op:literal) => {{
+                let after = |before: u64| {
+                    let mut after: u64;
+                    // SAFETY: arithmetic on registers, and flags by way of the stack.
+                    unsafe {
+                        std::arch::asm!("push {f}", "popfq", $op, "pushfq", "pop {f}",
+                            inout("rax") 3u64 => _, out("rdx") _, in("rcx") 5u64, f = inout(reg) before => after);
+                    }
+                    after as u32 & flag::STATUS
+                };
+                after(2) ^ after(2 | u64::from(flag::STATUS))
+            }};
+        }
+        for (bytes, kept) in [
+            (&[0x48, 0x0f, 0xaf, 0xc1][..], kept!("imul rax, rcx")),
+            (&[0x48, 0xf7, 0xe1], kept!("mul rcx")),
+            (&[0x48, 0xf7, 0xe9], kept!("imul rcx")),
+            (&[0xf6, 0xe1], kept!("mul cl")),
+            (&[0xf6, 0xe9], kept!("imul cl")),
+        ] {
             let killed = killed_by(bytes);
-            assert_eq!(killed & kept, 0);
+            assert_eq!(killed & kept, 0, "{bytes:x?}");
             assert_eq!(killed & (flag::CF | flag::OF), flag::CF | flag::OF);
         }
     }

@@ -90,7 +90,7 @@ use tools::Tools;
 
 use crate::code::{Map, StableBlock};
 use crate::cpu::{Cpu, Exec};
-use crate::mmu::{CodePages, View};
+use crate::mmu::{CodePages, Mapped, View};
 
 /// Loop heads, calls and indirect jumps between two looks at the time and at events: some ten microseconds.
 const BUDGET: i32 = 3000;
@@ -256,7 +256,7 @@ impl Translator {
         }
         let id = shard.id(at.home, User { vcpu, times: pages.times_user_forgotten() });
         let view = if at.home.user { View::User } else { View::Kernel };
-        pages.know(view, at.home.linear, id, at.global);
+        pages.know(view, at.home.linear, id, at.mapped);
         id
     }
 }
@@ -265,8 +265,7 @@ impl Translator {
 #[derive(Clone, Copy)]
 struct Seen {
     home: Home,
-    /// It stays where it is over CR3 writes.
-    global: bool,
+    mapped: Mapped,
 }
 
 /// Whether the host has BMI2.
@@ -302,9 +301,9 @@ impl Cpu {
         self.gate.is_good_for(self.code_view(), self.translation_stamp())
     }
 
-    /// The key of the code at RIP, if it can be fetched, and whether its page is global. What a fetch would raise is left
+    /// The key of the code at RIP, if it can be fetched, and how its page is mapped. What a fetch would raise is left
     /// to the interpreter.
-    fn translation_key(&mut self) -> Option<(Key, bool)> {
+    fn translation_key(&mut self) -> Option<(Key, Mapped)> {
         let view = self.mmu.view();
         let possible =
             World::translatable(self.mode) && view != View::UserAligned && !self.code.translator.off;
@@ -312,8 +311,8 @@ impl Cpu {
             return None;
         }
         let gpa = self.fetch_address(self.rip).ok()?;
-        let global = self.code_is_global(self.rip);
-        Some((Key { gpa, rip: self.rip, world: self.world(), view }, global))
+        let mapped = self.code_mapped(self.rip);
+        Some((Key { gpa, rip: self.rip, world: self.world(), view }, mapped))
     }
 
     /// The translation of the code at RIP, if the jump table knows it: the address to go to with flags in memory.
@@ -331,12 +330,12 @@ impl Cpu {
         if let Some(entry) = self.known_translation() {
             return Some(entry);
         }
-        let (key, global) = self.translation_key()?;
-        self.find_translation(&key, global)
+        let (key, mapped) = self.translation_key()?;
+        self.find_translation(&key, mapped)
     }
 
     /// The translation of a key, which is that of the code at RIP: the address to go to with flags in memory.
-    fn find_translation(&mut self, key: &Key, global: bool) -> Option<usize> {
+    fn find_translation(&mut self, key: &Key, mapped: Mapped) -> Option<usize> {
         if !self.shared.code.may_have(key) {
             return None;
         }
@@ -351,7 +350,7 @@ impl Cpu {
         if !self.may_lead_to(entry) {
             return None;
         }
-        let seen = Seen { home: key.home(), global };
+        let seen = Seen { home: key.home(), mapped };
         self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index);
         drop(shard);
         if let Some((page, _)) = second
@@ -366,9 +365,9 @@ impl Cpu {
     }
 
     /// The id of a page that code is looked up in, which is known from now on.
-    fn page_id(&mut self, home: Home, global: bool) -> u32 {
+    fn page_id(&mut self, home: Home, mapped: Mapped) -> u32 {
         let mut shard = self.shared.code.shard(home.page);
-        let seen = Seen { home, global };
+        let seen = Seen { home, mapped };
         self.code.translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index)
     }
 
@@ -378,8 +377,8 @@ impl Cpu {
         if !Self::canonical(next) || self.fetch_address(next).ok()? >> 12 != u64::from(page) {
             return None;
         }
-        let global = self.code_is_global(next);
-        Some(self.page_id(key.next_home(page), global))
+        let mapped = self.code_mapped(next);
+        Some(self.page_id(key.next_home(page), mapped))
     }
 
     /// Runs translated code from an entry until something else is to be done.
@@ -431,7 +430,7 @@ impl Cpu {
 
     /// Translates the code at RIP, of which this is the key. `None`: it cannot be, or not now. No translated code runs, or is on
     /// the stack; what the vCPU remembers must be compared with the epoch anew before any does ([`SharedCode::enter`]).
-    fn translate_here(&mut self, key: &Key, global: bool) -> Option<()> {
+    fn translate_here(&mut self, key: &Key, mapped: Mapped) -> Option<()> {
         self.shared.code.enter(self.index);
         let most = self.code.translator.most;
         self.mmu.ram.page(key.gpa)?;
@@ -449,7 +448,7 @@ impl Cpu {
         let shared = &shared.code;
         let _building = shared.try_build()?;
         let room = shared.room()?;
-        let Some(page_id) = self.id_to_translate_for(key, global, &pages)? else { return Some(()) };
+        let Some(page_id) = self.id_to_translate_for(key, mapped, &pages)? else { return Some(()) };
         let translator = &mut self.code.translator;
         let callee = instructions.last().and_then(flow::callee);
         let origin = Box::new(Origin::new(*key, page_id, uops, callee, room.code));
@@ -473,7 +472,7 @@ impl Cpu {
     fn id_to_translate_for(
         &mut self,
         key: &Key,
-        global: bool,
+        mapped: Mapped,
         pages: &[Option<(u32, u64)>; 2],
     ) -> Option<Option<u32>> {
         let mut shard = self.shared.code.shard(key.page());
@@ -488,7 +487,7 @@ impl Cpu {
         if pages[1].is_some() && self.shared.code.era() != translator.era {
             return None;
         }
-        let seen = Seen { home: key.home(), global };
+        let seen = Seen { home: key.home(), mapped };
         Some(Some(translator.know(&mut shard, &mut self.mmu.code_pages, seen, self.index)))
     }
 
@@ -507,8 +506,8 @@ impl Cpu {
         if let Some(entry) = self.known_translation() {
             return Some(entry);
         }
-        let (key, global) = self.translation_key()?;
-        if let Some(entry) = self.find_translation(&key, global) {
+        let (key, mapped) = self.translation_key()?;
+        if let Some(entry) = self.find_translation(&key, mapped) {
             return Some(entry);
         }
         let code = &self.shared.code;
@@ -516,11 +515,11 @@ impl Cpu {
         if !wanted {
             return None;
         }
-        self.translate_here(&key, global)?;
+        self.translate_here(&key, mapped)?;
         // It said that this vCPU is outside, so what that remembers is to be compared with the epoch since.
         let stamp = self.translation_stamp();
         self.gate.jump(key.view, key.rip, stamp);
-        self.find_translation(&key, global)
+        self.find_translation(&key, mapped)
     }
 
     /// Runs the code at RIP as translated code, if it can be.

@@ -139,7 +139,7 @@ impl Cpu {
     /// The translation of the code at RIP, of no more than `most` instructions if it is made now. It ends before an
     /// instruction that must not be executed twice.
     pub(crate) fn single(&mut self, most: usize) -> Option<Single> {
-        let (key, global) = self.translation_key()?;
+        let (key, mapped) = self.translation_key()?;
         let mut made = None;
         if self.shared.code.shard(key.page()).get(&key).is_none() {
             let mut instructions = self.instructions_at(&key, most)?;
@@ -148,7 +148,7 @@ impl Cpu {
             }
             instructions.truncate(if is_once(instructions.first()?) { 1 } else { usize::MAX });
             self.code.translator.most = instructions.len();
-            let done = self.translate_here(&key, global);
+            let done = self.translate_here(&key, mapped);
             self.code.translator.most = usize::MAX;
             done?;
             made = Some(Facts { arrival: self.shared.code.arrival(key.rip)?, ..facts_of(&instructions) });
@@ -168,7 +168,7 @@ impl Cpu {
             self.drop_single(&key);
             return None;
         }
-        self.page_id(key.home(), global);
+        self.page_id(key.home(), mapped);
         let stamp = self.translation_stamp();
         self.gate.jump(key.view, key.rip, stamp);
         if self.lockstep.as_ref().is_some_and(|l| l.chains()) {

@@ -65,6 +65,9 @@ impl Drop for Memory {
     }
 }
 
+/// The port that it panics at.
+pub const PANICS: u16 = 0xdead;
+
 /// Ports read their own number; writes are kept.
 #[derive(Default)]
 pub struct Recorder {
@@ -75,6 +78,7 @@ impl Bus for Recorder {
         data.iter_mut().zip(port.to_le_bytes().into_iter().cycle()).for_each(|(d, b)| *d = b);
     }
     fn pio_write(&self, _: u32, port: u16, data: &[u8]) {
+        assert_ne!(port, PANICS, "as the test wants");
         self.writes.lock().expect("not poisoned").push((port, data.to_vec()));
     }
     fn mmio_read(&self, _: u32, _: u64, data: &mut [u8]) {

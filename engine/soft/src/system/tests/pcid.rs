@@ -4,6 +4,7 @@
 use iced_x86::code_asm::{cr3, ptr, qword_ptr, rax, rbx, rcx, rdi};
 use vireo_core::model::Vendor;
 use vireo_core::state::cr4;
+use vireo_core::{PageRange, TlbFlusher, TlbScope, VcpuSet};
 
 use super::guest::{CODE, Guest, PAGES};
 use crate::mmu::{Entry, View};
@@ -174,4 +175,46 @@ fn a_watched_page_is_dropped_from_spaces_that_are_kept() {
     enter(&mut g, 0, KEEP);
     // Each access to it has to take the slow path, where watchpoints are looked at.
     assert!(!Entry::hits(g.cpu.mmu.entry(View::Kernel, AT).read, AT, 8));
+}
+
+/// Another vCPU wants these flushed, and this one serves it.
+fn flush_from_afar(g: &mut Guest, scopes: impl Iterator<Item = TlbScope>) {
+    scopes.for_each(|scope| g.cpu.shared.flush_tlbs(0, &VcpuSet::below(1), &scope));
+    g.cpu.serve_flushes();
+}
+
+#[test]
+fn a_flush_from_afar_reaches_spaces_that_are_not_in_use() {
+    for scope in [TlbScope::All, TlbScope::NonGlobal, TlbScope::Pages(vec![PageRange::at(AT)])] {
+        let mut g = stale(0);
+        flush_from_afar(&mut g, std::iter::once(scope.clone()));
+        assert_eq!(look(&mut g), 3, "{scope:?}");
+        enter(&mut g, 0, KEEP);
+        assert_eq!(look(&mut g), 3, "{scope:?}, another space");
+    }
+}
+
+#[test]
+fn pages_of_users_that_are_flushed_from_afar_leave_the_kernel_its_own() {
+    /// The page after the one under test, in the other half.
+    const ABOVE: u64 = 0xffff_8000_0000_0000 + AT + 0x1000;
+    for pages in [1, 1000] {
+        let mut g = guest(GLOBAL);
+        [PAGES, OTHER].iter().for_each(|root| g.write(root + 8 * 256, (root + 0x1000) | 7));
+        let look_above = |g: &mut Guest| {
+            g.cpu.regs.set(7, ABOVE);
+            do_code(g, |a| a.mov(rbx, qword_ptr(rdi)));
+            g.cpu.regs.get(3)
+        };
+        let map = |g: &mut Guest, page| g.write::<u64>(TABLES[0] + 8, page | 7 | GLOBAL);
+        map(&mut g, FIRST);
+        assert_eq!((look(&mut g), look_above(&mut g)), (1, 1));
+        map(&mut g, THIRD);
+        g.write::<u64>(TABLES[0], THIRD | 7 | GLOBAL);
+        // Every other page: no two make one range.
+        flush_from_afar(&mut g, (0..pages).map(|n| TlbScope::Pages(vec![PageRange::at(AT + 0x2000 * n)])));
+        assert_eq!((look(&mut g), look_above(&mut g)), (3, 1), "{pages} pages");
+        flush_from_afar(&mut g, std::iter::once(TlbScope::Pages(vec![PageRange::at(ABOVE)])));
+        assert_eq!(look_above(&mut g), 3);
+    }
 }
