@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// From the ground up. `guests` holds recipes, not crates.
 const FLOORS: [&str; 11] = [
-    "engine", "machine", "storage", "vmbus", "vsp", "network", "state", "worker", "host", "faces", "cluster",
+    "engine", "machine", "storage", "network", "vmbus", "vsp", "state", "worker", "host", "faces", "cluster",
 ];
 /// May depend on anything: nothing depends on them.
 const ATTIC: [&str; 2] = ["tests", "bench"];

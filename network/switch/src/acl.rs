@@ -1,0 +1,204 @@
+//! Access lists of a port: what may pass between its guest and others.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ahash::AHashMap as HashMap;
+
+use crate::Mac;
+use crate::frame::{Headers, Ip, Network, Transport};
+use crate::rate::Nanos;
+
+/// Which way a frame goes, as the guest sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// To the guest.
+    In,
+    /// From it.
+    Out,
+}
+
+/// What happens to a frame that a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It passes.
+    Allow,
+    /// It passes, and so do answers to it, until nothing has passed either way for so long.
+    AllowAnswers(Duration),
+    /// It does not.
+    Deny,
+}
+
+/// Whom a rule is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Who {
+    /// Anybody.
+    #[default]
+    Any,
+    /// A station.
+    Mac(Mac),
+    /// All addresses with the same first bits: so many.
+    Net(IpAddr, u8),
+}
+
+impl Who {
+    fn is(self, mac: Mac, address: Option<IpAddr>) -> bool {
+        match (self, address) {
+            (Self::Any, _) => true,
+            (Self::Mac(wanted), _) => wanted == mac,
+            (Self::Net(IpAddr::V4(net), bits), Some(IpAddr::V4(address))) => {
+                let differ = net.to_bits() ^ address.to_bits();
+                differ.checked_shr(32_u32.saturating_sub(bits.into())).unwrap_or(0) == 0
+            }
+            (Self::Net(IpAddr::V6(net), bits), Some(IpAddr::V6(address))) => {
+                let differ = net.to_bits() ^ address.to_bits();
+                differ.checked_shr(128_u32.saturating_sub(bits.into())).unwrap_or(0) == 0
+            }
+            (Self::Net(..), _) => false,
+        }
+    }
+}
+
+/// A rule. What it does not name may be anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Those of more weight are looked at first.
+    pub weight: u16,
+    /// Which way.
+    pub direction: Direction,
+    /// The guest.
+    pub local: Who,
+    /// The other side.
+    pub remote: Who,
+    /// Over IP.
+    pub protocol: Option<u8>,
+    /// The guest's port.
+    pub local_ports: Option<RangeInclusive<u16>>,
+    /// The other side's.
+    pub remote_ports: Option<RangeInclusive<u16>>,
+    /// What happens.
+    pub action: Action,
+}
+
+/// A frame as rules see it.
+#[derive(Clone, Copy)]
+struct View {
+    local: (Mac, Option<IpAddr>),
+    remote: (Mac, Option<IpAddr>),
+    protocol: Option<u8>,
+    /// The guest's port and the other's, where they are known.
+    ports: Option<(u16, u16)>,
+}
+
+impl View {
+    fn of(headers: &Headers, direction: Direction) -> Self {
+        let ip: Option<Ip> = match headers.network {
+            Network::Ip(ip) => Some(ip),
+            _ => None,
+        };
+        let ports = match ip.and_then(|ip| ip.transport) {
+            Some(Transport::Ports { source, destination }) => Some((source, destination)),
+            _ => None,
+        };
+        let (from, to) =
+            ((headers.source, ip.map(|ip| ip.source)), (headers.destination, ip.map(|ip| ip.destination)));
+        let protocol = ip.map(|ip| ip.protocol);
+        match direction {
+            Direction::Out => Self { local: from, remote: to, protocol, ports },
+            Direction::In => Self { local: to, remote: from, protocol, ports: ports.map(|(s, d)| (d, s)) },
+        }
+    }
+
+    fn flow(&self) -> Option<Flow> {
+        let (local, remote) = (self.local.1?, self.remote.1?);
+        Some(Flow { local, remote, protocol: self.protocol?, ports: self.ports })
+    }
+}
+
+impl Rule {
+    fn is_about(&self, direction: Direction, view: &View) -> bool {
+        let port = |wanted: &Option<RangeInclusive<u16>>, port: Option<u16>| {
+            wanted.as_ref().is_none_or(|range| port.is_some_and(|p| range.contains(&p)))
+        };
+        self.direction == direction
+            && self.local.is(view.local.0, view.local.1)
+            && self.remote.is(view.remote.0, view.remote.1)
+            && self.protocol.is_none_or(|p| view.protocol == Some(p))
+            && port(&self.local_ports, view.ports.map(|p| p.0))
+            && port(&self.remote_ports, view.ports.map(|p| p.1))
+    }
+}
+
+/// What answers are allowed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Flow {
+    local: IpAddr,
+    remote: IpAddr,
+    protocol: u8,
+    ports: Option<(u16, u16)>,
+}
+
+/// Flows of a port whose answers are let pass, at most: a guest makes them.
+const FLOWS_MAX: usize = 16384;
+
+/// The rules of a port, and the flows whose answers pass. Without rules everything does; and so does what no rule is about.
+#[derive(Clone, Debug, Default)]
+pub struct Acl {
+    rules: Vec<Rule>,
+    /// Until when, and for how long after each frame.
+    flows: HashMap<(Flow, Direction), (Nanos, Nanos)>,
+}
+
+impl Acl {
+    /// With these rules; of those with one weight, the first counts.
+    pub fn new(mut rules: Vec<Rule>) -> Self {
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.weight));
+        Self { rules, flows: HashMap::new() }
+    }
+
+    /// The rules, in the order in which they are looked at.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Whether a frame may pass.
+    pub fn passes(&mut self, headers: &Headers, direction: Direction, now: Nanos) -> bool {
+        if self.rules.is_empty() {
+            return true;
+        }
+        let view = View::of(headers, direction);
+        if let Some(flow) = view.flow()
+            && let Some((until, idle)) = self.flows.get_mut(&(flow, direction))
+            && *until > now
+        {
+            *until = now.saturating_add(*idle);
+            return true;
+        }
+        match self.rules.iter().find(|rule| rule.is_about(direction, &view)).map(|rule| rule.action) {
+            None | Some(Action::Allow) => true,
+            Some(Action::Deny) => false,
+            Some(Action::AllowAnswers(idle)) => {
+                if let Some(flow) = view.flow() {
+                    self.expect_answers(flow, direction, idle, now);
+                }
+                true
+            }
+        }
+    }
+
+    fn expect_answers(&mut self, flow: Flow, direction: Direction, idle: Duration, now: Nanos) {
+        let idle = idle.as_nanos().try_into().unwrap_or(Nanos::MAX);
+        let answers = match direction {
+            Direction::In => Direction::Out,
+            Direction::Out => Direction::In,
+        };
+        if self.flows.len() >= FLOWS_MAX && !self.flows.contains_key(&(flow, answers)) {
+            self.flows.retain(|_, (until, _)| *until > now);
+        }
+        // When there is no room even so, the frame passes, and its answers do not.
+        if self.flows.len() < FLOWS_MAX || self.flows.contains_key(&(flow, answers)) {
+            self.flows.insert((flow, answers), (now.saturating_add(idle), idle));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What the switch reads of a frame: headers at the places where the specifications have them, each byte once, nothing kept.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::Mac;
+
+/// Bytes of an Ethernet header without tags.
+pub const HEADER: usize = 14;
+/// Kinds of frames (IEEE 802 numbers).
+pub mod ether_type {
+    #![allow(missing_docs)]
+    pub const IPV4: u16 = 0x0800;
+    pub const ARP: u16 = 0x0806;
+    pub const VLAN: u16 = 0x8100;
+    pub const IPV6: u16 = 0x86dd;
+    pub const SERVICE_VLAN: u16 = 0x88a8;
+}
+/// Protocols over IP (IANA).
+pub mod protocol {
+    #![allow(missing_docs)]
+    pub const ICMP: u8 = 1;
+    pub const IGMP: u8 = 2;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMP6: u8 = 58;
+}
+
+/// The tag of a VLAN (IEEE 802.1Q): 12 bits of VLAN, one of eligibility to be dropped, three of priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tag(pub u16);
+
+impl Tag {
+    /// The VLAN; 0 in a tag that has nothing but a priority.
+    pub fn vlan(self) -> u16 {
+        self.0 & 0xfff
+    }
+
+    /// Another VLAN with the same priority.
+    pub fn with_vlan(self, vlan: u16) -> Self {
+        Self(self.0 & 0xf000 | vlan & 0xfff)
+    }
+}
+
+/// What the switch decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// To whom.
+    pub destination: Mac,
+    /// From whom.
+    pub source: Mac,
+    /// The outermost tag that is in the frame's bytes.
+    pub tag: Option<Tag>,
+    /// There are further tags behind that one.
+    pub tagged_twice: bool,
+    /// The kind of what is behind all tags.
+    pub ether_type: u16,
+    /// What it says of the network layer.
+    pub network: Network,
+}
+
+/// Of the network layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing that matters here.
+    Other,
+    /// It says that it is one of the below, and is not.
+    Malformed,
+    /// ARP for IPv4.
+    Arp {
+        /// Who asks, or answers.
+        sender: Mac,
+        /// The address that the sender says it has.
+        address: Ipv4Addr,
+    },
+    /// IP.
+    Ip(Ip),
+}
+
+/// Of an IP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// From whom.
+    pub source: IpAddr,
+    /// To whom.
+    pub destination: IpAddr,
+    /// What is in it; behind extension headers of IPv6.
+    pub protocol: u8,
+    /// What follows; `None` in a fragment that is not the first.
+    pub transport: Option<Transport>,
+}
+
+/// Of the layer above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Ports of TCP or UDP.
+    Ports {
+        /// The sender's.
+        source: u16,
+        /// The receiver's.
+        destination: u16,
+    },
+    /// A message of ICMP, ICMPv6 or IGMP: its type, and where its bytes start in the frame.
+    Message {
+        /// Its type.
+        kind: u8,
+        /// Offset in the frame.
+        at: usize,
+    },
+    /// Something else.
+    Other,
+    /// Too short for its protocol, or extension headers without an end.
+    Malformed,
+}
+
+/// Extension headers of an IPv6 packet that are looked behind.
+const EXTENSIONS: usize = 8;
+/// Tags that are looked behind.
+const TAGS: usize = 4;
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+}
+
+impl Headers {
+    /// Reads them; `None`: it is too short for a frame, or has more tags than anybody uses.
+    pub fn read(frame: &[u8]) -> Option<Self> {
+        let (destination, source) = (Mac::first_of(frame)?, Mac::first_of(frame.get(6..)?)?);
+        let (mut at, mut tag, mut tags) = (12, None, 0);
+        let ether_type = loop {
+            let kind = be16(frame, at)?;
+            at += 2;
+            if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
+                break kind;
+            }
+            tags += 1;
+            if tags > TAGS {
+                return None;
+            }
+            let this = Tag(be16(frame, at)?);
+            tag.get_or_insert(this);
+            at += 2;
+        };
+        let network = match ether_type {
+            ether_type::ARP => arp(frame, at),
+            ether_type::IPV4 => ipv4(frame, at).map_or(Network::Malformed, Network::Ip),
+            ether_type::IPV6 => ipv6(frame, at).map_or(Network::Malformed, Network::Ip),
+            _ => Network::Other,
+        };
+        Some(Self { destination, source, tag, tagged_twice: tags > 1, ether_type, network })
+    }
+}
+
+/// RFC 826, for Ethernet and IPv4; others are none of ours.
+fn arp(frame: &[u8], at: usize) -> Network {
+    const FOR_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    let read = || {
+        let body = frame.get(at..)?.first_chunk::<28>()?;
+        let address: [u8; 4] = *body[14..].first_chunk()?;
+        (body[..6] == FOR_IPV4).then_some((Mac::first_of(&body[8..])?, address.into()))
+    };
+    read().map_or(Network::Malformed, |(sender, address)| Network::Arp { sender, address })
+}
+
+/// RFC 791.
+fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
+    let header = frame.get(at..)?.first_chunk::<20>()?;
+    let length = usize::from(header[0] & 0xf) * 4;
+    if header[0] >> 4 != 4 || length < 20 || frame.len() < at + length {
+        return None;
+    }
+    let address = |n: usize| Some(IpAddr::from(Ipv4Addr::from(*header[n..].first_chunk::<4>()?)));
+    let first = be16(header, 6)? & 0x1fff == 0;
+    let transport = first.then(|| transport(frame, at + length, header[9]));
+    Some(Ip { source: address(12)?, destination: address(16)?, protocol: header[9], transport })
+}
+
+/// RFC 8200.
+fn ipv6(frame: &[u8], at: usize) -> Option<Ip> {
+    const FRAGMENT: u8 = 44;
+    let header = frame.get(at..)?.first_chunk::<40>()?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let address = |n: usize| Some(IpAddr::from(Ipv6Addr::from(*header[n..].first_chunk::<16>()?)));
+    let (source, destination) = (address(8)?, address(24)?);
+    let (mut protocol, mut at) = (header[6], at + 40);
+    for _ in 0..EXTENSIONS {
+        // Hop by hop, routing, destination options, authentication; all say what follows, in their first byte.
+        let (next, length) = match (protocol, frame.get(at..).and_then(|f| f.first_chunk::<8>())) {
+            (0 | 43 | 60, Some(e)) => (e[0], 8 + usize::from(e[1]) * 8),
+            (51, Some(e)) => (e[0], 8 + usize::from(e[1]) * 4),
+            (FRAGMENT, Some(e)) if u16::from_be_bytes([e[2], e[3]]) & 0xfff8 != 0 => {
+                return Some(Ip { source, destination, protocol: e[0], transport: None });
+            }
+            (FRAGMENT, Some(e)) => (e[0], 8),
+            (0 | 43 | 60 | 51 | FRAGMENT, None) => {
+                return Some(Ip { source, destination, protocol, transport: Some(Transport::Malformed) });
+            }
+            _ => {
+                let transport = Some(transport(frame, at, protocol));
+                return Some(Ip { source, destination, protocol, transport });
+            }
+        };
+        (protocol, at) = (next, at + length);
+    }
+    Some(Ip { source, destination, protocol, transport: Some(Transport::Malformed) })
+}
+
+fn transport(frame: &[u8], at: usize, protocol: u8) -> Transport {
+    let read = || {
+        Some(match protocol {
+            protocol::TCP | protocol::UDP => {
+                Transport::Ports { source: be16(frame, at)?, destination: be16(frame, at + 2)? }
+            }
+            protocol::ICMP | protocol::IGMP | protocol::ICMP6 => {
+                Transport::Message { kind: *frame.get(at)?, at }
+            }
+            _ => Transport::Other,
+        })
+    };
+    read().unwrap_or(Transport::Malformed)
+}

@@ -1,0 +1,453 @@
+//! The way of a frame through the switch.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::AHashMap as HashMap;
+
+use crate::Mac;
+use crate::acl::Direction;
+use crate::frame::{Headers, Tag};
+use crate::groups::{Groups, Interest};
+use crate::guard::Refusal;
+use crate::port::{Counters, Filter, Kind, Mirror, Port, Reason, Settings};
+use crate::rate::Nanos;
+use crate::table::{AGE, Table};
+use crate::vlan::{Learning, Vlan, VlanError};
+
+/// Names a port of a switch; not given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortId(u32);
+
+/// Ports of a switch, at most.
+pub const PORTS_MAX: usize = 1024;
+
+/// A port cannot be like that.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SwitchError {
+    /// There is none of that name.
+    #[error("the switch has no such port")]
+    NoPort,
+    /// There are too many.
+    #[error("the switch has {PORTS_MAX} ports already")]
+    Full,
+    /// A group's address, or none.
+    #[error("{0} cannot be a station's address: it is a group's, or zero")]
+    NoStation(Mac),
+    /// Another port has it.
+    #[error(
+        "{0} is the address of another port: choose another one, or allow both to send from any address (spoofing)"
+    )]
+    InUse(Mac),
+    /// The port's guest may not choose its address.
+    #[error("the port may not have another address than it was given: spoofing is not allowed")]
+    Fixed,
+    /// Its VLANs are none.
+    #[error(transparent)]
+    Vlan(#[from] VlanError),
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes to the ports of [`Switch::deliveries`], which may be none.
+    Deliver,
+    /// It is not to be sent by anybody.
+    Drop(Reason),
+    /// It may be offered again after so long: its port has sent all that it may.
+    Wait(Duration),
+}
+
+/// A port that gets the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Which.
+    pub port: PortId,
+    /// With this tag in place of the one that it came with.
+    pub tag: Option<Tag>,
+}
+
+/// A switch. Who moves frames asks it for each; it moves none itself.
+#[derive(Debug, Default)]
+pub struct Switch {
+    ports: Vec<(PortId, Port)>,
+    next: u32,
+    learning: Learning,
+    /// Ports by the address that is known to be behind them. Several have one only where all may send from any (network load
+    /// balancing gives all its hosts the same address): all get what is for it.
+    owners: HashMap<Mac, Arc<[PortId]>>,
+    table: Table,
+    groups: Groups,
+    /// Multicast goes only to who has asked for it by IGMP.
+    snooping: bool,
+    deliveries: Vec<Delivery>,
+}
+
+/// A frame on its way.
+struct Frame<'a> {
+    bytes: &'a [u8],
+    headers: Headers,
+    from: PortId,
+    /// The VLAN in which it came, and its tag.
+    came: Vlan,
+    tag: Tag,
+    place: Vlan,
+    to: To,
+    now: Nanos,
+}
+
+/// Who has the address that a frame is for.
+enum To {
+    /// A group.
+    Group,
+    /// Ports of which that is known.
+    Owners(Arc<[PortId]>),
+    /// The port behind which it was learned.
+    Learned(PortId),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Switch {
+    /// One without ports.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether multicast goes only to who has asked for it.
+    pub fn set_snooping(&mut self, snooping: bool) {
+        self.snooping = snooping;
+    }
+
+    /// Adds a port.
+    ///
+    /// # Errors
+    /// Its settings cannot be, or clash with another's.
+    pub fn add(&mut self, settings: Settings) -> Result<PortId, SwitchError> {
+        if self.ports.len() >= PORTS_MAX {
+            return Err(SwitchError::Full);
+        }
+        settings.check()?;
+        self.check_address(None, settings.kind.address(), settings.spoofing)?;
+        let id = PortId(self.next);
+        self.next = self.next.checked_add(1).ok_or(SwitchError::Full)?;
+        self.ports.push((id, Port::new(settings)));
+        self.look_again();
+        Ok(id)
+    }
+
+    /// Takes a port away, and forgets who was behind it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn remove(&mut self, id: PortId, now: Nanos) -> Result<(), SwitchError> {
+        let at = self.place_of(id).ok_or(SwitchError::NoPort)?;
+        self.ports.remove(at);
+        self.forget(id, now);
+        self.look_again();
+        Ok(())
+    }
+
+    /// Gives a port other settings. Its counters go on.
+    ///
+    /// # Errors
+    /// As for [`Self::add`]; nothing is changed then.
+    pub fn set(&mut self, id: PortId, settings: Settings, now: Nanos) -> Result<(), SwitchError> {
+        settings.check()?;
+        self.check_address(Some(id), settings.kind.address(), settings.spoofing)?;
+        self.port_mut(id)?.set(settings);
+        self.forget(id, now);
+        self.look_again();
+        Ok(())
+    }
+
+    /// The guest behind a port chooses another address.
+    ///
+    /// # Errors
+    /// It may not; it is none; another port has it that may have no other.
+    pub fn set_address(&mut self, id: PortId, mac: Mac) -> Result<(), SwitchError> {
+        let port = self.port(id).ok_or(SwitchError::NoPort)?;
+        if port.address == Some(mac) {
+            return Ok(());
+        }
+        if !port.settings.spoofing && port.settings.kind.address() != Some(mac) {
+            return Err(SwitchError::Fixed);
+        }
+        if !mac.is_station() {
+            return Err(SwitchError::NoStation(mac));
+        }
+        self.check_address(Some(id), Some(mac), port.settings.spoofing)?;
+        self.port_mut(id)?.address = Some(mac);
+        self.look_again();
+        Ok(())
+    }
+
+    /// Whoever is behind a port says what it wants to get.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn set_filter(&mut self, id: PortId, filter: Filter) -> Result<(), SwitchError> {
+        self.port_mut(id)?.filter = filter;
+        Ok(())
+    }
+
+    /// What passed a port so far.
+    pub fn counters(&self, id: PortId) -> Option<Counters> {
+        self.port(id).map(|p| p.counters)
+    }
+
+    /// The settings of a port.
+    pub fn settings(&self, id: PortId) -> Option<&Settings> {
+        self.port(id).map(|p| &p.settings)
+    }
+
+    /// All ports, in the order in which they came.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.ports.iter().map(|(id, _)| *id)
+    }
+
+    /// Where stations are known to be: by learning, VLAN, address, port, when it was heard.
+    pub fn stations(&self) -> impl Iterator<Item = (Vlan, Mac, PortId, Nanos)> {
+        self.table.all()
+    }
+
+    /// Members of multicast groups that were heard of, with the VLAN where they are.
+    pub fn members(&self) -> impl Iterator<Item = (Vlan, Ipv4Addr, PortId)> {
+        self.groups.all()
+    }
+
+    /// Forgets stations and members that have been silent for too long. To be called now and then.
+    pub fn age(&mut self, now: Nanos) {
+        self.table.forget(|_, _, _, seen| now.saturating_sub(seen) >= AGE);
+        self.groups.forget(None, now);
+    }
+
+    /// Where the last frame goes, if [`Self::forward`] said that it does.
+    pub fn deliveries(&self) -> &[Delivery] {
+        &self.deliveries
+    }
+
+    /// Decides about a frame that came by a port. `bytes` are its first ones, with all headers; `length` is how long it is, in bytes;
+    /// `outer` is a tag that came beside the frame, not in it.
+    pub fn forward(
+        &mut self,
+        now: Nanos,
+        from: PortId,
+        bytes: &[u8],
+        length: usize,
+        outer: Option<Tag>,
+    ) -> Verdict {
+        self.deliveries.clear();
+        let Some(at) = self.place_of(from) else { return Verdict::Drop(Reason::Vlan) };
+        let verdict = match self.admit(at, now, bytes, length, outer) {
+            Ok(frame) => {
+                self.choose(at, &frame, length);
+                Verdict::Deliver
+            }
+            Err(verdict) => verdict,
+        };
+        let counters = &mut self.ports[at].1.counters;
+        match verdict {
+            Verdict::Deliver => counters.sent.add(length),
+            Verdict::Drop(reason) => counters.dropped[reason as usize] += 1,
+            Verdict::Wait(_) => {}
+        }
+        verdict
+    }
+
+    /// What the port that a frame comes by allows.
+    fn admit<'a>(
+        &mut self,
+        at: usize,
+        now: Nanos,
+        bytes: &'a [u8],
+        length: usize,
+        outer: Option<Tag>,
+    ) -> Result<Frame<'a>, Verdict> {
+        let drop = |reason| Err(Verdict::Drop(reason));
+        let Some(headers) = Headers::read(bytes) else { return drop(Reason::Malformed) };
+        if !headers.source.is_station() {
+            return drop(Reason::Malformed);
+        }
+        let (from, port) = &mut self.ports[at];
+        let tag = outer.or(headers.tag);
+        let came = port.settings.vlan.of_incoming(tag);
+        let Some(came) = came.filter(|_| port.settings.mirror != Mirror::Destination) else {
+            return drop(Reason::Vlan);
+        };
+        if is_reserved(headers.destination) {
+            return drop(Reason::Reserved);
+        }
+        let owners = self.owners.get(&headers.source);
+        let own = owners.is_some_and(|o| o.contains(from));
+        if !own && (owners.is_some() || !port.learns()) {
+            return drop(Reason::Spoofed);
+        }
+        if let Some(refusal) = port.settings.guards.refusal(bytes, &headers) {
+            return drop(reason_of(refusal));
+        }
+        if !port.settings.acl.passes(&headers, Direction::Out, now) {
+            return drop(Reason::Acl);
+        }
+        let place = self.learning.place(came);
+        let to = find(&self.owners, &self.table, place, headers.destination, now);
+        let floods = matches!(to, To::Group | To::Unknown);
+        if floods && port.storm().is_some_and(|bucket| bucket.take(1, now).is_err()) {
+            return drop(Reason::Storm);
+        }
+        if let Some(Err(wait)) = port.bandwidth().map(|bucket| bucket.take(length as u64, now)) {
+            return Err(Verdict::Wait(wait));
+        }
+        if !own && port.learns() {
+            let most = port.settings.stations;
+            self.table.learn(place, headers.source, *from, most, now);
+        }
+        Ok(Frame { bytes, headers, from: *from, came, tag: tag.unwrap_or_default(), place, to, now })
+    }
+
+    /// Fills in who gets a frame.
+    fn choose(&mut self, at: usize, frame: &Frame<'_>, length: usize) {
+        let mut mirrored = self.ports[at].1.settings.mirror == Mirror::Source;
+        match &frame.to {
+            To::Group => mirrored |= self.deliver_to_group(frame, length),
+            // In other VLANs than theirs it is for nobody.
+            To::Owners(owners) => {
+                owners.iter().for_each(|owner| mirrored |= self.deliver(*owner, frame, length));
+            }
+            To::Learned(port) => mirrored |= self.deliver(*port, frame, length),
+            To::Unknown => {
+                for n in 0..self.ports.len() {
+                    if self.ports[n].1.learns() {
+                        mirrored |= self.deliver(self.ports[n].0, frame, length);
+                    }
+                }
+            }
+        }
+        if mirrored {
+            self.copy(frame, length);
+        }
+    }
+
+    fn deliver_to_group(&mut self, frame: &Frame<'_>, length: usize) -> bool {
+        let Frame { place, now, .. } = *frame;
+        let report = self.snooping && self.groups.hear(place, frame.from, frame.bytes, &frame.headers, now);
+        let routers = report && self.groups.has_routers(place, now);
+        let interest = match self.snooping {
+            true => self.groups.interest(place, &frame.headers, now),
+            false => Interest::All,
+        };
+        let mut mirrored = false;
+        for n in 0..self.ports.len() {
+            let (id, port) = &self.ports[n];
+            let uplink = port.settings.kind == Kind::Uplink;
+            let wanted = match interest {
+                // Members must not hear each other's reports, or they do not report themselves.
+                _ if routers => self.groups.has_router(place, *id, now),
+                Interest::Known(group) if !report => self.groups.wants(place, group, *id, now) || uplink,
+                _ => true,
+            };
+            if wanted && port.filter.wants(frame.headers.destination) {
+                mirrored |= self.deliver(*id, frame, length);
+            }
+        }
+        mirrored
+    }
+
+    /// Delivers to a port, if it may have the frame. Whether that is mirrored.
+    fn deliver(&mut self, id: PortId, frame: &Frame<'_>, length: usize) -> bool {
+        let Some(at) = self.place_of(id).filter(|_| id != frame.from) else { return false };
+        let port = &mut self.ports[at].1;
+        let directed = frame.headers.destination.is_group() || port.filter.directed;
+        let tag = port.settings.vlan.of_outgoing(frame.came, frame.tag);
+        let Some(tag) = tag.filter(|_| directed && port.settings.mirror != Mirror::Destination) else {
+            return false;
+        };
+        if !port.settings.acl.passes(&frame.headers, Direction::In, frame.now) {
+            port.counters.refused += 1;
+            return false;
+        }
+        port.counters.received.add(length);
+        self.deliveries.push(Delivery { port: id, tag });
+        port.settings.mirror == Mirror::Source
+    }
+
+    /// Copies for those that look on, as the frame came.
+    fn copy(&mut self, frame: &Frame<'_>, length: usize) {
+        let tag = (frame.came != 0).then(|| frame.tag.with_vlan(frame.came));
+        for (id, port) in &mut self.ports {
+            if port.settings.mirror == Mirror::Destination {
+                port.counters.received.add(length);
+                self.deliveries.push(Delivery { port: *id, tag });
+            }
+        }
+    }
+
+    fn place_of(&self, id: PortId) -> Option<usize> {
+        // They are in the order of their numbers.
+        self.ports.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    fn port(&self, id: PortId) -> Option<&Port> {
+        self.place_of(id).map(|at| &self.ports[at].1)
+    }
+
+    fn port_mut(&mut self, id: PortId) -> Result<&mut Port, SwitchError> {
+        let at = self.place_of(id).ok_or(SwitchError::NoPort)?;
+        Ok(&mut self.ports[at].1)
+    }
+
+    /// Whether a port may have an address.
+    fn check_address(&self, id: Option<PortId>, mac: Option<Mac>, spoofing: bool) -> Result<(), SwitchError> {
+        let Some(mac) = mac else { return Ok(()) };
+        let mut others =
+            self.ports.iter().filter(|(other, port)| Some(*other) != id && port.address == Some(mac));
+        match others.any(|(_, port)| !spoofing || !port.settings.spoofing) {
+            true => Err(SwitchError::InUse(mac)),
+            false => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, id: PortId, now: Nanos) {
+        self.table.forget(|_, _, port, _| port == id);
+        self.groups.forget(Some(id), now);
+    }
+
+    /// Derives from the ports what is looked up for each frame.
+    fn look_again(&mut self) {
+        self.learning = Learning::of(self.ports.iter().map(|(_, port)| &port.settings.vlan));
+        let mut owners: HashMap<Mac, Vec<PortId>> = HashMap::new();
+        for (id, port) in &self.ports {
+            if let Some(mac) = port.address {
+                owners.entry(mac).or_default().push(*id);
+            }
+        }
+        self.owners = owners.into_iter().map(|(mac, ports)| (mac, ports.into())).collect();
+        let owners = &self.owners;
+        self.table.forget(|_, mac, _, _| owners.contains_key(&mac));
+    }
+}
+
+fn find(owners: &HashMap<Mac, Arc<[PortId]>>, table: &Table, place: Vlan, to: Mac, now: Nanos) -> To {
+    if to.is_group() {
+        return To::Group;
+    }
+    match owners.get(&to) {
+        Some(owners) => To::Owners(Arc::clone(owners)),
+        None => table.find(place, to, now).map_or(To::Unknown, To::Learned),
+    }
+}
+
+fn reason_of(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::Dhcp => Reason::Dhcp,
+        Refusal::Router => Reason::Router,
+        Refusal::Address => Reason::Address,
+        Refusal::Malformed => Reason::Malformed,
+    }
+}
+
+/// Bridges' own (IEEE 802.1D, table 7-10): 01-80-C2-00-00-00 to -0F.
+fn is_reserved(to: Mac) -> bool {
+    to.0[..5] == [0x01, 0x80, 0xc2, 0, 0] && to.0[5] < 0x10
+}
