@@ -62,6 +62,7 @@ impl Doorbell {
 
     /// For the listener, before it looks for what there is to do: the next ring is told again.
     pub fn answer(&self) {
+        // A swap, not a store: it sees what whoever rang wrote before.
         self.rung.swap(false, Ordering::SeqCst);
     }
 

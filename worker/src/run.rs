@@ -79,6 +79,8 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     }
     spare_files(spec)?;
     let enlightenments = spec.enlightenments.on(&chosen.capabilities);
+    // Before the disks, so that it is dropped after them.
+    let mut ending = None;
     let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
@@ -86,7 +88,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let board_events = forward_board_events(&events);
     let user = Arc::new(User::new(events, Arc::clone(console.output())));
     // From the moment that there is something to put back or to remove.
-    signals::watch(user.events()).map_err(RunError::Signals)?;
+    let ending = ending.insert(signals::watch(user.events()).map_err(RunError::Signals)?);
     let board_spec = BoardSpec {
         memory: spec.memory,
         vcpus: spec.cpus,
@@ -111,6 +113,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     board.stop();
     let ran = started.elapsed();
     let unread_output = console.finish() + further.map_or(0, |f| f.finish());
+    ending.begin();
     Ok(Outcome {
         end: end?,
         engine: chosen.capabilities.engine.to_string(),

@@ -1,9 +1,10 @@
 //! A disk of a running machine.
 
 use std::path::Path;
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use vireo_block::{BlockDevice, BlockInfo, Executor, Request, Task};
 use vireo_chain::{Disk, Format};
@@ -14,6 +15,9 @@ use crate::inbox::Inbox;
 use crate::keeper::{Jobs, keep};
 use crate::ring::Ring;
 use crate::{LiveError, Result};
+
+/// A disk that has not done what it was asked to in this time may never do it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a disk is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +86,7 @@ impl LiveDisk {
     }
 
     /// Makes the disk larger, to `size` bytes: what is in flight is waited for if it is an image. Not to be called by a completion.
+    /// Where that takes too long, the disk is still made larger once it is done.
     ///
     /// # Errors
     /// A size that is smaller, or not of whole sectors; those of the system; what cannot grow in this way.
@@ -95,8 +100,12 @@ impl LiveDisk {
         if !self.raw {
             let (tell, told) = channel();
             self.shared.inbox.put([Mail::Grow(size, tell)]);
-            let gone = || LiveError::io("extend", files.path())(std::io::ErrorKind::BrokenPipe.into());
-            return Ok(told.recv().map_err(|_| gone())?.map(drop)?);
+            let failed = |kind: std::io::ErrorKind| LiveError::io("extend", files.path())(kind.into());
+            let result = told.recv_timeout(PATIENCE).map_err(|e| match e {
+                RecvTimeoutError::Timeout => failed(std::io::ErrorKind::TimedOut),
+                RecvTimeoutError::Disconnected => failed(std::io::ErrorKind::BrokenPipe),
+            });
+            return Ok(result?.map(drop)?);
         }
         if files.is_device() {
             return refused("a block device grows by whoever made it: refresh the disk then");

@@ -192,7 +192,7 @@ impl Worker {
             .spawn(move || {
                 while !served.port.lock().closed {
                     served.port.channel.doorbell().wait();
-                    served.run();
+                    served.turn(false);
                 }
             })
             .map_err(|e| format!("the host refused a thread: {e}"))?;
@@ -276,8 +276,19 @@ struct Incoming {
 }
 
 impl Task for Server {
-    /// Has a turn: takes requests out and starts them, and sends what has ended.
+    /// A turn on a disk's thread, which has its own to do, too: one round.
     fn run(&self) {
+        self.turn(true);
+    }
+}
+
+impl Server {
+    fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a turn: takes requests out and starts them, and sends what has ended. `once`: one round of it.
+    fn turn(&self, once: bool) {
         let port = &self.port;
         port.channel.doorbell().answer();
         let mut incoming = self.incoming();
@@ -289,7 +300,7 @@ impl Task for Server {
         port.flush(&mut out);
         drop(out);
         if !incoming.broken {
-            self.serve(&mut incoming);
+            self.serve(&mut incoming, once);
         }
         let mut out = port.lock();
         out.busy = false;
@@ -300,19 +311,13 @@ impl Task for Server {
             port.rest.notify_all();
         }
     }
-}
-
-impl Server {
-    fn incoming(&self) -> MutexGuard<'_, Incoming> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 
     /// Takes requests out until there are none, or too many are under way.
-    fn serve(&self, from: &mut Incoming) {
+    fn serve(&self, from: &mut Incoming, once: bool) {
         let mut batches = Batches::default();
         from.reader.mask();
         loop {
-            let (room, hosted) = self.begin_round();
+            let room = self.begin_round();
             let (mut taken, mut empty) = (0, false);
             for _ in 0..room {
                 match from.reader.next(&mut from.packet) {
@@ -340,19 +345,18 @@ impl Server {
                 }
                 from.reader.mask();
             }
-            if hosted {
-                // The disk's thread has its own to do, too: another turn.
+            if once {
                 return self.port.channel.doorbell().ring();
             }
         }
     }
 
-    /// How many requests may be taken in a round; they count as under way. And whether a disk's thread does it.
-    fn begin_round(&self) -> (usize, bool) {
+    /// How many requests may be taken in a round. They count as under way.
+    fn begin_round(&self) -> usize {
         let mut out = self.port.lock();
         let room = DEPTH.saturating_sub(out.in_flight + out.backlog.len()).min(ROUND);
         out.in_flight += room;
-        (room, out.hosted)
+        room
     }
 
     /// Ends a round in which so many of them were not taken; whether requests have to stay in the ring for now.

@@ -25,8 +25,11 @@ pub enum UnitError {
     )]
     Leaving(u8),
     /// All numbers are in use.
-    #[error("the controller has {LUNS} units already: use another controller")]
+    #[error("the controller has {LUNS} units already")]
     Full,
+    /// Those that are not are of units that the guest still takes to be there.
+    #[error("the controller's free places are of units that were taken away just now: wait a minute")]
+    AllLeaving,
     /// There is none.
     #[error("there is no unit {0}")]
     Absent(u8),
@@ -90,7 +93,9 @@ impl Controller {
             Some(lun) => lun,
             None => {
                 let from = units.next;
-                (0..LUNS).map(|n| (from + n) % LUNS).find(|&lun| units.is_free(lun)).ok_or(UnitError::Full)?
+                let free = (0..LUNS).map(|n| (from + n) % LUNS).find(|&lun| units.is_free(lun));
+                let full = units.present.len() == usize::from(LUNS);
+                free.ok_or(if full { UnitError::Full } else { UnitError::AllLeaving })?
             }
         };
         units.next = (lun + 1) % LUNS;

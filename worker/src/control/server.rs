@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::{Answer, Request, receive, send};
@@ -13,6 +14,8 @@ use crate::socket::Socket;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const RETRY: Duration = Duration::from_millis(100);
+/// Clients that are served at a time: what one asks for may wait for a disk that does not answer.
+const CLIENTS_MAX: usize = 16;
 
 /// The socket that a machine is changed by. Dropping it removes the socket.
 pub struct ControlServer {
@@ -20,17 +23,20 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Makes the socket, for this user alone, and serves it: one request after the other. The error says what is in the way.
+    /// Makes the socket, for this user alone, and serves it. The error says what is in the way.
     pub fn start(path: &Path, disks: &Arc<Disks>) -> Result<Self, String> {
         let (socket, listener) = Socket::bind_private(path)?;
         let disks = Arc::downgrade(disks);
-        std::thread::Builder::new()
+        Builder::new()
             .name("control".into())
             .spawn(move || {
+                let mut clients = Vec::new();
                 for stream in listener.incoming() {
+                    if disks.strong_count() == 0 {
+                        return;
+                    }
                     match stream {
-                        Ok(stream) if !serve(&stream, &disks) => return,
-                        Ok(_) => {}
+                        Ok(stream) => admit(stream, &disks, &mut clients),
                         // The host has no file descriptor left, say: time for it to get some.
                         Err(_) => std::thread::sleep(RETRY),
                     }
@@ -41,11 +47,30 @@ impl ControlServer {
     }
 }
 
-/// Serves one client; whether the machine is still there.
-fn serve(stream: &UnixStream, disks: &Weak<Disks>) -> bool {
+/// Has a client served by a thread of its own, if there are not too many.
+fn admit(stream: UnixStream, disks: &Weak<Disks>, clients: &mut Vec<JoinHandle<()>>) {
+    clients.retain(|c| !c.is_finished());
+    let busy = |stream: &UnixStream, why: String| {
+        _ = stream.set_write_timeout(Some(PATIENCE));
+        _ = send(stream, &Answer::Refused { why });
+    };
+    if clients.len() >= CLIENTS_MAX {
+        return busy(&stream, format!("{CLIENTS_MAX} others are being served: try again later"));
+    }
+    let disks = Weak::clone(disks);
+    let refused = stream.try_clone();
+    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &disks)) {
+        Ok(client) => clients.push(client),
+        Err(e) => _ = refused.map(|stream| busy(&stream, format!("the host refuses a thread: {e}"))),
+    }
+}
+
+/// Serves one client.
+fn serve(stream: &UnixStream, disks: &Weak<Disks>) {
     _ = stream.set_write_timeout(Some(PATIENCE));
     let request = receive(stream, PATIENCE);
-    let Some(disks) = disks.upgrade() else { return false };
+    // The machine has ended.
+    let Some(disks) = disks.upgrade() else { return };
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
@@ -55,7 +80,6 @@ fn serve(stream: &UnixStream, disks: &Weak<Disks>) -> bool {
     };
     // Who does not want the answer goes without.
     _ = send(stream, &answer);
-    true
 }
 
 fn answer(request: &Request, disks: &Disks) -> Answer {

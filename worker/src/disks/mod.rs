@@ -197,7 +197,14 @@ impl Disks {
                 Err(e) => refused = e,
             }
         }
-        Err(refused.into())
+        Err(match refused {
+            UnitError::Full => DisksError::NoPlace {
+                path: spec.path.clone(),
+                bus: "scsi",
+                most: self.controllers.len() * usize::from(LUNS),
+            },
+            other => other.into(),
+        })
     }
 
     fn add_virtio(&self, spec: &DiskSpec) -> Result<(), DisksError> {
