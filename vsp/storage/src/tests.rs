@@ -225,6 +225,14 @@ fn disks_come_go_and_grow_while_the_driver_works() {
     assert_eq!(rig.controller.add(Some(1), Arc::new(ScsiDisk::new(ram()))), Err(UnitError::Leaving(1)));
     assert_eq!(rig.controller.add(None, Arc::new(ScsiDisk::new(ram()))), Ok(2));
     announced();
+    // Where the guest has let go of none, there is none to be had for a while; which is not the same as too many.
+    for lun in 3..64 {
+        assert_eq!(rig.controller.add(None, Arc::new(ScsiDisk::new(ram()))), Ok(lun));
+        announced();
+        rig.controller.remove(lun).unwrap();
+        announced();
+    }
+    assert_eq!(rig.controller.add(None, Arc::new(ScsiDisk::new(ram()))), Err(UnitError::AllLeaving));
     rig.controller.look();
     disk.resize(2 << 20);
     rig.controller.look();

@@ -95,3 +95,26 @@ fn answer(request: &Request, disks: &Disks) -> Answer {
     };
     done.unwrap_or_else(|e| Answer::Refused { why: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read};
+
+    use super::*;
+    use crate::control::ask;
+
+    #[test]
+    fn who_says_nothing_holds_up_nobody() {
+        let path = std::env::temp_dir().join(format!("vireo-control-{}", std::process::id()));
+        let disks = Disks::open(&[], true).unwrap();
+        let _server = ControlServer::start(&path, &disks).unwrap();
+        let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let answer = ask(&path, &Request::DiskList).unwrap();
+        assert!(matches!(answer, Answer::Disks { disks } if disks.is_empty()));
+        for mut client in &silent {
+            client.set_nonblocking(true).unwrap();
+            let kind = client.read(&mut [0]).map_err(|e| e.kind());
+            assert_eq!(kind, Err(ErrorKind::WouldBlock), "it is still listened to");
+        }
+    }
+}
