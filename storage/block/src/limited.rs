@@ -12,7 +12,7 @@ use crate::{BlockDevice, BlockInfo, Executor, Operation, Request};
 pub struct Limits {
     /// Requests per second, flushes among them; `None`: any number.
     pub requests: Option<u64>,
-    /// Bytes per second, read and written; `None`: any number.
+    /// Bytes per second, read, written and zeroed; `None`: any number. What is unmapped does not count: it moves nothing.
     pub bytes: Option<u64>,
 }
 
@@ -98,9 +98,12 @@ impl Shares {
     }
 }
 
-/// The bytes that a request moves.
-fn bytes(request: &Request) -> u64 {
-    if matches!(request.operation, Operation::Read | Operation::Write { .. }) { request.len } else { 0 }
+/// The bytes that a request counts for. Zeros may have to be written like any others; giving blocks back moves nothing.
+const fn bytes(request: &Request) -> u64 {
+    match request.operation {
+        Operation::Read | Operation::Write { .. } | Operation::WriteZeroes => request.len,
+        Operation::Flush | Operation::Unmap => 0,
+    }
 }
 
 struct State {
@@ -243,7 +246,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::{BlockError, Buffer, HostBuffer, RamDisk};
+    use crate::{BlockError, Buffer, HostBuffer, Null, RamDisk};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -301,6 +304,27 @@ mod tests {
         drop(tell);
         assert_eq!(told.iter().collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
         assert_eq!(ram.contents()[512 * 149], 149);
+    }
+
+    #[test]
+    fn zeros_count_as_bytes_and_what_is_given_back_does_not() {
+        let limits = Limits { requests: None, bytes: Some(1 << 20) };
+        let disk = Limited::new(Arc::new(Null::new(1 << 30)), limits).expect("a thread");
+        let (tell, told) = channel();
+        let clear = |operation| {
+            let tell = tell.clone();
+            let done = Box::new(move |result: Result<(), BlockError>| {
+                result.expect("done");
+                tell.send(operation).expect("somebody waits");
+            });
+            Request { operation, at: 0, len: 1 << 30, buffers: Vec::new(), done }
+        };
+        // The zeros overdraw it by what takes minutes.
+        let all = [Operation::Unmap, Operation::Unmap, Operation::WriteZeroes, Operation::Unmap];
+        disk.submit(&mut all.map(clear).into());
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), all[..3]);
+        drop(disk);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), all[3..]);
     }
 
     #[test]

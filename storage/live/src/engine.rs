@@ -12,6 +12,7 @@ use vireo_chain::DiskError;
 use crate::disk::Shared;
 use crate::files::{Alignment, Files, PAGE};
 use crate::gather;
+use crate::held::{Claim, Held};
 use crate::keeper::{Answer, Job, Jobs};
 use crate::map::{Chart, Map, Segment, Source, is_own};
 use crate::part::{Clear, End, Part, Work};
@@ -45,27 +46,24 @@ struct Op {
     alone: bool,
     /// It is none of a guest's, but to make the disk larger; its range is the whole disk.
     grow: Option<(u64, Sender<Result<u64, DiskError>>)>,
-    /// It waits for others that are in its range.
-    held: bool,
 }
 
 impl Op {
     fn new(request: Request, alone: bool) -> Self {
-        Self { request, left: 0, error: None, tell: false, alone, grow: None, held: false }
+        Self { request, left: 0, error: None, tell: false, alone, grow: None }
     }
 
-    fn pages(&self) -> (u64, u64) {
-        if self.grow.is_some() {
-            return (0, u64::MAX);
+    /// Its range in pages. A flush, which has none, is in nobody's way.
+    fn claim(&self) -> Claim {
+        let (start, end) = match self.grow {
+            Some(_) => (0, u64::MAX),
+            None => (self.request.at, self.request.at + self.request.len),
+        };
+        Claim {
+            start: start / PAGE * PAGE,
+            end: end.checked_next_multiple_of(PAGE).unwrap_or(end),
+            alone: self.alone,
         }
-        let end = self.request.at + self.request.len;
-        (self.request.at / PAGE * PAGE, end.next_multiple_of(PAGE))
-    }
-
-    /// Whether two may not be done at the same time.
-    fn excludes(&self, other: &Self) -> bool {
-        let ((a, a_end), (b, b_end)) = (self.pages(), other.pages());
-        (self.alone || other.alone) && a < b_end && b < a_end
     }
 }
 
@@ -86,12 +84,10 @@ pub struct Engine {
     ops: Slab<Op>,
     /// Parts that are to be given to the kernel.
     ready: VecDeque<usize>,
-    /// Requests that wait for others, in the order in which they came.
-    held: VecDeque<usize>,
-    /// Requests that are to be alone.
-    alone: usize,
-    /// A request ended for which one that is held may have waited.
-    recheck: bool,
+    /// What is in `ops`, and which of these wait for others.
+    held: Held,
+    /// Requests that waited, and need not any more.
+    free: Vec<usize>,
     copied: usize,
     zeros: Option<Arc<HostBuffer>>,
     map: Map,
@@ -120,9 +116,8 @@ impl Engine {
             parts: Slab::default(),
             ops: Slab::default(),
             ready: VecDeque::new(),
-            held: VecDeque::new(),
-            alone: 0,
-            recheck: false,
+            held: Held::default(),
+            free: Vec::new(),
             copied: 0,
             zeros: None,
             map: Map::default(),
@@ -161,6 +156,11 @@ impl Engine {
             self.read(&mut mail);
             self.release();
             self.give();
+            // What the kernel does not even take ends at once: others may have waited for that.
+            while !self.free.is_empty() {
+                self.release();
+                self.give();
+            }
             if self.stop && self.ops.is_empty() {
                 break;
             }
@@ -221,12 +221,9 @@ impl Engine {
     }
 
     fn enter(&mut self, op: Op) {
-        self.alone += usize::from(op.alone);
-        let held = self.must_wait(&op, None);
-        let n = self.ops.insert(Op { held, ..op });
-        if held {
-            self.held.push_back(n);
-        } else {
+        let claim = op.claim();
+        let n = self.ops.insert(op);
+        if self.held.enter(n, claim) {
             self.admit(n);
         }
     }
@@ -236,30 +233,11 @@ impl Engine {
         self.alignment.is_none_or(|a| (request.at | request.len).is_multiple_of(a.offset.into()))
     }
 
-    /// Whether a request has to wait: `among` is its place among those that do, if it is there.
-    fn must_wait(&self, op: &Op, among: Option<usize>) -> bool {
-        if self.alone == 0 || op.request.operation == Operation::Flush && op.grow.is_none() {
-            return false;
-        }
-        let first = self.held.iter().take(among.unwrap_or(self.held.len()));
-        first.filter_map(|n| self.ops.get(*n)).any(|o| o.excludes(op))
-            || self.ops.iter().any(|(_, o)| !o.held && o.excludes(op))
-    }
-
     /// Admits those that need not wait any more.
     fn release(&mut self) {
-        while std::mem::take(&mut self.recheck) {
-            let mut place = 0;
-            while let Some(n) = self.held.get(place).copied() {
-                if self.ops.get(n).is_some_and(|op| self.must_wait(op, Some(place))) {
-                    place += 1;
-                    continue;
-                }
-                self.held.remove(place);
-                if let Some(op) = self.ops.get_mut(n) {
-                    op.held = false;
-                    self.admit(n);
-                }
+        while !self.free.is_empty() {
+            for n in std::mem::take(&mut self.free) {
+                self.admit(n);
             }
         }
     }
@@ -530,8 +508,7 @@ impl Engine {
 
     fn leave(&mut self, n: usize, result: Result<(), BlockError>) {
         let Some(op) = self.ops.remove(n) else { return };
-        self.alone -= usize::from(op.alone);
-        self.recheck |= !self.held.is_empty();
+        self.held.leave(n, &mut self.free);
         if op.request.operation == Operation::Read {
             // Of one that failed nobody knows how much was.
             op.request.buffers.iter().for_each(|b| b.done_write(b.len()));

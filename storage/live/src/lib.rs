@@ -48,7 +48,8 @@
 //! # Clearing
 //! Raw disks are cleared by fallocate(2), in the best way that what is below knows; else zeros are written, and what is unmapped
 //! stays. Of an image the keeper clears, and gives up whole blocks, whose places may be given to others: so nothing else is in
-//! flight in such a range, and nothing at all while an image grows.
+//! flight in such a range, and nothing at all while an image grows. Who has to wait for whom is found in `held`, at a cost that a
+//! guest with many such requests cannot drive up.
 #![warn(missing_docs)]
 
 mod disk;
@@ -56,6 +57,7 @@ mod engine;
 mod error;
 mod files;
 mod gather;
+mod held;
 mod inbox;
 mod keeper;
 mod map;

@@ -8,11 +8,14 @@ use vireo_block::{BlockDevice, BlockInfo, Executor, Operation, Request};
 use crate::address::{Blocks, asks_for_protection, forces_unit_access};
 use crate::data::{cut, request};
 use crate::opcode::*;
-use crate::{Command, LogicalUnit, Outcome, Sense, inquiry, mode, trim};
+use crate::trim::{self, Target};
+use crate::{Command, LogicalUnit, Outcome, Sense, inquiry, mode};
 
 /// A logical unit that is a disk.
 pub struct ScsiDisk {
     disk: Arc<dyn BlockDevice>,
+    /// The same, for commands that ask several things of it one after the other.
+    target: Arc<Target>,
     /// What commands that can be told are told of, one each.
     attentions: Mutex<Attentions>,
     /// The size that the guest knows, in bytes.
@@ -39,7 +42,8 @@ impl ScsiDisk {
     /// On this disk.
     pub fn new(disk: Arc<dyn BlockDevice>) -> Self {
         let known_size = AtomicU64::new(disk.info().size);
-        Self { disk, attentions: Mutex::new(Attentions { power_on: true, size: false }), known_size }
+        let attentions = Mutex::new(Attentions { power_on: true, size: false });
+        Self { target: Target::new(&disk), disk, attentions, known_size }
     }
 
     /// The disk.
@@ -127,8 +131,8 @@ impl LogicalUnit for ScsiDisk {
             SYNCHRONIZE_CACHE_10 | SYNCHRONIZE_CACHE_16 => {
                 requests.push(request(Operation::Flush, 0, 0, Vec::new(), c.done));
             }
-            UNMAP => trim::unmap(c, &info, requests),
-            WRITE_SAME_10 | WRITE_SAME_16 => trim::write_same(c, &info, requests),
+            UNMAP => trim::unmap(c, &info, &self.target, requests),
+            WRITE_SAME_10 | WRITE_SAME_16 => trim::write_same(c, &info, &self.target, requests),
             VERIFY_10 | VERIFY_12 | VERIFY_16 => Self::verify(c, &info),
             TEST_UNIT_READY | START_STOP_UNIT | PREVENT_ALLOW_REMOVAL => (c.done)(Outcome::good(0)),
             REQUEST_SENSE => {
@@ -180,5 +184,11 @@ impl LogicalUnit for ScsiDisk {
             self.attentions().size = true;
         }
         changed
+    }
+}
+
+impl Drop for ScsiDisk {
+    fn drop(&mut self) {
+        self.target.close();
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use proptest::prelude::*;
-use vireo_block::{Buffer, HostBuffer, RamDisk};
+use vireo_block::{BlockError, Buffer, Fate, Faulty, HostBuffer, RamDisk, Request};
 
 use crate::{Command, LogicalUnit, Outcome, ScsiDisk, Sense, opcode};
 
@@ -175,6 +175,72 @@ fn blocks_are_given_back_and_zeroed() {
     // Of no range at all nothing is asked.
     rig.good(&[opcode::UNMAP, 0, 0, 0, 0, 0, 0, 0, 8], &[0; 8]);
     rig.good(&[opcode::UNMAP], &[]);
+}
+
+/// UNMAP of every second block, so many of them.
+fn scattered(count: u16) -> ([u8; 16], Vec<u8>) {
+    let [high, low] = (count * 16).to_be_bytes();
+    let mut list = vec![0, 0, high, low, 0, 0, 0, 0];
+    for n in 0..count {
+        let [high, low] = (2 * n).to_be_bytes();
+        list.extend([0, 0, 0, 0, 0, 0, high, low, 0, 0, 0, 1, 0, 0, 0, 0]);
+    }
+    let [high, low] = (list.len() as u16).to_be_bytes();
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[7], cdb[8]) = (opcode::UNMAP, high, low);
+    (cdb, list)
+}
+
+#[test]
+fn a_command_of_many_ranges_has_one_request_under_way() {
+    let rig = Rig::new(512);
+    rig.good(&[opcode::WRITE_10, 0, 0, 0, 0, 0, 0, 2, 0], &[9; 512 * 512]);
+    let (cdb, list) = scattered(256);
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let judge = {
+        let asked = Arc::clone(&asked);
+        move |r: &Request| {
+            asked.lock().unwrap().push(r.at / 512);
+            if r.at == 512 * 100 { Fate::Fails(BlockError::NoSpace) } else { Fate::Held }
+        }
+    };
+    let disk = Arc::new(Faulty::new(Arc::clone(&rig.disk), judge));
+    let unit = ScsiDisk::new(Arc::clone(&disk) as _);
+    let start = |unit: &ScsiDisk| {
+        let (sender, ended) = channel();
+        let done = Box::new(move |outcome| sender.send(outcome).expect("somebody waits"));
+        let data = vec![Buffer::host(&HostBuffer::of(&list))];
+        let mut requests = Vec::new();
+        unit.start(Command { cdb, data, done }, &mut requests);
+        assert!(requests.len() <= 1);
+        unit.submit(&mut requests);
+        ended
+    };
+    assert_eq!(start(&unit).try_recv(), Ok(Outcome::failed(Sense::POWER_ON)));
+    let ended = start(&unit);
+    for n in 0..50 {
+        assert_eq!((disk.held(), asked.lock().unwrap().last().copied()), (1, Some(2 * n)));
+        assert!(ended.try_recv().is_err(), "{n}");
+        disk.release();
+    }
+    // One that fails ends it.
+    let outcome = ended.try_recv().expect("it has ended");
+    assert!(outcome.sense.is_some() && disk.held() == 0 && asked.lock().unwrap().len() == 51);
+    let block = |n: usize| rig.disk.contents()[n * 512];
+    assert_eq!((block(98), block(99), block(100), block(102)), (0, 9, 9, 9));
+    // Without its unit a command does not go on, and keeps no disk.
+    let ended = start(&unit);
+    disk.release();
+    drop(unit);
+    assert_eq!((ended.try_recv().ok(), Arc::strong_count(&disk)), (None, 1));
+    disk.release();
+    assert!(ended.try_recv().expect("it has ended").sense.is_some());
+    assert_eq!((disk.held(), asked.lock().unwrap().len()), (0, 53));
+    // All of them, on a disk that is done within the call.
+    let unit = ScsiDisk::new(Arc::clone(&rig.disk) as _);
+    start(&unit);
+    assert_eq!(start(&unit).try_recv(), Ok(Outcome::good(list.len() as u32)));
+    assert!((0..512).all(|n| block(n) == if n % 2 == 0 { 0 } else { 9 }));
 }
 
 #[test]
