@@ -99,7 +99,9 @@ impl LiveDisk {
             return Ok(told.recv().map_err(|_| gone())?.map(drop)?);
         }
         if files.is_device() {
-            return refused("a block device grows by whoever made it: refresh the disk then");
+            return refused(
+                "a block device grows by whoever made it; then `vireo vm disk grow NAME`, without a size, tells the guest",
+            );
         }
         files.own().set_len(size).map_err(LiveError::io("extend", files.path()))?;
         self.refresh().map(drop)
