@@ -88,6 +88,9 @@ fn what_cannot_be_is_said_and_leaves_nothing() {
     refused(&["convert", text(&a), text(&a)], 1, "exists");
     fs::write(&b, [0; 4096]).expect("a file");
     refused(&["info", text(&b)], 1, "is no vhdx");
+    refused(&["info", text(&b)], 1, "--format raw");
+    refused(&["convert", text(&b), text(&folder.join("d.img"))], 1, "--from-format raw");
+    refused(&["create", text(&folder.join("c.vhd")), "--parent", text(&a), "--size", "5M"], 2, "--size");
     refused(&["create", text(&folder.join("c.vhdx")), "--parent", text(&a)], 1, "is vhd");
 }
 
@@ -115,10 +118,10 @@ fn a_disk_is_resized_compacted_and_merged() {
     let mut bytes = raw(&img, 9 << 20);
     done(&["convert", text(&img), text(&base)]);
     done(&["resize", text(&base), "20M"]);
-    is_refused(&["resize", text(&base), "9M"], "shrink");
+    is_refused(&["resize", text(&base), "9M"], "--shrink");
     is_refused(&["resize", text(&base), "2M", "--shrink"], "data beyond");
     done(&["resize", text(&base), "9M", "--shrink"]);
-    is_refused(&["resize", text(&img), "2M", "--shrink"], "insist");
+    is_refused(&["resize", text(&img), "2M", "--shrink"], "--lose-data");
     done(&["create", text(&child), "--parent", text(&base)]);
     is_refused(&["resize", text(&base), "20M"], "is made on it");
     is_refused(&["merge", text(&base)], "no parent");

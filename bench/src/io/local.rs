@@ -38,7 +38,14 @@ impl Files {
         for path in [&files.raw, &files.vhdx] {
             _ = std::fs::remove_file(path);
         }
-        let new = |format, kind| NewDisk { format, kind, size: Some(size), block: None, sector: None };
+        let new = |format, kind| NewDisk {
+            format,
+            kind,
+            size: Some(size),
+            block: None,
+            sector: None,
+            allocate: false,
+        };
         vireo_chain::create(&files.raw, &new(Format::Raw, Kind::Fixed))?;
         vireo_chain::create(&files.vhdx, &new(Format::Vhdx, Kind::Dynamic))?;
         files.open(&files.raw, Format::Raw).and_then(|disk| fill(&*disk, size))?;

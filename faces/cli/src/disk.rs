@@ -23,7 +23,7 @@ pub enum DiskCommand {
         /// The file, which must not be there yet.
         path: PathBuf,
         /// Size: 20G, 512M; a bare number is in bytes. A child has its parent's.
-        #[arg(long, value_parser = parse_bytes, required_unless_present = "parent")]
+        #[arg(long, value_parser = parse_bytes, required_unless_present = "parent", conflicts_with = "parent")]
         size: Option<u64>,
         #[command(flatten)]
         new: NewArgs,
@@ -144,9 +144,9 @@ pub struct NewArgs {
 }
 
 /// How a disk is stored.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KindChoice {
-    /// All of it.
+    /// All of it: the space is taken now, where the file system can do that.
     Fixed,
     /// What has been written.
     Dynamic,
@@ -163,7 +163,9 @@ impl NewArgs {
             (Some(KindChoice::Fixed), _) | (None, Format::Raw) => Kind::Fixed,
             _ => Kind::Dynamic,
         };
-        Ok(NewDisk { format, kind, size: None, block, sector: None })
+        // A raw disk that nobody called fixed may have holes.
+        let allocate = self.kind == Some(KindChoice::Fixed);
+        Ok(NewDisk { format, kind, size: None, block, sector: None, allocate })
     }
 }
 
@@ -205,9 +207,27 @@ pub fn run(command: &DiskCommand) -> ExitCode {
             .map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|e| {
-        crate::complain(&e);
+        let formats =
+            e.sayable().into_iter().filter_map(|f| Some(format!("{} {f}", command.format_option()?)));
+        let formats = formats.collect::<Vec<_>>().join(" or ");
+        match formats.is_empty() {
+            true => crate::complain(&e),
+            false => crate::complain(&format_args!("{e}: {formats}")),
+        }
         ExitCode::FAILURE
     })
+}
+
+impl DiskCommand {
+    /// By which its user says of what format a disk is that is there.
+    fn format_option(&self) -> Option<&'static str> {
+        match self {
+            // Its --format is of the new one.
+            Self::Create { .. } => None,
+            Self::Convert { .. } => Some("--from-format"),
+            _ => Some("--format"),
+        }
+    }
 }
 
 fn convert(

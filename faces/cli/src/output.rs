@@ -1,6 +1,7 @@
 //! Results on standard output.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -13,6 +14,12 @@ pub enum Format {
     Table,
     /// For programs.
     Json,
+}
+
+/// A path on one line, which cannot steer a terminal.
+pub fn printable(path: &Path) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    path.to_string_lossy().chars().map(escaped).collect()
 }
 
 /// Prints a result; `table` does for people.

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use vireo_worker::control::{Answer, ControlError, Request, ask};
 use vireo_worker::{DiskSpec, DiskStatus, parse_bytes};
 
-use crate::output::{Format as Output, print};
+use crate::output::{Format as Output, print, printable};
 use crate::size::Size;
 
 /// Subcommands of `vireo vm`.
@@ -122,7 +122,7 @@ fn print_disks(disks: &[DiskStatus], out: &mut dyn Write) -> io::Result<()> {
             "{:<10} {size:>10}  {mode:<4} {iops:>8} {bandwidth:>11}  {:<32}  {}",
             d.name,
             d.serial,
-            d.path.display()
+            printable(&d.path)
         )?;
     }
     Ok(())
@@ -139,5 +139,24 @@ mod tests {
         assert_eq!(absolute("a.vhdx,readonly"), Ok(format!("{here}/a.vhdx,readonly")));
         assert_eq!(absolute("/x,,y,iops=5"), Ok("/x,,y,iops=5".into()));
         assert!(absolute("a,cache=none").is_err());
+    }
+
+    #[test]
+    fn a_disk_is_one_line_whatever_its_file_is_called() {
+        let disk = DiskStatus {
+            name: "scsi0:0".into(),
+            path: "/a\nb\x1b[2J ü".into(),
+            bus: vireo_worker::DiskBus::Scsi,
+            cd: false,
+            serial: "12".into(),
+            size: 512,
+            read_only: false,
+            iops: None,
+            bandwidth: None,
+        };
+        let mut out = Vec::new();
+        print_disks(&[disk], &mut out).expect("memory");
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.lines().count() == 2 && text.ends_with("/a\\nb\\u{1b}[2J ü\n"), "{text}");
     }
 }

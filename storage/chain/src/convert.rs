@@ -45,8 +45,11 @@ pub fn convert(from: &mut dyn Source, to: &Path, new: &NewDisk, watcher: Watcher
     let part = beside(to)?;
     let (size, sector) = (Some(from.size()), Some(new.sector.unwrap_or(from.sector())));
     let new = NewDisk { size, sector, ..new.clone() };
-    create_as(&part, to, &new, None)?;
-    file::finish(&part, to, || copy(from, Disk::open(&part, Some(new.format), true)?, watcher))
+    create_as(&part, to, &new, None)
+        .and_then(|()| {
+            file::finish(&part, to, || copy(from, Disk::open(&part, Some(new.format), true)?, watcher))
+        })
+        .map_err(|e| e.renamed(&part, to))
 }
 
 /// The name that a file has until it is whole. One that a crash left is removed.
@@ -55,7 +58,7 @@ pub fn convert(from: &mut dyn Source, to: &Path, new: &NewDisk, watcher: Watcher
 /// There is a file of the name that it is to have; another program makes it just now.
 pub(crate) fn beside(to: &Path) -> Result<PathBuf> {
     if to.symlink_metadata().is_ok() {
-        return Err(DiskError::io("create", to)(std::io::ErrorKind::AlreadyExists.into()));
+        return Err(DiskError::io("create", to)(rustix::io::Errno::EXIST.into()));
     }
     let mut name = OsString::from(".");
     name.push(to.file_name().unwrap_or_default());

@@ -35,6 +35,8 @@ pub struct NewDisk {
     pub block: Option<u32>,
     /// Size of a sector; `None`: the parent's, or 512.
     pub sector: Option<u32>,
+    /// Of a fixed one: the host's space for all of it is taken at once, where the file system can do that.
+    pub allocate: bool,
 }
 
 /// Makes a disk in a file that must not be there yet. Nothing is left of it if that fails.
@@ -53,8 +55,12 @@ pub(crate) fn create_as(path: &Path, name: &Path, new: &NewDisk, id: Option<[u8;
         _ => None,
     };
     let (file, medium) = file::create(path)?;
-    let _lock = Locked(file);
-    let made = fill(name, &medium, new, parent, id).and_then(|()| file::sync_folder(path));
+    let file = Locked(file);
+    let mut made = fill(name, &medium, new, parent, id);
+    if new.allocate && new.kind == Kind::Fixed {
+        made = made.and_then(|()| file::allocate(path, &file));
+    }
+    let made = made.and_then(|()| file::sync_folder(path));
     if made.is_err() {
         // It was ours, and is nothing.
         _ = std::fs::remove_file(path);

@@ -37,6 +37,20 @@ impl Any {
             Self::Vhdx(i) => i,
         }
     }
+
+    /// Where the parent of an image in this file is said to be, in the order in which to look.
+    pub(crate) fn parent_paths(&self, path: &Path) -> Option<Vec<PathBuf>> {
+        let (relative, absolute) = match self {
+            Self::Raw(_) => return None,
+            Self::Vhd(i) => i.parent().map(|p| (p.relative.clone(), p.absolute.clone()))?,
+            Self::Vhdx(i) => i.parent().map(|p| (p.relative.clone(), p.absolute.clone()))?,
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let relative = relative.map(|p| folder.join(p.replace('\\', "/").trim_start_matches("./")));
+        // A path of another system's is none here.
+        let absolute = absolute.map(PathBuf::from).filter(|p| p.is_absolute());
+        Some(relative.into_iter().chain(absolute).collect())
+    }
 }
 
 /// One image of a disk.
@@ -47,7 +61,7 @@ pub(crate) struct Layer {
     /// What the image's medium is.
     pub(crate) file: Locked,
     /// Of the file: no other has both.
-    identity: (u64, u64),
+    pub(crate) identity: (u64, u64),
 }
 
 impl Layer {
@@ -72,16 +86,7 @@ impl Layer {
 
     /// Where its parent is said to be, in the order in which to look.
     pub(crate) fn parent_paths(&self) -> Option<Vec<PathBuf>> {
-        let (relative, absolute) = match &self.any {
-            Any::Raw(_) => return None,
-            Any::Vhd(i) => i.parent().map(|p| (p.relative.clone(), p.absolute.clone()))?,
-            Any::Vhdx(i) => i.parent().map(|p| (p.relative.clone(), p.absolute.clone()))?,
-        };
-        let folder = self.path.parent().unwrap_or(Path::new(""));
-        let relative = relative.map(|p| folder.join(p.replace('\\', "/").trim_start_matches("./")));
-        // A path of another system's is none here.
-        let absolute = absolute.map(PathBuf::from).filter(|p| p.is_absolute());
-        Some(relative.into_iter().chain(absolute).collect())
+        self.any.parent_paths(&self.path)
     }
 
     /// Bytes of a block, if it has blocks.

@@ -37,8 +37,8 @@ pub enum DiskError {
     /// A block device that is mounted, a part of another device, or open.
     #[error("the device {} is mounted, or in use by another device or program: unmount it first", .0.display())]
     DeviceInUse(PathBuf),
-    /// Its content and its name do not agree.
-    #[error("{} looks like {content}, but is not named like one: say which format it is (raw or {content})", path.display())]
+    /// Its content is an image's, its name is not.
+    #[error("{} looks like {content}, but is not named like one: rename it, or say which format it is", path.display())]
     Ambiguous {
         /// Which.
         path: PathBuf,
@@ -64,13 +64,15 @@ pub enum DiskError {
         /// The file, as it is named.
         file: String,
     },
-    /// It is named like an image, and is none.
-    #[error("{} is no {named}, as which it is named: say format raw if it is a raw disk", path.display())]
+    /// It is named like an image, and is none, or one of another format.
+    #[error("{} is no {named}, as which it is named, but looks like {content}: rename it, or say which format it is", path.display())]
     NotAsNamed {
         /// Which.
         path: PathBuf,
         /// What its name says.
         named: Format,
+        /// What its content is.
+        content: Format,
     },
     /// A differencing image's parent cannot be found.
     #[error("{} has a parent that is nowhere it says: {tried}", path.display())]
@@ -111,6 +113,26 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// Which formats a user may say, where it is not clear which one the file has: whoever asks users knows how they say it.
+    pub fn sayable(&self) -> Vec<Format> {
+        match self {
+            // A guest may write on a raw disk whatever it likes.
+            Self::Ambiguous { content, .. } => vec![*content, Format::Raw],
+            Self::NotAsNamed { content, .. } => vec![*content],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The same of a file that is to have another name.
+    pub(crate) fn renamed(mut self, part: &Path, name: &Path) -> Self {
+        if let Self::Io { path, .. } | Self::Image { path, .. } = &mut self
+            && path == part
+        {
+            *path = name.to_path_buf();
+        }
+        self
+    }
+
     /// For `map_err`.
     pub(crate) fn io<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + 'a {
         move |source| Self::Io { what, path: path.to_path_buf(), source }

@@ -1,5 +1,6 @@
 //! Which images were made on which. A parent knows nothing of its children: they are looked for beside it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use vireo_vdisk::FileMedium;
@@ -24,8 +25,8 @@ impl Any {
     }
 }
 
-/// Images in some folders that were made on one, whatever path they say. Those that others have open are looked at as
-/// well.
+/// Images in some folders that were made on one. Those that others have open are looked at as well; those that have their
+/// parent in another file, of which this is a copy, are not meant.
 ///
 /// # Errors
 /// A folder cannot be read.
@@ -36,7 +37,9 @@ pub fn children<'a>(parent: &Layer, folders: impl IntoIterator<Item = &'a Path>)
         for entry in std::fs::read_dir(folder).map_err(DiskError::io("read", folder))? {
             let path = entry.map_err(DiskError::io("read", folder))?.path();
             let candidate = Format::of_name(&path) == Some(parent.format)
-                && peek(&path, parent.format).is_some_and(|any| any.is_made_on(&parent.any));
+                && peek(&path, parent.format).is_some_and(|any| {
+                    any.is_made_on(&parent.any) && !has_parent_elsewhere(&any, &path, parent)
+                });
             if candidate {
                 found.push(path.canonicalize().map_err(DiskError::io("find", &path))?);
             }
@@ -45,6 +48,16 @@ pub fn children<'a>(parent: &Layer, folders: impl IntoIterator<Item = &'a Path>)
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// Whether the file that a child names, which is the one that counts, is another than this one and its parent as well. A
+/// file that is not its parent does not count: it may stand where the true one was.
+fn has_parent_elsewhere(child: &Any, path: &Path, parent: &Layer) -> bool {
+    let named = child.parent_paths(path).unwrap_or_default().into_iter().find(|p| p.exists());
+    named.is_some_and(|named| {
+        std::fs::metadata(&named).is_ok_and(|m| (m.dev(), m.ino()) != parent.identity)
+            && peek(&named, parent.format).is_some_and(|other| child.is_made_on(&other))
+    })
 }
 
 /// What can be read of an image without regard to others that use it. `None`: nothing.

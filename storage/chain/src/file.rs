@@ -88,6 +88,20 @@ fn soon<T>(in_use: ErrorKind, attempt: impl Fn() -> std::io::Result<T>) -> std::
     }
 }
 
+/// Takes the space that all of a file needs, durably. A file system that cannot do that leaves the file as it is.
+pub fn allocate(path: &Path, file: &File) -> Result<()> {
+    use rustix::io::Errno;
+    let error = |e: std::io::Error| DiskError::io("allocate the space of", path)(e);
+    match file.metadata().map_err(error)?.len() {
+        0 => return Ok(()),
+        len => match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            other => other.map_err(|e| error(e.into()))?,
+        },
+    }
+    file.sync_all().map_err(error)
+}
+
 /// Makes durable which names a file's folder has.
 pub fn sync_folder(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));

@@ -74,7 +74,7 @@ impl Format {
         let content = Self::of_content(path, medium)?;
         match Self::of_name(path) {
             Some(named) if named == content => Ok(named),
-            Some(named) => Err(DiskError::NotAsNamed { path: path.to_path_buf(), named }),
+            Some(named) => Err(DiskError::NotAsNamed { path: path.to_path_buf(), named, content }),
             None if content == Self::Raw => Ok(content),
             None => Err(DiskError::Ambiguous { path: path.to_path_buf(), content }),
         }

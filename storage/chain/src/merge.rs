@@ -51,9 +51,14 @@ pub fn merge(path: &Path, format: Option<Format>, watcher: Watcher<'_>) -> Resul
 /// Merges a child and its parent into a new image, whose parent is the parent's. Both stay as they are.
 ///
 /// # Errors
-/// Those of the images; cancelled: then nothing is left of the new one.
+/// Those of the images; the new one is named like another format; cancelled: then nothing is left of it.
 pub fn merge_to(path: &Path, format: Option<Format>, to: &Path, watcher: Watcher<'_>) -> Result<()> {
     let (mut child, mut parent) = pair(path, format, false)?;
+    if Format::of_name(to) != Some(child.format) {
+        let (to, format) = (to.display(), child.format);
+        let what = format!("{to} is to be {format}, as the child is, but is not named like one");
+        return Err(DiskError::Contradiction(what));
+    }
     let kind = match parent.parent_paths() {
         Some(paths) => Kind::Differencing(paths.into_iter().find(|p| p.exists()).unwrap_or_default()),
         None if parent.is_fixed() => Kind::Fixed,
@@ -61,19 +66,22 @@ pub fn merge_to(path: &Path, format: Option<Format>, to: &Path, watcher: Watcher
     };
     let image = child.any.image();
     let (size, sector) = (Some(image.size()), Some(image.sector()));
-    let new = NewDisk { format: child.format, kind, size, block: parent.block(), sector };
+    let new = NewDisk { format: child.format, kind, size, block: parent.block(), sector, allocate: false };
     let id = match &child.any {
         Any::Vhdx(i) => Some(i.metadata().id.0),
         _ => None,
     };
     let part = beside(to)?;
-    create_as(&part, to, &new, id)?;
-    file::finish(&part, to, || {
-        let mut made = Layer::open(&part, Some(new.format), true)?;
-        write_own(&mut parent, &mut made, &mut |p| watcher(Progress { done: p.done / 2, ..p }))?;
-        write_own(&mut child, &mut made, &mut |p| watcher(Progress { done: (p.all + p.done) / 2, ..p }))?;
-        made.close()
-    })
+    let made = create_as(&part, to, &new, id);
+    let filled = made.and_then(|()| {
+        file::finish(&part, to, || {
+            let mut made = Layer::open(&part, Some(new.format), true)?;
+            write_own(&mut parent, &mut made, &mut |p| watcher(Progress { done: p.done / 2, ..p }))?;
+            write_own(&mut child, &mut made, &mut |p| watcher(Progress { done: (p.all + p.done) / 2, ..p }))?;
+            made.close()
+        })
+    });
+    filled.map_err(|e| e.renamed(&part, to))
 }
 
 /// A child and its parent.

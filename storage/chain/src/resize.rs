@@ -54,12 +54,12 @@ pub fn resize(path: &Path, format: Option<Format>, size: u64, shrink: Shrink) ->
     let top = &mut disk.layers[0];
     let refuse = |what: &str| Err(DiskError::Contradiction(format!("{}: {what}", path.display())));
     if shrink == Shrink::Never {
-        return refuse("the disk is larger than that, and to shrink it was not asked for");
+        return refuse("the disk is larger than that, and becomes smaller only with --shrink");
     }
     let loses = shrink != Shrink::Data || top.format != Format::Raw;
     if loses && has_data(top, size, before)? {
         return refuse(match top.format {
-            Format::Raw => "there is data beyond that size, which is lost only if you insist",
+            Format::Raw => "there is data beyond that size, which is lost only with --lose-data",
             _ => "there is data beyond that size: move it inside the disk first",
         });
     }

@@ -8,7 +8,7 @@ use super::*;
 
 fn new(format: Format, kind: Kind) -> NewDisk {
     let size = if matches!(kind, Kind::Differencing(_)) { None } else { Some(5 << 20) };
-    NewDisk { format, kind, size, block: None, sector: None }
+    NewDisk { format, kind, size, block: None, sector: None, allocate: false }
 }
 
 fn open(path: &std::path::Path, writable: bool) -> Disk {
@@ -101,6 +101,75 @@ fn content_does_not_go_against_the_name() {
     assert_eq!(Disk::open(&raw, Some(Format::Vhdx), false).unwrap().size(), 5 << 20);
     fs::write(&vhdx, [0; 4096]).unwrap();
     assert!(matches!(Disk::open(&vhdx, None, false), Err(DiskError::NotAsNamed { .. })));
+    let vhd = folder.join("disk.vhd");
+    fs::rename(&raw, &vhd).unwrap();
+    let error = Disk::open(&vhd, None, false).err().unwrap();
+    assert!(error.to_string().contains("looks like vhdx") && error.sayable() == [Format::Vhdx], "{error}");
+}
+
+/// A plain copy of a parent is what its children are made on, but they have theirs.
+#[test]
+fn a_copy_of_a_parent_may_be_changed() {
+    let folder = Folder::new("chain-copy");
+    for format in [Format::Vhd, Format::Vhdx] {
+        let path = |n: &str| folder.join(format!("{n}.{format}"));
+        create(&path("base"), &new(format, Kind::Dynamic)).unwrap();
+        fs::copy(path("base"), path("copy")).unwrap();
+        fs::copy(path("base"), path("moved")).unwrap();
+        create(&path("child"), &new(format, Kind::Differencing(path("base")))).unwrap();
+        let grow = |n| resize(&path(n), None, 7 << 20, Shrink::Never);
+        assert!(matches!(grow("base"), Err(DiskError::HasChild { .. })), "{format}");
+        grow("copy").unwrap();
+        // Where its own is gone, or another, this may be it.
+        fs::remove_file(path("base")).unwrap();
+        assert!(matches!(grow("moved"), Err(DiskError::HasChild { .. })), "{format}");
+        create(&path("base"), &new(format, Kind::Dynamic)).unwrap();
+        assert!(matches!(grow("moved"), Err(DiskError::HasChild { .. })), "{format}");
+    }
+}
+
+#[test]
+fn a_merged_disk_is_named_as_what_it_is() {
+    let folder = Folder::new("chain-merge-name");
+    let (base, child) = (folder.join("base.vhdx"), folder.join("child.vhdx"));
+    create(&base, &new(Format::Vhdx, Kind::Dynamic)).unwrap();
+    create(&child, &new(Format::Vhdx, Kind::Differencing(base))).unwrap();
+    for name in ["x.vhd", "x.img", "x.qcow2", "x"] {
+        let merged = merge_to(&child, None, &folder.join(name), &mut |_| true);
+        assert!(matches!(merged, Err(DiskError::Contradiction(_))), "{name}");
+    }
+    merge_to(&child, None, &folder.join("x.avhdx"), &mut |_| true).unwrap();
+    assert_eq!(fs::read_dir(&*folder).unwrap().count(), 3);
+}
+
+/// In memory, where a file system says at once that it is too small.
+#[test]
+fn a_fixed_disk_has_its_space_or_is_not_made() {
+    let at = std::path::Path::new("/dev/shm");
+    let system = rustix::fs::statfs(at).unwrap();
+    assert!(system.f_type as u64 == 0x0102_1994 && system.f_blocks > 0, "/dev/shm is a tmpfs with an end");
+    let all = system.f_blocks * system.f_bsize as u64;
+    let path = |n: &str| at.join(format!("vireo-chain-{}-{n}", std::process::id()));
+    let folder = Folder::new("chain-allocate");
+    let source = folder.join("a.vhdx");
+    create(&source, &NewDisk { size: Some(all + (1 << 20)), ..new(Format::Vhdx, Kind::Dynamic) }).unwrap();
+    for name in ["a.img", "b.vhd", "c.vhdx"] {
+        let path = path(name);
+        let format = Format::of_name(&path).unwrap_or(Format::Raw);
+        let fixed = |size| NewDisk { size: Some(size), allocate: true, ..new(format, Kind::Fixed) };
+        let made = create(&path, &fixed(all + (1 << 20)));
+        assert!(made.is_err_and(|e| e.to_string().contains("No space left")) && !path.exists(), "{name}");
+        let copied = convert(&mut open(&source, false), &path, &fixed(0), &mut |_| true);
+        let text = copied.unwrap_err().to_string();
+        assert!(text.contains("No space left") && text.contains(path.to_str().unwrap()), "{text}");
+        create(&path, &fixed(5 << 20)).unwrap();
+        let allocated = info(&path, None).unwrap().allocated;
+        let again = convert(&mut open(&source, false), &path, &fixed(0), &mut |_| true).unwrap_err();
+        let same = create(&path, &fixed(5 << 20)).unwrap_err();
+        fs::remove_file(&path).unwrap();
+        assert!(allocated >= 5 << 20, "{name}: {allocated}");
+        assert_eq!(again.to_string(), same.to_string());
+    }
 }
 
 #[test]

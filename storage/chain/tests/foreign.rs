@@ -22,7 +22,14 @@ fn raw(folder: &Folder) -> (PathBuf, Vec<u8>) {
 /// What a disk is as a raw one.
 fn converted(from: &Path, backing: Backing) -> Result<Vec<u8>, DiskError> {
     let to = from.with_extension("out");
-    let new = NewDisk { format: Format::Raw, kind: Kind::Fixed, size: None, block: None, sector: None };
+    let new = NewDisk {
+        format: Format::Raw,
+        kind: Kind::Fixed,
+        size: None,
+        block: None,
+        sector: None,
+        allocate: false,
+    };
     let mut source = open_source(from, None, backing)?;
     convert(&mut *source, &to, &new, &mut |_| true)?;
     let bytes = fs::read(&to).expect("a file");

@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 
 fn new(format: Format, kind: Kind, sector: u32) -> NewDisk {
     let sector = Some(sector).filter(|_| !matches!(kind, Kind::Differencing(_)));
-    NewDisk { format, size: sector.map(|_| 9 * MIB), kind, block: None, sector }
+    NewDisk { format, size: sector.map(|_| 9 * MIB), kind, block: None, sector, allocate: false }
 }
 
 /// The disk as we read it.

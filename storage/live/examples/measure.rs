@@ -191,8 +191,14 @@ fn main() {
     let (raw, vhdx) = (folder.join("measure.raw"), folder.join("measure.vhdx"));
     fill_file(&raw, size);
     _ = std::fs::remove_file(&vhdx);
-    let new =
-        NewDisk { format: Format::Vhdx, kind: Kind::Dynamic, size: Some(size), block: None, sector: None };
+    let new = NewDisk {
+        format: Format::Vhdx,
+        kind: Kind::Dynamic,
+        size: Some(size),
+        block: None,
+        sector: None,
+        allocate: false,
+    };
     create(&vhdx, &new).expect("an image");
     let image = open(&vhdx, Format::Vhdx);
     fill_disk(&image, size);

@@ -108,7 +108,9 @@ impl LiveDisk {
             return Ok(result?.map(drop)?);
         }
         if files.is_device() {
-            return refused("a block device grows by whoever made it: refresh the disk then");
+            return refused(
+                "a block device grows by whoever made it; then `vireo vm disk grow NAME`, without a size, tells the guest",
+            );
         }
         files.own().set_len(size).map_err(LiveError::io("extend", files.path()))?;
         self.refresh().map(drop)

@@ -32,7 +32,7 @@ const CONTROLLER_NAMES: Uuid = uuid::uuid!("6b0e1f5a-8d0c-4f6e-9d57-3f1c5a7e2b00
 #[derive(Debug, thiserror::Error)]
 pub enum DisksError {
     /// It cannot be opened, or changed.
-    #[error(transparent)]
+    #[error("{}{}", .0, format_options(.0))]
     Live(#[from] LiveError),
     /// It has no place on its controller.
     #[error(transparent)]
@@ -72,6 +72,13 @@ pub enum DisksError {
     /// No more threads.
     #[error("the host refuses a thread for a disk: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+/// How the user says which format a disk has, where it is not clear.
+fn format_options(e: &LiveError) -> String {
+    let LiveError::Disk(e) = e else { return String::new() };
+    let options: Vec<String> = e.sayable().into_iter().map(|f| format!(",format={f}")).collect();
+    if options.is_empty() { String::new() } else { format!(": {}", options.join(" or ")) }
 }
 
 /// A disk, as it is told.
@@ -176,6 +183,20 @@ impl Disks {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn insert(&self, name: String, spec: &DiskSpec, disk: Arc<LiveDisk>, place: Place) {
+        // It is told to programs in other folders.
+        let path = std::path::absolute(&spec.path).unwrap_or_else(|_| spec.path.clone());
+        let new = Entry { spec: DiskSpec { path, ..spec.clone() }, disk, place };
+        let mut entries = self.entries();
+        if let Some(other) = same_serial(&entries, &new) {
+            let (path, other) = (new.spec.path.display(), other.spec.path.display());
+            tracing::warn!(
+                "{path} and {other} have one serial number, by which the guest may take them for one disk"
+            );
+        }
+        entries.insert(name, new);
+    }
+
     fn add_scsi(&self, spec: &DiskSpec) -> Result<String, DisksError> {
         if self.controllers.is_empty() {
             return Err(DisksError::NoVmBus(spec.path.clone()));
@@ -191,7 +212,7 @@ impl Disks {
                 Ok(lun) => {
                     let name = format!("scsi{number}:{lun}");
                     let place = Place::Scsi { controller: number, lun };
-                    self.entries().insert(name.clone(), Entry { spec: spec.clone(), disk, place });
+                    self.insert(name.clone(), spec, disk, place);
                     return Ok(name);
                 }
                 Err(e) => refused = e,
@@ -211,7 +232,7 @@ impl Disks {
         let number = self.free_place(spec, DiskBus::Virtio, "virtio", pci::DISKS.len())?;
         let (disk, limited) = open(spec)?;
         let place = Place::Virtio(Blk::new(limited, 1));
-        self.entries().insert(format!("virtio{number:02}"), Entry { spec: spec.clone(), disk, place });
+        self.insert(format!("virtio{number:02}"), spec, disk, place);
         Ok(())
     }
 
@@ -229,7 +250,7 @@ impl Disks {
             }
         };
         let name = format!("ide{}", IdePlace::ALL[number].name());
-        self.entries().insert(name, Entry { spec: spec.clone(), disk, place: Place::Ide(drive) });
+        self.insert(name, spec, disk, Place::Ide(drive));
         Ok(())
     }
 
@@ -359,6 +380,11 @@ impl Disks {
     }
 }
 
+/// A disk of the machine that a guest may take for another, which is new: they are copies, or made on one parent.
+fn same_serial<'a>(entries: &'a BTreeMap<String, Entry>, new: &Entry) -> Option<&'a Entry> {
+    entries.values().find(|e| !e.spec.cd && !new.spec.cd && e.disk.info().id == new.disk.info().id)
+}
+
 /// As the guest reads it: on each bus in its own way.
 fn serial(entry: &Entry) -> String {
     let info = entry.disk.info();
@@ -403,4 +429,54 @@ fn attach_vmbus(
             .ok_or_else(|| BoardError::Device("VMBus has no room for a SCSI controller".into()))?;
     }
     Ok(bus)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use vireo_vdisk::trial::peer::Folder;
+
+    use super::*;
+
+    #[test]
+    fn two_disks_with_one_serial_number_are_noticed_and_paths_are_absolute() {
+        let folder = Folder::new("worker-serials");
+        let path = |n: &str| folder.join(n);
+        let new = |kind, size| vireo_chain::NewDisk {
+            format: vireo_chain::Format::Vhdx,
+            kind,
+            size,
+            block: None,
+            sector: None,
+            allocate: false,
+        };
+        for name in ["base.vhdx", "other.vhdx"] {
+            vireo_chain::create(&path(name), &new(vireo_chain::Kind::Dynamic, Some(5 << 20))).unwrap();
+        }
+        for name in ["a.vhdx", "b.vhdx"] {
+            let kind = vireo_chain::Kind::Differencing(path("base.vhdx"));
+            vireo_chain::create(&path(name), &new(kind, None)).unwrap();
+        }
+        let spec = |n: &str| DiskSpec { path: path(n), ..DiskSpec::default() };
+        let disks = Disks::open(&[spec("a.vhdx"), spec("other.vhdx")], true).unwrap();
+        let entry = |n: &str| {
+            let (disk, limited) = open(&spec(n)).unwrap();
+            Entry { spec: spec(n), disk, place: Place::Ide(IdeDrive::Disk(limited)) }
+        };
+        let found = |e: &Entry| same_serial(&disks.entries(), e).map(|e| e.spec.path.clone());
+        assert_eq!(found(&entry("b.vhdx")), Some(path("a.vhdx")));
+        vireo_chain::create(&path("c.vhdx"), &new(vireo_chain::Kind::Dynamic, Some(5 << 20))).unwrap();
+        assert_eq!(found(&entry("c.vhdx")), None);
+        // Named from the folder where the machine was started.
+        let here = std::env::current_dir().unwrap();
+        let up = here.components().skip(1).map(|_| "..").collect::<Vec<_>>().join("/");
+        let relative = format!("{up}{}", path("c.vhdx").display());
+        let added = disks.add(&DiskSpec { path: relative.into(), ..DiskSpec::default() }).unwrap();
+        assert!(added.path.is_absolute() && fs::metadata(added.path).is_ok());
+        fs::rename(path("other.vhdx"), path("x.img")).unwrap();
+        drop(disks);
+        let text = open(&spec("x.img")).err().unwrap().to_string();
+        assert!(text.ends_with(": ,format=vhdx or ,format=raw"), "{text}");
+    }
 }

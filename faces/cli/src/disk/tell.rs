@@ -2,13 +2,14 @@
 
 use std::io::{self, Write};
 
+use crate::output::printable;
 use crate::size::Size;
 use vireo_chain::{Info, Report};
 use vireo_vdisk::Fact;
 
 /// What a disk is.
 pub fn print_info(info: &Info, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "disk       {}", info.path.display())?;
+    writeln!(out, "disk       {}", printable(&info.path))?;
     writeln!(out, "format     {}, {}", info.format, info.kind)?;
     writeln!(out, "size       {} ({} bytes)", Size(info.size), info.size)?;
     writeln!(out, "allocated  {}", Size(info.allocated))?;
@@ -20,7 +21,7 @@ pub fn print_info(info: &Info, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "identity   {id}")?;
     }
     if let Some(parent) = &info.parent {
-        writeln!(out, "parent     {}", parent.display())?;
+        writeln!(out, "parent     {}", printable(parent))?;
     }
     Ok(())
 }
@@ -29,7 +30,7 @@ pub fn print_info(info: &Info, out: &mut dyn Write) -> io::Result<()> {
 pub fn print_reports(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
     for r in reports {
         let verdict = if r.harmful { "DAMAGED" } else { "sound" };
-        writeln!(out, "{}: {verdict}", r.path.display())?;
+        writeln!(out, "{}: {verdict}", printable(&r.path))?;
         r.findings.iter().try_for_each(|f| writeln!(out, "  {f}"))?;
     }
     Ok(())

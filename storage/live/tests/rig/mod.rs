@@ -93,7 +93,7 @@ impl What {
             Format::Vhdx => Some(1 << 20),
             _ => None,
         };
-        let new = |kind| NewDisk { format, kind, size: Some(size), block, sector: None };
+        let new = |kind| NewDisk { format, kind, size: Some(size), block, sector: None, allocate: false };
         let mut model = vec![0; size as usize];
         let kind = match self {
             Self::Raw | Self::Buffered | Self::FixedVhd => Kind::Fixed,
