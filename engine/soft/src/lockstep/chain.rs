@@ -46,7 +46,7 @@ impl Cpu {
                 l.pages.commit(mmu);
                 l.counts.compared += 1;
                 l.counts.followed += trail.len() as u64;
-                l.pages.outdated(mmu, &others);
+                l.pages.outdated(others);
             });
             return Outcome::Done(end);
         };

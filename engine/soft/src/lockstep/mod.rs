@@ -264,7 +264,7 @@ impl Cpu {
         std::thread::sleep(NOTICE);
         let others = self.shared.take_written();
         let heard = !others.is_empty();
-        self.with_lockstep(|l, mmu| l.pages.outdated(mmu, &others));
+        self.with_lockstep(|l, _| l.pages.outdated(others));
         heard
     }
 
@@ -385,9 +385,6 @@ impl Cpu {
             l.pages.verify(mmu)
         });
         // What a device wrote to it is told of only afterwards.
-        if wrong.is_some() {
-            std::thread::sleep(NOTICE);
-        }
         let others = self.shared.take_written();
         if let Some(page) = wrong.filter(|page| !others.contains(page)) {
             eprintln!("lock step: page {page:#x} was written, but nobody looked at its attention byte");

@@ -5,7 +5,6 @@
 //! takes; pages that the first run did not write still have it.
 
 use std::collections::hash_map::Entry;
-use std::time::{Duration, Instant};
 
 use crate::code::Map;
 use crate::mmu::Mmu;
@@ -36,18 +35,6 @@ pub struct Differs {
     pub bytes: [u8; 3],
 }
 
-/// Within this it is heard of what devices told: well after [`super::NOTICE`].
-const LATE: Duration = Duration::from_secs(1);
-
-/// What was undone of a page that the first run is not known to have written: by the second run, or by a device that has not told
-/// of it yet. Then it comes back once that tells.
-struct Lost {
-    at: Instant,
-    page: u32,
-    /// Offsets, what was there before, and what was undone.
-    bytes: Vec<(usize, u8, u8)>,
-}
-
 /// The twins, and what was written.
 pub struct Pages {
     twins: Map<u32, Box<Page>>,
@@ -56,9 +43,6 @@ pub struct Pages {
     stale: Vec<u32>,
     /// Pages, offsets and lengths that the first run wrote.
     written: Vec<(u32, u32, u32)>,
-    /// The same, once that is undone.
-    undone: Vec<(u32, u32, u32)>,
-    lost: Vec<Lost>,
     /// What the first run left in the pages that it wrote.
     results: Vec<(u32, Box<Page>)>,
     /// Pages that only the second run wrote.
@@ -94,8 +78,6 @@ impl Pages {
             writer: Writer::Any,
             stale: Vec::new(),
             written: Vec::new(),
-            undone: Vec::new(),
-            lost: Vec::new(),
             results: Vec::new(),
             extra: Vec::new(),
             spare: Vec::new(),
@@ -118,7 +100,7 @@ impl Pages {
 
     /// The first run is about to begin. `others`: pages that devices wrote to.
     pub fn begin(&mut self, mmu: &Mmu, others: Vec<u32>) {
-        self.outdated(mmu, &others);
+        self.stale.extend(others);
         while let Some(page) = self.stale.pop() {
             mmu.watch.tell(page, true);
             let twin = self.twins.entry(page).or_insert_with(|| Box::new([0; SIZE]));
@@ -137,38 +119,8 @@ impl Pages {
     }
 
     /// Devices wrote to these.
-    pub fn outdated(&mut self, mmu: &Mmu, pages: &[u32]) {
+    pub fn outdated(&mut self, pages: Vec<u32>) {
         self.stale.extend(pages);
-        if self.lost.is_empty() || pages.is_empty() {
-            return;
-        }
-        for lost in self.lost.extract_if(.., |l| pages.contains(&l.page)) {
-            let Some(ram) = host(mmu, lost.page).filter(|_| lost.at.elapsed() < LATE) else { continue };
-            for (at, before, undone) in lost.bytes {
-                let (mut now, byte) = (0, ram.wrapping_add(at));
-                copy(byte, &raw mut now, 1);
-                if now == before {
-                    copy(&raw const undone, byte, 1);
-                }
-            }
-        }
-    }
-
-    /// Notes what is about to be undone of a page though the first run did not write it.
-    fn note_lost(&mut self, mmu: &Mmu, page: u32) {
-        let Some(twin) = self.twins.get(&page) else { return };
-        let mut now = self.spare.pop().unwrap_or_else(|| Box::new([0; SIZE]));
-        read(mmu, page, &mut now);
-        for &(_, offset, len) in self.undone.iter().filter(|w| w.0 == page) {
-            let range = offset as usize..(offset + len) as usize;
-            now[range.clone()].copy_from_slice(&twin[range]);
-        }
-        let bytes: Vec<_> = (0..SIZE).filter(|&i| now[i] != twin[i]).map(|i| (i, twin[i], now[i])).collect();
-        self.spare.push(now);
-        if !bytes.is_empty() {
-            self.lost.retain(|l| l.at.elapsed() < LATE);
-            self.lost.push(Lost { at: Instant::now(), page, bytes });
-        }
     }
 
     /// Whether it is known what was in all pages that the first run wrote.
@@ -190,8 +142,7 @@ impl Pages {
             let at = offset as usize;
             copy(twin[at..].as_ptr(), ram.wrapping_add(at), len as usize);
         }
-        self.undone.clear();
-        std::mem::swap(&mut self.written, &mut self.undone);
+        self.written.clear();
         self.writer = Writer::Second;
     }
 
@@ -239,9 +190,6 @@ impl Pages {
         }
         let undo = !pages.iter().any(|p| others.contains(p));
         for &page in &pages {
-            if undo {
-                self.note_lost(mmu, page);
-            }
             mmu.watch.tell(page, true);
             if let (Some(ram), Some(twin), true) = (host(mmu, page), self.twins.get(&page), undo) {
                 copy(twin.as_ptr(), ram, SIZE);
@@ -250,7 +198,7 @@ impl Pages {
         if !undo {
             self.stale.extend(pages);
         }
-        self.outdated(mmu, others);
+        self.stale.extend(others);
         undo
     }
 
@@ -268,7 +216,6 @@ impl Pages {
     pub fn forget(&mut self) {
         self.twins.clear();
         self.stale.clear();
-        self.lost.clear();
     }
 }
 

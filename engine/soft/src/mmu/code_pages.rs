@@ -29,7 +29,7 @@ pub struct CodePages {
     /// For each view (kernel, user) and entry: the id of the page looked up last, 0 for none.
     ids: [[u32; ENTRIES]; 2],
     /// Where the id is not 0: between which pages those are that were looked up, by what [`above_entry`] gives.
-    bounds: [[(u32, u32); ENTRIES]; 2],
+    bounds: [Box<[(u32, u32)]>; 2],
     /// Between which pages of each view large ones were looked up.
     large: [Option<PageRange>; 2],
     generations: [u64; 2],
@@ -69,7 +69,7 @@ impl CodePages {
     pub fn new() -> Self {
         Self {
             ids: [[0; ENTRIES]; 2],
-            bounds: [[(0, 0); ENTRIES]; 2],
+            bounds: std::array::from_fn(|_| vec![(0, 0); ENTRIES].into_boxed_slice()),
             large: [None; 2],
             generations: [1; 2],
             times_user_forgotten: 0,
