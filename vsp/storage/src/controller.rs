@@ -68,10 +68,7 @@ impl Units {
 #[derive(Default)]
 pub struct Controller {
     units: RwLock<Units>,
-    /// For the driver.
     watcher: Mutex<Option<Watcher>>,
-    /// For the provider, when units have come or gone.
-    settler: Mutex<Option<Watcher>>,
 }
 
 impl Controller {
@@ -101,7 +98,6 @@ impl Controller {
         units.next = (lun + 1) % LUNS;
         units.present.insert(lun, unit);
         drop(units);
-        self.settle();
         self.changed();
         Ok(lun)
     }
@@ -115,7 +111,6 @@ impl Controller {
         let unit = units.present.remove(&lun).ok_or(UnitError::Absent(lun))?;
         units.leaving.insert(lun, (Instant::now(), None));
         drop(units);
-        self.settle();
         self.changed();
         Ok(unit)
     }
@@ -168,18 +163,8 @@ impl Controller {
         }
     }
 
-    pub(crate) fn watch_units(&self, settler: Watcher) {
-        *self.settler.lock().unwrap_or_else(PoisonError::into_inner) = Some(settler);
-    }
-
-    fn settle(&self) {
-        if let Some(settler) = &*self.settler.lock().unwrap_or_else(PoisonError::into_inner) {
-            settler();
-        }
-    }
-
-    pub(crate) fn watch(&self, watcher: Option<Watcher>) {
-        *self.watcher() = watcher;
+    pub(crate) fn watch(&self, watcher: Watcher) {
+        *self.watcher() = Some(watcher);
     }
 
     fn watcher(&self) -> MutexGuard<'_, Option<Watcher>> {

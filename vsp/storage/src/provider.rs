@@ -41,6 +41,13 @@ impl Workers {
         let executor = controller.executor();
         workers.values().for_each(|w| w.settle(executor.clone()));
     }
+
+    /// Tells the driver, by the device's first channel, that units have come, gone, or changed.
+    fn announce(&self) {
+        if let Some(worker) = self.lock().get(&0) {
+            worker.port().announce(operation::ENUMERATE_BUS);
+        }
+    }
 }
 
 /// What the provider's channels share.
@@ -78,9 +85,12 @@ impl Provider {
         let workers = Arc::new(Workers::default());
         // The controller must not keep those alive who keep it.
         let (told, of) = (Arc::downgrade(&workers), Arc::downgrade(&shared));
-        shared.controller.watch_units(Box::new(move || {
-            if let (Some(workers), Some(shared)) = (told.upgrade(), of.upgrade()) {
-                workers.settle(&shared.controller);
+        shared.controller.watch(Box::new(move || {
+            let (Some(workers), Some(shared)) = (told.upgrade(), of.upgrade()) else { return };
+            workers.settle(&shared.controller);
+            // A driver that is not ready yet will look for itself.
+            if shared.ready() {
+                workers.announce();
             }
         }));
         Self { shared, workers, closing: Mutex::default() }
@@ -91,7 +101,6 @@ impl Provider {
     }
 
     fn forget_driver(&self) {
-        self.shared.controller.watch(None);
         self.shared.controller.forget_leaving();
         self.shared.ready.store(false, Ordering::SeqCst);
         self.shared.version.store(0, Ordering::SeqCst);
@@ -103,16 +112,6 @@ impl Device for Provider {
         let control = Arc::clone(&self.shared) as _;
         let worker = Worker::start(channel, Arc::clone(&self.shared.controller), control, subchannel == 0)
             .map_err(OpenError)?;
-        if subchannel == 0 {
-            // The controller must not keep those alive who keep it.
-            let (port, shared) = (Arc::downgrade(worker.port()), Arc::downgrade(&self.shared));
-            // A driver that is not ready yet will look for itself.
-            let changed = move || match (port.upgrade(), shared.upgrade()) {
-                (Some(port), Some(shared)) if shared.ready() => port.announce(operation::ENUMERATE_BUS),
-                _ => {}
-            };
-            self.shared.controller.watch(Some(Box::new(changed)));
-        }
         self.workers.lock().insert(subchannel, worker);
         self.workers.settle(&self.shared.controller);
         Ok(())
