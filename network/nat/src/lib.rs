@@ -1,0 +1,22 @@
+//! A private network for guests, which reaches the host's networks by the host's own sockets, and needs no privileges for it.
+#![warn(missing_docs)]
+#![allow(dead_code)]
+
+mod config;
+mod dhcp;
+mod dns;
+mod engine;
+mod forward;
+mod host;
+mod icmp;
+mod link;
+mod outbox;
+mod slots;
+mod sockets;
+mod stats;
+mod wire;
+
+pub use config::{MTU_MAX, MTU_MIN, NatConfig, NatError, Network, NoNetwork};
+pub use forward::{Forward, NoForward, Protocol};
+pub use link::Nat;
+pub use stats::{Stats, Traffic};
