@@ -1,23 +1,31 @@
 //! What becomes of packets: pure, told the time, with the host behind a trait.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use ahash::AHashMap as HashMap;
+use ahash::{AHashMap as HashMap, RandomState};
 use vireo_frame::headers::protocol;
 use vireo_frame::{Frame, Full, Mac};
 
 use crate::config::{NatConfig, NatError, Network};
 use crate::dhcp;
 use crate::forward::Forward;
-use crate::host::{Host, Listening, Ready, Token};
+use crate::host::{Datagrams, Host, Listening, Ready, Token};
 use crate::icmp::{self, Unreachable};
 use crate::outbox::{Outbox, Output};
 use crate::slots::{Nanos, SECOND, Slots, Table, Timers};
 use crate::stats::Stats;
+use crate::talk::Talks;
+use crate::tcp::Connections;
 use crate::wire::{Arp, Content, Packet, UDP, Way, be16};
 
 /// Stations that are remembered.
 const NEIGHBOURS: usize = 256;
+/// Connections that wait for a station at a time.
+const WAITING: usize = 256;
+/// Turns in a moment, and what is taken from a forwarded port in one.
+const TURNS: usize = 8;
+const CALLS: usize = 32;
 /// Ports that may be forwarded.
 const FORWARDS: usize = 256;
 /// How often all guests are told of the router.
@@ -33,6 +41,9 @@ pub struct Shared {
     pub timers: Timers,
     pub stats: Stats,
     neighbours: HashMap<IpAddr, Mac>,
+    /// Connections that wait for a guest's station to be known.
+    waiting: Vec<(IpAddr, Token)>,
+    known: Vec<Token>,
 }
 
 /// Where a guest's packet goes.
@@ -47,8 +58,8 @@ pub enum Target {
 impl Shared {
     /// The station of a guest. Where nobody knows, it is asked for.
     pub fn station(&mut self, guest: IpAddr) -> Option<Mac> {
-        if let Some(mac) = self.neighbours.get(&guest) {
-            return Some(*mac);
+        if let Some(mac) = self.known_station(guest) {
+            return Some(mac);
         }
         let net = &self.network;
         let question = match guest {
@@ -61,7 +72,20 @@ impl Shared {
         None
     }
 
-    fn learn(&mut self, guest: IpAddr, mac: Mac) {
+    /// The station of a guest, if it is known.
+    pub fn known_station(&self, guest: IpAddr) -> Option<Mac> {
+        self.neighbours.get(&guest).copied()
+    }
+
+    /// A connection goes on when a guest's station is known, or it is looked at again.
+    pub fn wait_for_station(&mut self, guest: IpAddr, token: Token) {
+        if self.waiting.len() < WAITING && !self.waiting.contains(&(guest, token)) {
+            self.waiting.push((guest, token));
+        }
+    }
+
+    /// A guest has been heard.
+    pub fn learn(&mut self, guest: IpAddr, mac: Mac) {
         if !mac.is_station() || self.neighbours.get(&guest) == Some(&mac) {
             return;
         }
@@ -70,6 +94,16 @@ impl Shared {
             self.neighbours.clear();
         }
         self.neighbours.insert(guest, mac);
+        let known = self.waiting.extract_if(.., |(waits_for, _)| *waits_for == guest);
+        self.known.extend(known.map(|(_, token)| token));
+    }
+
+    /// The router's address, as a guest knows it.
+    pub fn gateway_for(&self, guest: IpAddr) -> Option<IpAddr> {
+        match guest {
+            IpAddr::V4(_) => Some(self.network.gateway.into()),
+            IpAddr::V6(_) => self.network.gateway6().map(IpAddr::from),
+        }
     }
 
     /// Where a guest's packet goes, if anywhere.
@@ -91,10 +125,7 @@ impl Shared {
 
     /// From where a guest sees what comes from an address of the host's world.
     pub fn seen_from(&self, peer: IpAddr, guest: IpAddr) -> IpAddr {
-        let gateway = match guest {
-            IpAddr::V4(_) => Some(self.network.gateway.into()),
-            IpAddr::V6(_) => self.network.gateway6().map(IpAddr::from),
-        };
+        let gateway = self.gateway_for(guest);
         let as_it_is = is_outside(&self.network, peer) && peer.is_ipv4() == guest.is_ipv4();
         if as_it_is { peer } else { gateway.unwrap_or(peer) }
     }
@@ -111,11 +142,7 @@ impl Shared {
 
     /// Tells a guest that a packet of its does not arrive.
     pub fn refuse(&mut self, way: &Way, why: Unreachable, protocol: u8, first: [u8; 8], length: usize) {
-        let router = match way.destination {
-            IpAddr::V4(_) => Some(self.network.gateway.into()),
-            IpAddr::V6(_) => self.network.gateway6().map(IpAddr::from),
-        };
-        if let Some(router) = router {
+        if let Some(router) = self.gateway_for(way.destination) {
             self.outbox.add(icmp::unreachable(way, router, why, protocol, first, length), None);
         }
     }
@@ -143,9 +170,11 @@ fn is_outside(network: &Network, address: IpAddr) -> bool {
         }
 }
 
+/// A port that is forwarded.
 struct Listener<H: Host> {
     forward: Forward,
     by: Listening<H>,
+    queued: bool,
 }
 
 /// A private network with its way out.
@@ -153,7 +182,12 @@ pub struct Engine<H: Host> {
     pub shared: Shared,
     pub host: H,
     dhcp: dhcp::Server,
+    connections: Connections<H>,
+    talks: Talks<H>,
     forwards: Slots<Listener<H>>,
+    /// Those that somebody has come to.
+    called: VecDeque<Token>,
+    buffer: Vec<u8>,
     /// When all guests are told of the router next.
     advertise: Nanos,
 }
@@ -163,9 +197,9 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// It cannot be, or what is to be forwarded cannot.
-    pub fn new(config: NatConfig, host: H, now: Nanos) -> Result<Self, NatError> {
+    pub fn new(config: NatConfig, host: H, secret: RandomState, now: Nanos) -> Result<Self, NatError> {
         config.check()?;
-        let NatConfig { network, mtu, forwards, host_loopback, host_name, flows: _ } = config;
+        let NatConfig { network, mtu, forwards, host_loopback, host_name, flows } = config;
         let mut engine = Self {
             shared: Shared {
                 network,
@@ -175,10 +209,16 @@ impl<H: Host> Engine<H> {
                 timers: Timers::default(),
                 stats: Stats::default(),
                 neighbours: HashMap::new(),
+                waiting: Vec::new(),
+                known: Vec::new(),
             },
             host,
             dhcp: dhcp::Server::new(network, mtu, host_name),
+            connections: Connections::new(flows, secret),
+            talks: Talks::new(flows),
             forwards: Slots::new(Table::Forward, FORWARDS),
+            called: VecDeque::new(),
+            buffer: vec![0; 65_536],
             advertise: now + ADVERTISED,
         };
         for forward in forwards {
@@ -199,7 +239,7 @@ impl<H: Host> Engine<H> {
         match Listening::start(&mut self.host, forward.protocol, forward.host, token) {
             Ok((by, host)) => {
                 let forward = Forward { host, ..forward };
-                self.forwards.insert(token, Listener { forward, by });
+                self.forwards.insert(token, Listener { forward, by, queued: false });
                 Ok(forward)
             }
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
@@ -217,6 +257,7 @@ impl<H: Host> Engine<H> {
         let found = self.forwards.iter().find(|(_, l)| l.forward == *forward).map(|(token, _)| token);
         let token = found.ok_or(NatError::NotForwarded(*forward))?;
         self.forwards.remove(token);
+        self.talks.forward_removed(token);
         Ok(())
     }
 
@@ -272,7 +313,12 @@ impl<H: Host> Engine<H> {
             return;
         }
         let shared = &mut self.shared;
-        if !shared.network.may_be_guest(packet.source) || !packet.from.is_station() || packet.hops == 0 {
+        // On the link alone the router answers echo requests, and nothing else.
+        let near = packet.destination == IpAddr::from(shared.network.link_local());
+        if !(near || shared.network.may_be_guest(packet.source))
+            || !packet.from.is_station()
+            || packet.hops == 0
+        {
             shared.stats.forbidden += 1;
             return;
         }
@@ -280,9 +326,12 @@ impl<H: Host> Engine<H> {
         if !is_for_us(&shared.network, packet.destination) {
             return;
         }
-        _ = now;
         match packet.protocol {
-            protocol::ICMP | protocol::ICMP6 => self.ping(frame, packet),
+            protocol::ICMP | protocol::ICMP6 => self.ping(now, frame, packet),
+            _ if near => {}
+            _ if packet.fragment.is_some() => shared.stats.lost += 1,
+            protocol::TCP => self.segment(now, frame, packet),
+            protocol::UDP => self.datagram(now, frame, packet),
             other => {
                 shared.learn(packet.source, packet.from);
                 let way = shared.way_back(packet);
@@ -291,6 +340,27 @@ impl<H: Host> Engine<H> {
                 }
             }
         }
+    }
+
+    fn segment(&mut self, now: Nanos, frame: &Frame<'_>, packet: &Packet) {
+        let Self { connections, talks, host, shared, .. } = self;
+        connections.input(now, frame, packet, shared, |shared, port, token| {
+            match shared.target(packet.destination, port)? {
+                Target::Host(to) => Some(host.connect(to, token)),
+                Target::Dns(port) => talks.resolver(port, host).map(|to| host.connect(to, token)),
+            }
+        });
+    }
+
+    fn datagram(&mut self, now: Nanos, frame: &Frame<'_>, packet: &Packet) {
+        let Self { talks, host, shared, forwards, .. } = self;
+        talks.input(now, frame, packet, host, shared, &mut |listener, bytes, peer| match forwards
+            .get_mut(listener)
+            .map(|l| &mut l.by)
+        {
+            Some(Listening::Udp(socket)) => socket.send(bytes, Some(peer)),
+            _ => Ok(()),
+        });
     }
 
     fn is_dhcp(&self, frame: &Frame<'_>, packet: &Packet) -> bool {
@@ -349,28 +419,44 @@ impl<H: Host> Engine<H> {
         true
     }
 
-    fn ping(&mut self, frame: &Frame<'_>, packet: &Packet) {
+    fn ping(&mut self, now: Nanos, frame: &Frame<'_>, packet: &Packet) {
         let shared = &mut self.shared;
         let reply = match frame.head().get(packet.at) {
             Some(&icmp::ECHO) if packet.destination.is_ipv4() => icmp::ECHO_REPLY,
             Some(&icmp::ECHO6) if packet.destination.is_ipv6() => icmp::ECHO6_REPLY,
             _ => return,
         };
-        shared.learn(packet.source, packet.from);
         let mut body = vec![0; packet.end - packet.at];
-        if shared.network.has(packet.destination)
-            && body.len() >= 8
-            && frame.read(packet.at, &mut body).is_ok()
-        {
+        if packet.fragment.is_some() || body.len() < 8 || frame.read(packet.at, &mut body).is_err() {
+            return;
+        }
+        let near = packet.destination == IpAddr::from(shared.network.link_local());
+        if near || shared.network.has(packet.destination) {
+            if !near {
+                shared.learn(packet.source, packet.from);
+            }
             body[0] = reply;
             let way = shared.way_back(packet);
             shared.outbox.add(icmp::message(&way, &body), None);
+        } else {
+            self.talks.ping(now, &body, packet, &mut self.host, shared);
         }
     }
 
     /// Something has become of a socket.
     pub fn event(&mut self, now: Nanos, token: Token, ready: Ready) {
-        _ = (now, token, ready);
+        match token.table() {
+            Some(Table::Tcp) => self.connections.event(now, token, ready, &mut self.shared),
+            Some(Table::Talk) => self.talks.event(token, ready),
+            Some(Table::Forward) => {
+                if let Some(listener) = self.forwards.get_mut(token)
+                    && !std::mem::replace(&mut listener.queued, true)
+                {
+                    self.called.push_back(token);
+                }
+            }
+            None => {}
+        }
     }
 
     /// Does what is due, and gives guests what there is for them, for a moment. Says whether there is more to be done at once.
@@ -378,6 +464,37 @@ impl<H: Host> Engine<H> {
     /// # Errors
     /// There is no room for more now.
     pub fn run(&mut self, now: Nanos, out: &mut dyn Output) -> Result<bool, Full> {
+        self.tick(now);
+        for _ in 0..TURNS {
+            self.shared.outbox.put(out, &mut self.shared.stats.received)?;
+            for token in std::mem::take(&mut self.shared.known) {
+                self.connections.station_known(now, token, &mut self.shared);
+            }
+            self.take_calls(now);
+            self.talks.turn(now, &mut self.shared, out)?;
+            self.connections.turn(now, &mut self.shared, out)?;
+            if !self.has_work() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn has_work(&self) -> bool {
+        let waits =
+            !self.shared.outbox.is_empty() || !self.shared.known.is_empty() || !self.called.is_empty();
+        waits || self.talks.has_work() || self.connections.has_work()
+    }
+
+    /// Does what is due by now.
+    fn tick(&mut self, now: Nanos) {
+        while let Some(token) = self.shared.timers.pop(now) {
+            match token.table() {
+                Some(Table::Tcp) => self.connections.timeout(now, token, &mut self.shared),
+                Some(Table::Talk) => self.talks.timeout(now, token, &mut self.shared),
+                _ => {}
+            }
+        }
         if now >= self.advertise {
             self.advertise = now + ADVERTISED;
             let router = self.host.has_ipv6();
@@ -385,8 +502,38 @@ impl<H: Host> Engine<H> {
                 self.shared.outbox.add(frame, None);
             }
         }
-        self.shared.outbox.put(out, &mut self.shared.stats.received)?;
-        Ok(false)
+    }
+
+    /// Takes from a forwarded port what has come to it, for a moment.
+    fn take_calls(&mut self, now: Nanos) {
+        let Self { connections, talks, host, shared, forwards, called, buffer, .. } = self;
+        let Some(token) = called.pop_front() else { return };
+        let Some(listener) = forwards.get_mut(token) else { return };
+        let forward = listener.forward;
+        let guest = SocketAddr::new(forward.guest.unwrap_or(shared.network.guest).into(), forward.port);
+        for _ in 0..CALLS {
+            let taken = match &mut listener.by {
+                Listening::Tcp(socket) => host.accept(socket).map(|(stream, peer)| {
+                    connections.accept(now, guest, peer, stream, host, shared);
+                }),
+                Listening::Udp(socket) => socket.receive(buffer).map(|(length, peer)| {
+                    if let Some(peer) = peer {
+                        talks.forwarded(now, token, guest, peer, &buffer[..length], shared);
+                    }
+                }),
+            };
+            match taken {
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::WouldBlock || crate::tcp::is_exhausted(&error) =>
+                {
+                    listener.queued = false;
+                    return;
+                }
+                // Of one that has gone again, or of a datagram that was sent before.
+                Err(_) | Ok(()) => {}
+            }
+        }
+        called.push_back(token);
     }
 
     /// When it is to be run again, even if nothing happens.
@@ -396,7 +543,12 @@ impl<H: Host> Engine<H> {
 
     /// What came of it so far.
     pub fn stats(&self) -> Stats {
-        Stats { lost: self.shared.stats.lost + self.shared.outbox.lost, ..self.shared.stats }
+        Stats {
+            lost: self.shared.stats.lost + self.shared.outbox.lost,
+            connections: self.connections.len(),
+            talks: self.talks.len(),
+            ..self.shared.stats
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! A private network for guests, which reaches the host's networks by the host's own sockets, and needs no privileges for it.
 #![warn(missing_docs)]
-#![allow(dead_code)]
 
 mod config;
 mod dhcp;
@@ -14,6 +13,8 @@ mod outbox;
 mod slots;
 mod sockets;
 mod stats;
+mod talk;
+mod tcp;
 mod wire;
 
 pub use config::{MTU_MAX, MTU_MIN, NatConfig, NatError, Network, NoNetwork};

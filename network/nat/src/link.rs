@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use ahash::RandomState;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use vireo_frame::{Ability, Adapter, End, Filter, Frame, Full, Link, Mac, NotAllowed};
@@ -75,7 +76,7 @@ impl Nat {
             .map_err(|e| host("epoll instance")(e.into()))?;
         let epoll = Arc::new(epoll);
         let mtu = config.mtu;
-        let engine = Engine::new(config, Sockets::new(epoll.clone()), 0)?;
+        let engine = Engine::new(config, Sockets::new(epoll.clone()), RandomState::new(), 0)?;
         let inner = Arc::new(Inner {
             engine: Mutex::new(engine),
             adapter: Mutex::default(),

@@ -113,7 +113,7 @@ fn whole(out: &mut dyn Output, bytes: &[u8], intent: Intent) -> Result<(), Full>
 }
 
 /// Puts the checksum where it belongs. Zero is written as all ones, which is the same sum: UDP takes zero for none (RFC 768).
-fn fill(bytes: &mut [u8], start: usize, offset: usize) {
+pub fn fill(bytes: &mut [u8], start: usize, offset: usize) {
     let sum = match Sum::default().over(&bytes[start..]).finish() {
         0 => 0xffff,
         sum => sum,

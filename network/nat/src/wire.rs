@@ -9,6 +9,8 @@ use std::ops::Range;
 use vireo_frame::headers::{HEADER, ether_type};
 use vireo_frame::{Frame, Mac, Sum, pseudo_header};
 
+use crate::outbox::Outbox;
+
 /// Bytes of headers without options.
 pub const IPV4: usize = 20;
 pub const IPV6: usize = 40;
@@ -16,6 +18,8 @@ pub const TCP: usize = 20;
 pub const UDP: usize = 8;
 /// Extension headers of IPv6 that are skipped.
 const EXTENSIONS: usize = 4;
+/// The extension header of IPv6 that fragments have.
+const FRAGMENT: u8 = 44;
 /// A packet's hops.
 const TTL: u8 = 64;
 
@@ -353,4 +357,49 @@ pub fn datagram(way: &Way, source: u16, destination: u16, payload: &[u8]) -> (Ve
     }
     frame.extend_from_slice(payload);
     (frame, (start, 6))
+}
+
+/// Puts a datagram of UDP into an outbox: whole, or in fragments where it is longer than the MTU.
+pub fn datagrams(
+    way: &Way,
+    source: u16,
+    destination: u16,
+    payload: &[u8],
+    mtu: u32,
+    number: u16,
+    to: &mut Outbox,
+) {
+    let headers = way.headers();
+    let (mut frame, sum) = datagram(way, source, destination, payload);
+    let most = mtu as usize + HEADER;
+    if frame.len() <= most {
+        return to.add(frame, Some(sum));
+    }
+    crate::outbox::fill(&mut frame, sum.0, sum.1);
+    let body = &frame[headers..];
+    let v6 = way.destination.is_ipv6();
+    let extension = if v6 { 8 } else { 0 };
+    let size = (most - headers - extension) & !7;
+    for (n, piece) in body.chunks(size).enumerate() {
+        let (offset, more) = (n * size, (n + 1) * size < body.len());
+        let mut frame = vec![0; headers];
+        let udp = vireo_frame::headers::protocol::UDP;
+        if v6 {
+            way.write(&mut frame, FRAGMENT, extension + piece.len());
+            let place = (offset as u16 | u16::from(more)).to_be_bytes();
+            let number = number.to_be_bytes();
+            frame.extend_from_slice(&[udp, 0, place[0], place[1], 0, 0, number[0], number[1]]);
+        } else {
+            way.write(&mut frame, udp, piece.len());
+            let ip = &mut frame[HEADER..];
+            ip[4..6].copy_from_slice(&number.to_be_bytes());
+            let place = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
+            ip[6..8].copy_from_slice(&place.to_be_bytes());
+            ip[10..12].fill(0);
+            let sum = Sum::default().over(ip).finish();
+            ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        frame.extend_from_slice(piece);
+        to.add(frame, None);
+    }
 }
