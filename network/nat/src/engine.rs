@@ -541,6 +541,11 @@ impl<H: Host> Engine<H> {
         self.shared.timers.first().unwrap_or(Nanos::MAX).min(self.advertise)
     }
 
+    /// Bytes that connections hold.
+    pub fn held(&self) -> usize {
+        self.connections.held()
+    }
+
     /// What came of it so far.
     pub fn stats(&self) -> Stats {
         Stats {

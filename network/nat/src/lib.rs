@@ -10,12 +10,16 @@ mod host;
 mod icmp;
 mod link;
 mod outbox;
+pub mod simulation;
 mod slots;
 mod sockets;
 mod stats;
 mod talk;
 mod tcp;
 mod wire;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{MTU_MAX, MTU_MIN, NatConfig, NatError, Network, NoNetwork};
 pub use forward::{Forward, NoForward, Protocol};

@@ -177,6 +177,11 @@ impl<S: Stream> Connection<S> {
         self.una.wrapping_add(self.out.len() as u32)
     }
 
+    /// Bytes that it holds.
+    pub fn held(&self) -> usize {
+        self.out.len() + self.held.len()
+    }
+
     /// Whether a number comes behind all that the guest has sent.
     pub fn is_after(&self, sequence: u32) -> bool {
         sequence.wrapping_sub(self.received) as i32 >= 0

@@ -67,7 +67,12 @@ impl<H: Host> Connections<H> {
         self.slots.len()
     }
 
-    /// A segment from a guest. `to`: where it goes in the host's world, if anywhere.
+    /// Bytes that they hold.
+    pub fn held(&self) -> usize {
+        self.slots.iter().map(|(_, c)| c.held()).sum()
+    }
+
+    /// A segment from a guest. `connect` connects the host to where it goes, if that is anywhere.
     pub fn input(
         &mut self,
         now: Nanos,

@@ -104,7 +104,7 @@ fn forwarded(world: &world::World) {
     let forwards = world.nat.forwards();
     let mut stream = TcpStream::connect(forwards[0].host).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..3_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let (mut sends, copy) = (stream.try_clone().unwrap(), data.clone());
     let sender = std::thread::spawn(move || {
         sends.write_all(&copy).unwrap();
