@@ -10,6 +10,7 @@ use vireo_frame::{Frame, Full, Mac};
 use crate::config::{NatConfig, NatError, Network};
 use crate::dhcp;
 use crate::forward::Forward;
+use crate::fragments::Fragments;
 use crate::host::{Datagrams, Host, Listening, Ready, Token};
 use crate::icmp::{self, Unreachable};
 use crate::outbox::{Outbox, Output};
@@ -140,6 +141,12 @@ impl Shared {
         }
     }
 
+    /// Sends a guest a message of ICMP, in fragments if it is too long; these have a number.
+    pub fn message(&mut self, way: &Way, body: &[u8], number: u16) {
+        let protocol = if way.destination.is_ipv6() { protocol::ICMP6 } else { protocol::ICMP };
+        crate::wire::fragments(way, protocol, icmp::message(way, body), self.mtu, number, &mut self.outbox);
+    }
+
     /// Tells a guest that a packet of its does not arrive.
     pub fn refuse(&mut self, way: &Way, why: Unreachable, protocol: u8, first: [u8; 8], length: usize) {
         if let Some(router) = self.gateway_for(way.destination) {
@@ -187,6 +194,7 @@ pub struct Engine<H: Host> {
     forwards: Slots<Listener<H>>,
     /// Those that somebody has come to.
     called: VecDeque<Token>,
+    fragments: Fragments,
     buffer: Vec<u8>,
     /// When all guests are told of the router next.
     advertise: Nanos,
@@ -218,6 +226,7 @@ impl<H: Host> Engine<H> {
             talks: Talks::new(flows),
             forwards: Slots::new(Table::Forward, FORWARDS),
             called: VecDeque::new(),
+            fragments: Fragments::default(),
             buffer: vec![0; 65_536],
             advertise: now + ADVERTISED,
         };
@@ -327,9 +336,9 @@ impl<H: Host> Engine<H> {
             return;
         }
         match packet.protocol {
+            _ if packet.fragment.is_some() => self.fragment(now, frame, packet),
             protocol::ICMP | protocol::ICMP6 => self.ping(now, frame, packet),
             _ if near => {}
-            _ if packet.fragment.is_some() => shared.stats.lost += 1,
             protocol::TCP => self.segment(now, frame, packet),
             protocol::UDP => self.datagram(now, frame, packet),
             other => {
@@ -339,6 +348,18 @@ impl<H: Host> Engine<H> {
                     shared.refuse(&way, Unreachable::Protocol, other, *first, packet.end - packet.at);
                 }
             }
+        }
+    }
+
+    /// A part of a packet, which is looked at when all of it is there.
+    fn fragment(&mut self, now: Nanos, frame: &Frame<'_>, packet: &Packet) {
+        let to = self.shared.network.mac();
+        let whole = packet.fragment.and_then(|part| self.fragments.add(now, frame, packet, part, to));
+        let Some(bytes) = whole else { return };
+        let Ok(frame) = Frame::whole(&bytes) else { return };
+        match Content::read(&frame) {
+            Some(Content::Ip(packet)) if packet.fragment.is_none() => self.packet(now, &frame, &packet),
+            _ => self.shared.stats.malformed += 1,
         }
     }
 
@@ -427,7 +448,7 @@ impl<H: Host> Engine<H> {
             _ => return,
         };
         let mut body = vec![0; packet.end - packet.at];
-        if packet.fragment.is_some() || body.len() < 8 || frame.read(packet.at, &mut body).is_err() {
+        if body.len() < 8 || frame.read(packet.at, &mut body).is_err() {
             return;
         }
         let near = packet.destination == IpAddr::from(shared.network.link_local());
@@ -437,7 +458,8 @@ impl<H: Host> Engine<H> {
             }
             body[0] = reply;
             let way = shared.way_back(packet);
-            shared.outbox.add(icmp::message(&way, &body), None);
+            let number = u16::from_be_bytes([body[6], body[7]]);
+            shared.message(&way, &body, number);
         } else {
             self.talks.ping(now, &body, packet, &mut self.host, shared);
         }

@@ -6,6 +6,7 @@ mod dhcp;
 mod dns;
 mod engine;
 mod forward;
+mod fragments;
 mod host;
 mod icmp;
 mod link;

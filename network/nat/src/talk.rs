@@ -403,27 +403,17 @@ impl<H: Host> Talks<H> {
 
 /// Gives a guest a datagram, or the answer to its echo request.
 fn deliver(number: &mut u16, key: &Key, way: &Way, bytes: &[u8], shared: &mut Shared) {
+    *number = number.wrapping_add(1);
     match key.kind {
         Kind::Udp => {
-            *number = number.wrapping_add(1);
-            wire::datagrams(
-                way,
-                key.other.port(),
-                key.guest.port(),
-                bytes,
-                shared.mtu,
-                *number,
-                &mut shared.outbox,
-            );
+            let ports = (key.other.port(), key.guest.port());
+            wire::datagrams(way, ports, bytes, shared.mtu, *number, &mut shared.outbox);
         }
         Kind::Ping if bytes.len() >= 8 && is_reply(way, bytes[0]) => {
             // The kernel has given it an identifier of its own.
             let mut body = bytes.to_vec();
             body[4..6].copy_from_slice(&key.guest.port().to_be_bytes());
-            let frame = icmp::message(way, &body);
-            if frame.len() <= shared.mtu as usize + vireo_frame::headers::HEADER {
-                shared.outbox.add(frame, None);
-            }
+            shared.message(way, &body, *number);
         }
         Kind::Ping => {}
     }

@@ -31,7 +31,7 @@ pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
-/// A fragment of a packet (RFC 791).
+/// A fragment of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     /// Where it belongs.
@@ -39,7 +39,7 @@ pub struct Fragment {
     /// Others follow.
     pub more: bool,
     /// Which packet it is of.
-    pub id: u16,
+    pub id: u32,
 }
 
 /// An IP packet.
@@ -156,7 +156,7 @@ impl Packet {
             start: at,
             at: at + header,
             end: at + length,
-            fragment: (offset != 0 || more).then_some(Fragment { offset, more, id: be16(ip, 4)? }),
+            fragment: (offset != 0 || more).then_some(Fragment { offset, more, id: be16(ip, 4)?.into() }),
         };
         (packet.at <= packet.end && packet.end <= frame.len()).then_some(packet)
     }
@@ -185,14 +185,31 @@ impl Packet {
         };
         for _ in 0..EXTENSIONS {
             // Hop by hop, destination options: nothing in them changes what is done here.
-            if !matches!(packet.protocol, 0 | 60) {
+            if !matches!(packet.protocol, 0 | 60 | FRAGMENT) {
                 break;
+            }
+            if packet.protocol == FRAGMENT {
+                return packet.read_fragment(head).filter(|p| p.end <= frame.len());
             }
             let extension = head.get(packet.at..)?.first_chunk::<2>()?;
             packet.protocol = extension[0];
             packet.at += 8 + usize::from(extension[1]) * 8;
         }
         (packet.at <= packet.end && packet.end <= frame.len()).then_some(packet)
+    }
+}
+
+impl Packet {
+    /// What the header of a fragment says (RFC 8200, 4.5).
+    fn read_fragment(mut self, head: &[u8]) -> Option<Self> {
+        let header = head.get(self.at..)?.first_chunk::<8>()?;
+        let place = be16(header, 2)?;
+        let (offset, more) = (usize::from(place & !7), place & 1 != 0);
+        self.protocol = header[0];
+        self.at += header.len();
+        // One that is all of its packet is none.
+        self.fragment = (offset != 0 || more).then_some(Fragment { offset, more, id: be32(header, 4)? });
+        (self.at <= self.end).then_some(self)
     }
 }
 
@@ -360,22 +377,22 @@ pub fn datagram(way: &Way, source: u16, destination: u16, payload: &[u8]) -> (Ve
 }
 
 /// Puts a datagram of UDP into an outbox: whole, or in fragments where it is longer than the MTU.
-pub fn datagrams(
-    way: &Way,
-    source: u16,
-    destination: u16,
-    payload: &[u8],
-    mtu: u32,
-    number: u16,
-    to: &mut Outbox,
-) {
-    let headers = way.headers();
-    let (mut frame, sum) = datagram(way, source, destination, payload);
-    let most = mtu as usize + HEADER;
-    if frame.len() <= most {
+pub fn datagrams(way: &Way, ports: (u16, u16), payload: &[u8], mtu: u32, number: u16, to: &mut Outbox) {
+    let (mut frame, sum) = datagram(way, ports.0, ports.1, payload);
+    if frame.len() <= mtu as usize + HEADER {
         return to.add(frame, Some(sum));
     }
     crate::outbox::fill(&mut frame, sum.0, sum.1);
+    fragments(way, vireo_frame::headers::protocol::UDP, frame, mtu, number, to);
+}
+
+/// Puts a packet with all its checksums into an outbox: whole, or in fragments where it is longer than the MTU.
+pub fn fragments(way: &Way, protocol: u8, frame: Vec<u8>, mtu: u32, number: u16, to: &mut Outbox) {
+    let headers = way.headers();
+    let most = mtu as usize + HEADER;
+    if frame.len() <= most {
+        return to.add(frame, None);
+    }
     let body = &frame[headers..];
     let v6 = way.destination.is_ipv6();
     let extension = if v6 { 8 } else { 0 };
@@ -383,14 +400,13 @@ pub fn datagrams(
     for (n, piece) in body.chunks(size).enumerate() {
         let (offset, more) = (n * size, (n + 1) * size < body.len());
         let mut frame = vec![0; headers];
-        let udp = vireo_frame::headers::protocol::UDP;
         if v6 {
             way.write(&mut frame, FRAGMENT, extension + piece.len());
             let place = (offset as u16 | u16::from(more)).to_be_bytes();
             let number = number.to_be_bytes();
-            frame.extend_from_slice(&[udp, 0, place[0], place[1], 0, 0, number[0], number[1]]);
+            frame.extend_from_slice(&[protocol, 0, place[0], place[1], 0, 0, number[0], number[1]]);
         } else {
-            way.write(&mut frame, udp, piece.len());
+            way.write(&mut frame, protocol, piece.len());
             let ip = &mut frame[HEADER..];
             ip[4..6].copy_from_slice(&number.to_be_bytes());
             let place = (offset / 8) as u16 | if more { 0x2000 } else { 0 };

@@ -216,7 +216,10 @@ impl<S: Stream> Connection<S> {
             let offset = self.flight() as usize;
             let Some(available) = self.out.len().checked_sub(offset) else { break };
             let window = self.window.min(self.pace.window()) as usize;
-            let count = available.min(window.saturating_sub(offset));
+            let mut count = available.min(window.saturating_sub(offset));
+            if count < available && count > self.mss as usize {
+                count -= count % self.mss as usize;
+            }
             // Small segments only where there is no more, or nothing to wait for (RFC 9293, 3.8.6.2.1).
             if count < available && count < self.mss as usize && (offset > 0 || count == 0) {
                 break;

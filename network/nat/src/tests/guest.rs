@@ -140,7 +140,12 @@ impl Guest {
 
     /// When it is to be polled, though nothing comes.
     pub fn due(&self) -> u64 {
-        self.last + self.patience
+        let waits = self.arrived < self.data.len() || self.fin_sent && !self.fin_arrived;
+        match self.state {
+            1 => self.last + self.patience,
+            2 if waits => self.last + self.patience,
+            _ => u64::MAX,
+        }
     }
 
     /// A packet has come; what it answers.
