@@ -10,15 +10,18 @@ pub mod control;
 mod disks;
 pub mod engines;
 mod error;
+mod nics;
 pub mod output;
 mod pci;
 mod run;
 mod signals;
 mod socket;
 mod spec;
+mod vmbus;
 
 pub use disks::{DiskBus, DiskSpec, DiskStatus, Disks, DisksError};
 pub use error::RunError;
+pub use nics::{Network, NicModel, NicSpec, NicStatus, NicsError};
 pub use run::{GuestEnd, Outcome, run};
 pub use spec::{
     EngineChoice, EnlightenmentChoice, RunSpec, SerialSpec, parse_bytes, parse_memory,

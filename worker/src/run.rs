@@ -20,7 +20,9 @@ use vireo_memory::GuestMemory;
 use crate::console::{Console, ConsoleEvent, Events};
 use crate::control::ControlServer;
 use crate::disks::Disks;
+use crate::nics::Nics;
 use crate::output::Output;
+use crate::vmbus::Bus;
 use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals};
 
 /// How the guest ended.
@@ -82,6 +84,8 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     // Before the disks, so that it is dropped after them.
     let mut ending = None;
     let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
+    let bus = Bus::default();
+    let nics = Nics::open(&spec.nics, &bus, enlightenments.is_some(), spec.cpus)?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
@@ -96,12 +100,12 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         cpu_model,
         enlightenments,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: devices(spec.cpus, enlightenments.is_some(), &disks, further.as_ref()),
+        devices: devices(spec.cpus, enlightenments.map(|_| &bus), &disks, &nics, further.as_ref()),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, enlightenments.is_some()))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    let start = |path: &PathBuf| ControlServer::start(path, &disks).map_err(RunError::Control);
+    let start = |path: &PathBuf| ControlServer::start(path, &disks, &nics).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());
     let further = further.map(|f| f.start(&user));
@@ -203,12 +207,19 @@ impl FurtherConsole {
 }
 
 /// The devices beyond the chipset's.
-fn devices(cpus: u32, vmbus: bool, disks: &Disks, further: Option<&FurtherConsole>) -> Vec<Attach> {
-    let mut devices = disks.attach(cpus);
-    if !vmbus {
+fn devices(
+    cpus: u32,
+    bus: Option<&Bus>,
+    disks: &Disks,
+    nics: &Arc<Nics>,
+    further: Option<&FurtherConsole>,
+) -> Vec<Attach> {
+    let mut devices = disks.attach();
+    devices.push(match bus {
+        Some(bus) => bus.attach(disks.plugs(cpus).into_iter().chain(nics.plugs()).collect()),
         // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
-        devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()));
-    }
+        None => pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()),
+    });
     devices.extend(further.map(|f| pci::attach(pci::CONSOLE, "virtio-console", Arc::clone(&f.device) as _)));
     devices
 }

@@ -7,6 +7,7 @@ use vireo_core::Capabilities;
 use vireo_hyperv::Enlightenments;
 
 use crate::disks::DiskSpec;
+use crate::nics::NicSpec;
 
 /// Which engine executes the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +158,8 @@ pub struct RunSpec {
     pub enlightenments: EnlightenmentChoice,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
+    /// Network adapters.
+    pub nics: Vec<NicSpec>,
     /// Socket by which the running machine is changed.
     pub control: Option<PathBuf>,
     /// Console on the first serial port.

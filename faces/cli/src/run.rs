@@ -7,7 +7,7 @@ use clap::Args;
 use vireo_core::PartitionStats;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec,
+    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, NicSpec, Outcome, RunError, RunSpec, SerialSpec,
     parse_memory, parse_translation_memory,
 };
 
@@ -53,6 +53,9 @@ pub struct RunArgs {
     /// A CD or DVD in its drive: an ISO image. Options as of a disk; bus=scsi|ide. May be given often.
     #[arg(long = "cdrom", value_name = "FILE[,OPTION…]", value_parser = DiskSpec::parse_cd)]
     cds: Vec<DiskSpec>,
+    /// A network adapter: tap=NAME. Options: mac=ADDRESS, model=netvsc. May be given often.
+    #[arg(long = "nic", value_name = "NETWORK[,OPTION…]")]
+    nics: Vec<NicSpec>,
     /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
@@ -87,6 +90,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         cpu_model: args.cpu_model.clone(),
         enlightenments: args.enlightenments,
         disks: args.disks.iter().chain(&args.cds).cloned().collect(),
+        nics: args.nics.clone(),
         control: args.control.clone(),
         serial: args.serial.clone(),
         virtio_console: args.virtio_console.clone(),

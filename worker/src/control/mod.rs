@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::disks::DiskStatus;
+use crate::nics::NicStatus;
 
 pub use server::ControlServer;
 
@@ -41,6 +42,18 @@ pub enum Request {
     },
     /// Which disks there are.
     DiskList,
+    /// A further network adapter.
+    NicAdd {
+        /// As on the command line.
+        nic: String,
+    },
+    /// A network adapter less.
+    NicRemove {
+        /// Its name.
+        name: String,
+    },
+    /// Which network adapters there are.
+    NicList,
 }
 
 /// What a machine says to that.
@@ -53,6 +66,11 @@ pub enum Answer {
     Disks {
         /// In order of their names.
         disks: Vec<DiskStatus>,
+    },
+    /// These are network adapters: all, or the one that was added.
+    Nics {
+        /// In order of their names.
+        nics: Vec<NicStatus>,
     },
     /// It is not.
     Refused {
