@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use uuid::{Uuid, uuid};
@@ -34,6 +34,9 @@ const ETHERNET: u32 = 14;
 const PIECES_MAX: usize = 512;
 /// Bytes of the longest request of RNDIS; that for receive side scaling is the longest.
 const CONTROL_MAX: usize = 4096;
+
+/// A driver that sends nothing for so long, and owes nothing, rests.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// What an adapter is.
 #[derive(Clone, Debug)]
@@ -178,6 +181,26 @@ impl Provider {
     /// Unplugs it from its link, for good.
     pub fn unplug(&self) {
         self.shared.link.plug(None);
+    }
+
+    /// Unplugs it, and waits until the driver has come to rest, or for `patience`: it is told that the network is gone, so that it
+    /// sends nothing more. A driver that has something under way when it is told that the device is gone may wait for
+    /// that for ever: Linux hears and says nothing more on such a channel (vmbus_chan_sched, hv_ringbuffer_write).
+    pub fn take_leave(&self, patience: Duration) {
+        self.unplug();
+        self.shared.flush();
+        let (_, speed) = self.shared.carrier();
+        self.shared.set_carrier(false, speed);
+        let (deadline, mut before) = (Instant::now() + patience, self.counters());
+        while Instant::now() < deadline {
+            std::thread::sleep(QUIET);
+            let now = self.counters();
+            let rests = self.shared.ports.load().iter().flatten().all(|port| port.is_quiet());
+            if rests && now.sent == before.sent {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// What passed it.

@@ -4,6 +4,7 @@ mod spec;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -19,6 +20,9 @@ pub use spec::{Network, NicModel, NicSpec};
 const ADAPTER_NAMES: Uuid = uuid::uuid!("6b0e1f5a-8d0c-4f6e-9d57-3f1c5a7e2c00");
 /// Adapters of a machine, at most: as Hyper-V has it.
 const NICS_MAX: usize = 8;
+
+/// What a guest has to let go of an adapter.
+const GOODBYE: Duration = Duration::from_secs(3);
 
 /// An adapter could not be added or removed; each in one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -148,8 +152,8 @@ impl Nics {
         let entry = number.and_then(|n| entries.remove(&n)).ok_or_else(|| NicsError::Unknown(name.into()))?;
         drop(entries);
         if let (Some((provider, device)), Some(bus)) = (entry.provider, self.bus.get()) {
-            bus.remove(device);
-            provider.unplug();
+            provider.take_leave(GOODBYE);
+            bus.remove(device, GOODBYE);
         }
         Ok(())
     }
