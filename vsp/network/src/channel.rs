@@ -369,7 +369,8 @@ impl Server {
     fn serve(&mut self) {
         self.reader.mask();
         loop {
-            let mut stop = !self.send_held();
+            // Answers that the driver does not read are not added to without end.
+            let mut stop = self.port.lock().backlog.len() >= BACKLOG_MAX || !self.send_held();
             let mut taken = 0;
             while !stop && taken < ROUND {
                 match self.reader.next(&mut self.packet) {
