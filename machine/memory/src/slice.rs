@@ -78,7 +78,13 @@ impl GuestSlice {
 
     /// Copies `len` bytes of another slice, from `from_offset` on, into this one, from `offset` on; needs no [`Self::done_write`].
     /// The two may be of different machines, or overlap.
-    pub fn copy_from(&self, offset: usize, from: &Self, from_offset: usize, len: usize) -> Result<(), MemoryError> {
+    pub fn copy_from(
+        &self,
+        offset: usize,
+        from: &Self,
+        from_offset: usize,
+        len: usize,
+    ) -> Result<(), MemoryError> {
         from.inside(from_offset, len)?;
         self.inside(offset, len)?;
         // SAFETY: both ranges are inside their slices, as just checked, and these keep their mappings; guest memory is never

@@ -1,0 +1,3 @@
+//! A network card of old.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
