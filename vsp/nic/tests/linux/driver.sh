@@ -15,11 +15,12 @@ fail() {
     poweroff -f
 }
 
-rounds=1 bulk=0
+rounds=1 bulk=0 mtu=
 for word in $(cat /proc/cmdline); do
     case $word in
         net.rounds=*) rounds=${word#*=} ;;
         net.bulk=*) bulk=${word#*=} ;;
+        net.mtu=*) mtu=${word#*=} ;;
     esac
 done
 for group in virtio nic; do
@@ -32,6 +33,8 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 read -r address </sys/class/net/eth0/address
+# A card that does not know the network's is told it.
+[ -z "$mtu" ] || ip link set eth0 mtu "$mtu" || fail "mtu"
 read -r mtu </sys/class/net/eth0/mtu
 ip addr add 10.9.8.2/24 dev eth0
 ip link set lo up
