@@ -95,6 +95,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         translation_memory: spec.translation_memory,
         cpu_model,
         enlightenments,
+        windows: spec.screen.is_some(),
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
         devices: devices(spec.cpus, enlightenments.is_some(), &disks, further.as_ref()),
         events: board_events,
