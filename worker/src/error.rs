@@ -42,6 +42,11 @@ pub enum RunError {
     /// A disk.
     #[error(transparent)]
     Disks(#[from] DisksError),
+    /// A screen without VMBus.
+    #[error(
+        "screen, keyboard and mouse need a guest with the interface of Hyper-V, so not --enlightenments none"
+    )]
+    NoVmBus,
     /// The socket by which the machine is changed.
     #[error("control socket: {0}")]
     Control(String),

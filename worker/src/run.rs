@@ -18,10 +18,11 @@ use vireo_hyperv::GuestCrash;
 use vireo_memory::GuestMemory;
 
 use crate::console::{Console, ConsoleEvent, Events};
-use crate::control::ControlServer;
+use crate::control::{ControlServer, Parts};
 use crate::disks::Disks;
 use crate::output::Output;
-use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals};
+use crate::station::StationDevices;
+use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals, vmbus};
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +83,10 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     // Before the disks, so that it is dropped after them.
     let mut ending = None;
     let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
+    let station = spec.screen.as_ref().map(|s| StationDevices::new(s.size));
+    if station.is_some() && enlightenments.is_none() {
+        return Err(RunError::NoVmBus);
+    }
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
@@ -97,12 +102,14 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         enlightenments,
         windows: spec.screen.is_some(),
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: devices(spec.cpus, enlightenments.is_some(), &disks, further.as_ref()),
+        devices: devices(spec.cpus, enlightenments.is_some(), &disks, station.as_ref(), further.as_ref()),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, enlightenments.is_some()))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    let start = |path: &PathBuf| ControlServer::start(path, &disks).map_err(RunError::Control);
+    let station = station.map(|s| s.station());
+    let parts = Parts { disks: Arc::downgrade(&disks), station: station.clone() };
+    let start = |path: &PathBuf| ControlServer::start(path, parts).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());
     let further = further.map(|f| f.start(&user));
@@ -204,8 +211,20 @@ impl FurtherConsole {
 }
 
 /// The devices beyond the chipset's.
-fn devices(cpus: u32, vmbus: bool, disks: &Disks, further: Option<&FurtherConsole>) -> Vec<Attach> {
-    let mut devices = disks.attach(cpus);
+fn devices(
+    cpus: u32,
+    vmbus: bool,
+    disks: &Disks,
+    station: Option<&StationDevices>,
+    further: Option<&FurtherConsole>,
+) -> Vec<Attach> {
+    let mut devices = Vec::new();
+    if vmbus {
+        let mut plugs = vec![disks.plug(cpus)];
+        plugs.extend(station.map(StationDevices::plug));
+        devices.push(vmbus::attach(plugs));
+    }
+    devices.extend(disks.attach());
     if !vmbus {
         // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
         devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()));

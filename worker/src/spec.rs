@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use vireo_core::Capabilities;
 use vireo_hyperv::Enlightenments;
+use vireo_screen::Size;
 
 use crate::disks::DiskSpec;
 
@@ -134,6 +135,13 @@ impl FromStr for EnlightenmentChoice {
     }
 }
 
+/// The machine's screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScreenSpec {
+    /// Its size, unless the guest chooses another.
+    pub size: Size,
+}
+
 /// A machine to run.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
@@ -157,6 +165,8 @@ pub struct RunSpec {
     pub enlightenments: EnlightenmentChoice,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
+    /// Screen, keyboard and mouse, if there are any.
+    pub screen: Option<ScreenSpec>,
     /// Socket by which the running machine is changed.
     pub control: Option<PathBuf>,
     /// Console on the first serial port.

@@ -33,7 +33,7 @@ enum Command {
         #[command(subcommand)]
         command: disk::DiskCommand,
     },
-    /// Running machines: changes their disks.
+    /// Running machines: changes their disks, shows their screen, types on their keyboard.
     Vm {
         #[command(subcommand)]
         command: vm::VmCommand,

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vireo_core::PartitionStats;
+use vireo_screen::Size;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, Outcome, RunError, RunSpec, SerialSpec,
-    parse_memory, parse_translation_memory,
+    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, Outcome, RunError, RunSpec, ScreenSpec,
+    SerialSpec, parse_memory, parse_translation_memory,
 };
 
 /// Shown below the options.
@@ -53,6 +54,9 @@ pub struct RunArgs {
     /// A CD or DVD in its drive: an ISO image. Options as of a disk; bus=scsi|ide. May be given often.
     #[arg(long = "cdrom", value_name = "FILE[,OPTION…]", value_parser = DiskSpec::parse_cd)]
     cds: Vec<DiskSpec>,
+    /// Gives the machine a screen of this size, a keyboard and a mouse (`vireo vm screenshot`, `vireo vm type`).
+    #[arg(long, value_name = "WIDTHxHEIGHT", num_args = 0..=1, default_missing_value = "1024x768")]
+    screen: Option<Size>,
     /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
@@ -87,6 +91,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         cpu_model: args.cpu_model.clone(),
         enlightenments: args.enlightenments,
         disks: args.disks.iter().chain(&args.cds).cloned().collect(),
+        screen: args.screen.map(|size| ScreenSpec { size }),
         control: args.control.clone(),
         serial: args.serial.clone(),
         virtio_console: args.virtio_console.clone(),

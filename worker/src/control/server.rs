@@ -2,13 +2,24 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Answer, Request, receive, send};
-use crate::disks::{DiskSpec, Disks};
+use vireo_screen::Station;
+
+use super::{Answer, REQUEST_MAX, Request, disks, receive, screen, send};
+use crate::disks::Disks;
 use crate::socket::Socket;
+
+/// What of a machine can be asked for things. It does not keep the machine.
+#[derive(Clone)]
+pub struct Parts {
+    /// Its disks, gone when it has ended.
+    pub disks: Weak<Disks>,
+    /// Its screen, keyboard and mouse, if it has them.
+    pub station: Option<Station>,
+}
 
 /// Who connects and says nothing is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,19 +35,18 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Makes the socket, for this user alone, and serves it. The error says what is in the way.
-    pub fn start(path: &Path, disks: &Arc<Disks>) -> Result<Self, String> {
+    pub fn start(path: &Path, parts: Parts) -> Result<Self, String> {
         let (socket, listener) = Socket::bind_private(path)?;
-        let disks = Arc::downgrade(disks);
         Builder::new()
             .name("control".into())
             .spawn(move || {
                 let mut clients = Vec::new();
                 for stream in listener.incoming() {
-                    if disks.strong_count() == 0 {
+                    if parts.disks.strong_count() == 0 {
                         return;
                     }
                     match stream {
-                        Ok(stream) => admit(stream, &disks, &mut clients),
+                        Ok(stream) => admit(stream, &parts, &mut clients),
                         // The host has no file descriptor left, say: time for it to get some.
                         Err(_) => std::thread::sleep(RETRY),
                     }
@@ -48,7 +58,7 @@ impl ControlServer {
 }
 
 /// Has a client served by a thread of its own, if there are not too many.
-fn admit(stream: UnixStream, disks: &Weak<Disks>, clients: &mut Vec<JoinHandle<()>>) {
+fn admit(stream: UnixStream, parts: &Parts, clients: &mut Vec<JoinHandle<()>>) {
     clients.retain(|c| !c.is_finished());
     let busy = |stream: &UnixStream, why: String| {
         _ = stream.set_write_timeout(Some(PATIENCE));
@@ -57,24 +67,24 @@ fn admit(stream: UnixStream, disks: &Weak<Disks>, clients: &mut Vec<JoinHandle<(
     if clients.len() >= CLIENTS_MAX {
         return busy(&stream, format!("{CLIENTS_MAX} others are being served: try again later"));
     }
-    let disks = Weak::clone(disks);
+    let parts = parts.clone();
     let refused = stream.try_clone();
-    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &disks)) {
+    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &parts)) {
         Ok(client) => clients.push(client),
         Err(e) => _ = refused.map(|stream| busy(&stream, format!("the host refuses a thread: {e}"))),
     }
 }
 
 /// Serves one client.
-fn serve(stream: &UnixStream, disks: &Weak<Disks>) {
+fn serve(stream: &UnixStream, parts: &Parts) {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let request = receive(stream, PATIENCE);
+    let request = receive(stream, PATIENCE, REQUEST_MAX);
     // The machine has ended.
-    let Some(disks) = disks.upgrade() else { return };
+    let Some(disks) = parts.disks.upgrade() else { return };
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
-            answer(&request, &disks)
+            answer(&request, &disks, parts)
         }
         Err(why) => Answer::Refused { why: format!("the request is not understood: {why}") },
     };
@@ -82,18 +92,18 @@ fn serve(stream: &UnixStream, disks: &Weak<Disks>) {
     _ = send(stream, &answer);
 }
 
-fn answer(request: &Request, disks: &Disks) -> Answer {
-    let one = |status| Answer::Disks { disks: vec![status] };
+fn answer(request: &Request, disks: &Disks, parts: &Parts) -> Answer {
+    let station = || parts.station.as_ref().ok_or_else(|| screen::NONE.to_owned());
     let done = match request {
-        Request::DiskAdd { disk } => match disk.parse::<DiskSpec>() {
-            Ok(spec) => disks.add(&spec).map(one),
-            Err(why) => return Answer::Refused { why },
-        },
-        Request::DiskRemove { name } => disks.remove(name).map(|()| Answer::Done),
-        Request::DiskGrow { name, size } => disks.grow(name, *size).map(one),
-        Request::DiskList => Ok(Answer::Disks { disks: disks.list() }),
+        Request::DiskAdd { .. }
+        | Request::DiskRemove { .. }
+        | Request::DiskGrow { .. }
+        | Request::DiskList => disks::answer(request, disks),
+        Request::Screenshot => station().and_then(screen::shoot),
+        Request::Type { text } => station().and_then(|s| screen::type_text(s, text)),
+        Request::Keys { keys } => station().and_then(|s| screen::press(s, keys)),
     };
-    done.unwrap_or_else(|e| Answer::Refused { why: e.to_string() })
+    done.unwrap_or_else(|why| Answer::Refused { why })
 }
 
 #[cfg(test)]
@@ -107,7 +117,8 @@ mod tests {
     fn who_says_nothing_holds_up_nobody() {
         let path = std::env::temp_dir().join(format!("vireo-control-{}", std::process::id()));
         let disks = Disks::open(&[], true).unwrap();
-        let _server = ControlServer::start(&path, &disks).unwrap();
+        let parts = Parts { disks: std::sync::Arc::downgrade(&disks), station: None };
+        let _server = ControlServer::start(&path, parts).unwrap();
         let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let answer = ask(&path, &Request::DiskList).unwrap();
         assert!(matches!(answer, Answer::Disks { disks } if disks.is_empty()));

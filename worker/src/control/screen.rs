@@ -1,0 +1,46 @@
+//! What is asked of screen and keyboard.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use vireo_screen::{Key, Station, Typist};
+
+use super::{Answer, TEXT_MAX};
+
+/// Why nothing can be done.
+pub const NONE: &str = "the machine has no screen and no keyboard: start it with --screen or --vnc";
+
+/// Most keys that are pressed together.
+const KEYS_MAX: usize = 8;
+
+const DEAF: &str = "the guest takes no keys: has it loaded its keyboard driver (hyperv-keyboard in Linux)?";
+
+/// What is on the screen.
+pub fn shoot(station: &Station) -> Result<Answer, String> {
+    let png = station.screen.picture().png().map_err(|e| format!("the screen cannot be encoded: {e}"))?;
+    Ok(Answer::Screen { png: STANDARD.encode(png) })
+}
+
+/// Types text.
+pub fn type_text(station: &Station, text: &str) -> Result<Answer, String> {
+    if text.chars().count() > TEXT_MAX {
+        return Err(format!("at most {TEXT_MAX} characters are typed at a time"));
+    }
+    match Typist::new(Arc::clone(&station.keyboard)).text(text) {
+        Ok(unknown) if unknown.is_empty() => Ok(Answer::Done),
+        Ok(unknown) => Err(format!("there are no keys for {unknown:?}; the rest was typed")),
+        Err(typed) => Err(format!("{DEAF} {typed} characters were typed")),
+    }
+}
+
+/// Presses keys together.
+pub fn press(station: &Station, names: &[String]) -> Result<Answer, String> {
+    if names.is_empty() || names.len() > KEYS_MAX {
+        return Err(format!("1 to {KEYS_MAX} keys are pressed together"));
+    }
+    let keys: Result<Vec<Key>, _> = names.iter().map(|n| n.parse()).collect();
+    let keys = keys.map_err(|e: vireo_screen::KeyError| e.to_string())?;
+    let pressed = Typist::new(Arc::clone(&station.keyboard)).chord(&keys);
+    pressed.map(|()| Answer::Done).map_err(|()| DEAF.to_owned())
+}
