@@ -47,6 +47,9 @@ pub enum RunError {
         "screen, keyboard and mouse need a guest with the interface of Hyper-V, so not --enlightenments none"
     )]
     NoVmBus,
+    /// The VNC server.
+    #[error("VNC: {0}")]
+    Vnc(String),
     /// The socket by which the machine is changed.
     #[error("control socket: {0}")]
     Control(String),

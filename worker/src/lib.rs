@@ -18,6 +18,7 @@ mod socket;
 mod spec;
 mod station;
 mod vmbus;
+mod vnc;
 
 pub use disks::{DiskBus, DiskSpec, DiskStatus, Disks, DisksError};
 pub use error::RunError;
@@ -26,3 +27,4 @@ pub use spec::{
     EngineChoice, EnlightenmentChoice, RunSpec, ScreenSpec, SerialSpec, parse_bytes, parse_memory,
     parse_translation_memory,
 };
+pub use vnc::{VncAddress, VncSpec, VncTls};

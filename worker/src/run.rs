@@ -22,6 +22,7 @@ use crate::control::{ControlServer, Parts};
 use crate::disks::Disks;
 use crate::output::Output;
 use crate::station::StationDevices;
+use crate::vnc::OpenVnc;
 use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals, vmbus};
 
 /// How the guest ended.
@@ -87,6 +88,8 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     if station.is_some() && enlightenments.is_none() {
         return Err(RunError::NoVmBus);
     }
+    let vnc = spec.screen.as_ref().and_then(|s| s.vnc.as_ref());
+    let vnc = vnc.map(OpenVnc::open).transpose().map_err(RunError::Vnc)?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
@@ -109,6 +112,8 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         .map_err(|e| RunError::Machine(e.to_string()))?;
     let station = station.map(|s| s.station());
     let parts = Parts { disks: Arc::downgrade(&disks), station: station.clone() };
+    let vnc = station.zip(vnc).map(|(station, vnc)| vnc.start(station));
+    let _vnc = vnc.transpose().map_err(RunError::Vnc)?;
     let start = |path: &PathBuf| ControlServer::start(path, parts).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());

@@ -8,6 +8,7 @@ use vireo_hyperv::Enlightenments;
 use vireo_screen::Size;
 
 use crate::disks::DiskSpec;
+use crate::vnc::VncSpec;
 
 /// Which engine executes the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +141,13 @@ impl FromStr for EnlightenmentChoice {
 pub struct ScreenSpec {
     /// Its size, unless the guest chooses another.
     pub size: Size,
+    /// By what it is seen from afar.
+    pub vnc: Option<VncSpec>,
+}
+
+impl ScreenSpec {
+    /// Its size where nobody says.
+    pub const SIZE: Size = Size { width: 1024, height: 768 };
 }
 
 /// A machine to run.
