@@ -77,7 +77,7 @@ impl Client<'_> {
                     return Ok(());
                 }
             }
-            if self.sent && self.last.elapsed() >= PACE {
+            if self.sent && (self.session.has_rest() || self.last.elapsed() >= PACE) {
                 if self.session.has_to_look() && self.last.elapsed() >= LOOK {
                     self.session.look();
                     self.last = Instant::now();
@@ -101,7 +101,9 @@ impl Client<'_> {
             PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
         ];
         let until_paced = PACE.saturating_sub(self.last.elapsed());
-        let patience = if !until_paced.is_zero() {
+        let patience = if self.sent && self.session.has_rest() {
+            Duration::ZERO
+        } else if !until_paced.is_zero() {
             until_paced
         } else if self.session.has_to_look() {
             LOOK

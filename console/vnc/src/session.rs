@@ -1,5 +1,6 @@
 //! What is said to one client: bytes in, bytes out, and no socket.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use vireo_screen::{
@@ -13,7 +14,7 @@ use crate::pixel::Format;
 use crate::security::Security;
 use crate::zrle::{TILE, Zrle};
 
-/// Bytes of an update after which the rest waits for the client to ask again.
+/// Bytes of an update after which the rest waits until the client has taken them.
 pub const PART: usize = 1 << 20;
 
 /// The machine's name, as viewers show it.
@@ -56,6 +57,15 @@ enum Resize {
     Prohibited,
 }
 
+/// What of an update is to follow: the picture that it is of, and parts of it.
+struct Rest {
+    picture: Arc<Picture>,
+    strips: VecDeque<Rect>,
+    /// As it was begun, whatever the client wants by now.
+    format: Format,
+    zrle: bool,
+}
+
 /// A client.
 pub struct Session {
     security: Arc<Security>,
@@ -75,6 +85,8 @@ pub struct Session {
     resize: Option<Resize>,
     /// It wants an update.
     wanted: bool,
+    /// The rest of an update that was begun.
+    rest: Option<Rest>,
     /// It is to be told that it may send keys by number.
     tell_keys: bool,
     compare: Compare,
@@ -104,6 +116,7 @@ impl Session {
             told: station.screen.picture().size(),
             resize: None,
             wanted: false,
+            rest: None,
             tell_keys: false,
             compare: Compare::default(),
             mask: 0,
@@ -214,16 +227,24 @@ impl Session {
         }
     }
 
+    /// Whether an update was begun, and not all of it is in the output yet.
+    pub fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// Whether the device does not tell what has changed.
     pub fn has_to_look(&self) -> bool {
         self.is_up() && self.wanted && self.viewer.is_silent()
     }
 
-    /// Puts an update into the output, if the client wants one and something is new. Only to be called when all that was in it has
-    /// been sent.
+    /// Puts an update into the output, or a part of one, if the client wants one and something is new. Only to be called when all
+    /// that was in it has been sent.
     pub fn update(&mut self) {
         if !self.is_up() {
             return;
+        }
+        if let Some(rest) = self.rest.take() {
+            return self.put_rest(rest);
         }
         let (picture, damage) = self.viewer.take();
         damage.into_iter().for_each(|r| self.damage.add(r));
@@ -246,12 +267,28 @@ impl Session {
             put_rect(Rect { x: 0, y: 0, width: 0, height: 0 }, encoding::EXTENDED_KEY, &mut self.output);
             count += 1;
         }
+        let mut strips = VecDeque::new();
         match self.resize.take() {
             // All of it is new then, and follows when it is asked for.
             Some(why) => count += self.put_size(size, why),
-            None => count += self.put_damage(&picture),
+            None => {
+                let damage = self.damage.take();
+                strips.extend(damage.into_iter().filter_map(|r| r.within(self.told)).flat_map(strips_of));
+            }
         }
+        // Rectangles are few, and 8192 lines are 128 strips.
+        count += strips.len() as u16;
         self.output[header + 2..header + 4].copy_from_slice(&count.to_be_bytes());
+        self.put_rest(Rest { picture, strips, format: self.format, zrle: self.understood.zrle });
+    }
+
+    /// Puts the rest of an update, or a part of that.
+    fn put_rest(&mut self, mut rest: Rest) {
+        while self.output.len() < PART {
+            let Some(strip) = rest.strips.pop_front() else { return };
+            self.put_pixels(&rest, strip);
+        }
+        self.rest = Some(rest);
     }
 
     fn put_size(&mut self, size: Size, why: Resize) -> u16 {
@@ -279,36 +316,22 @@ impl Session {
         1
     }
 
-    /// Puts what has changed, or a part of it.
-    fn put_damage(&mut self, picture: &Picture) -> u16 {
-        let mut count = 0;
-        let start = self.output.len();
-        for rect in self.damage.take() {
-            let Some(mut left) = rect.within(self.told) else { continue };
-            while left.height > 0 {
-                if self.output.len() - start >= PART || count == u16::MAX - 1 {
-                    self.damage.add(left);
-                    break;
-                }
-                let strip = Rect { height: left.height.min(TILE), ..left };
-                self.put_pixels(picture, strip);
-                count += 1;
-                (left.y, left.height) = (left.y + strip.height, left.height - strip.height);
-            }
-        }
-        count
-    }
-
-    fn put_pixels(&mut self, picture: &Picture, rect: Rect) {
-        let pixels = read_padded(picture, rect);
-        if self.understood.zrle {
+    fn put_pixels(&mut self, of: &Rest, rect: Rect) {
+        let pixels = read_padded(&of.picture, rect);
+        if of.zrle {
             put_rect(rect, encoding::ZRLE, &mut self.output);
-            self.zrle.encode(&pixels, rect.width, &self.format, &mut self.output);
+            self.zrle.encode(&pixels, rect.width, &of.format, &mut self.output);
         } else {
             put_rect(rect, encoding::RAW, &mut self.output);
-            self.format.raw(&pixels, &mut self.output);
+            of.format.raw(&pixels, &mut self.output);
         }
     }
+}
+
+/// A rectangle in parts of as many lines as tiles have.
+fn strips_of(rect: Rect) -> impl Iterator<Item = Rect> {
+    let starts = (rect.y..rect.bottom()).step_by(TILE as usize);
+    starts.map(move |y| Rect { y, height: TILE.min(rect.bottom() - y), ..rect })
 }
 
 fn put_rect(rect: Rect, encoding: i32, to: &mut Vec<u8>) {
