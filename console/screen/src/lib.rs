@@ -26,7 +26,7 @@ pub use key::{Key, KeyError, Keyboard, Leds};
 pub use picture::{Compare, Mode, ModeError, Picture, Pixels};
 pub use pointer::{Buttons, Pointer, PointerState};
 pub use screen::{Screen, Viewer};
-pub use typist::Typist;
+pub use typist::{Deaf, Typist};
 
 use std::sync::Arc;
 

@@ -18,6 +18,14 @@ pub struct Typist {
     caps: bool,
 }
 
+/// A guest takes no keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the guest takes no keys; it took {typed} characters of the text")]
+pub struct Deaf {
+    /// Characters that it took before.
+    pub typed: usize,
+}
+
 /// Text is typed with such a rest after each key: guests in their early days take keys one by one.
 const REST: Duration = Duration::from_millis(4);
 /// How often a key is tried that the guest does not take.
@@ -85,8 +93,8 @@ impl Typist {
     /// Types text, key after key. Gives the characters that no key has.
     ///
     /// # Errors
-    /// The guest takes no keys; how many characters it took.
-    pub fn text(&mut self, text: &str) -> Result<String, usize> {
+    /// The guest takes no keys.
+    pub fn text(&mut self, text: &str) -> Result<String, Deaf> {
         let mut unknown = String::new();
         for (count, c) in text.chars().enumerate() {
             let Some(chord) = of_char(c) else {
@@ -95,7 +103,7 @@ impl Typist {
             };
             let shift = chord.shifted != (chord.letter && self.caps());
             let keys: &[Key] = if shift { &[Key::SHIFT, chord.key] } else { &[chord.key] };
-            self.chord(keys).map_err(|()| count)?;
+            self.chord(keys).map_err(|_| Deaf { typed: count })?;
         }
         Ok(unknown)
     }
@@ -104,7 +112,7 @@ impl Typist {
     ///
     /// # Errors
     /// The guest takes no keys.
-    pub fn chord(&mut self, keys: &[Key]) -> Result<(), ()> {
+    pub fn chord(&mut self, keys: &[Key]) -> Result<(), Deaf> {
         let down = keys.iter().map(|k| (*k, true));
         for (key, down) in down.chain(keys.iter().rev().map(|k| (*k, false))) {
             let taken = (0..TRIES).any(|_| {
@@ -113,7 +121,7 @@ impl Typist {
                 taken
             });
             if !taken {
-                return Err(());
+                return Err(Deaf { typed: 0 });
             }
         }
         Ok(())
@@ -203,12 +211,12 @@ mod tests {
 
     #[test]
     fn a_guest_that_takes_nothing_ends_the_typing() {
-        struct Deaf;
-        impl Keyboard for Deaf {
+        struct Locked;
+        impl Keyboard for Locked {
             fn key(&self, _: Key, _: bool) -> bool {
                 false
             }
         }
-        assert_eq!(Typist::new(Arc::new(Deaf)).text("x"), Err(0));
+        assert_eq!(Typist::new(Arc::new(Locked)).text("x"), Err(Deaf { typed: 0 }));
     }
 }

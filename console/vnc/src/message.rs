@@ -95,7 +95,7 @@ impl Input {
     ///
     /// # Errors
     /// It is none; reading on is of no use.
-    pub fn next(&mut self) -> Result<Option<Message>, MessageError> {
+    pub fn message(&mut self) -> Result<Option<Message>, MessageError> {
         let Some(&kind) = self.bytes.first() else { return Ok(None) };
         let length = match kind {
             0 => 20,
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn all(input: &mut Input) -> Vec<Message> {
-        std::iter::from_fn(|| input.next().unwrap()).collect()
+        std::iter::from_fn(|| input.message().unwrap()).collect()
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
             input.push(&[0; 4096]);
             assert!(input.bytes.is_empty());
         }
-        assert_eq!(input.next(), Ok(None));
+        assert_eq!(input.message(), Ok(None));
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
         for bytes in [&[1, 0][..], &[200], &[255, 1]] {
             let mut input = Input::default();
             input.push(bytes);
-            assert!(matches!(input.next(), Err(MessageError::Unknown(_))), "{bytes:?}");
+            assert!(matches!(input.message(), Err(MessageError::Unknown(_))), "{bytes:?}");
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
             let mut input = Input::default();
             for part in parts {
                 input.push(&part);
-                while let Ok(Some(_)) = input.next() {}
+                while let Ok(Some(_)) = input.message() {}
                 prop_assert!(input.bytes.len() <= KEPT_MOST + 40 * 40);
             }
         }

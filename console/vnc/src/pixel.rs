@@ -53,7 +53,7 @@ impl Format {
     pub fn value(&self, pixel: [u8; 4]) -> u32 {
         let part = |n: usize, colour: u8| {
             let max = u32::from(self.max[n]);
-            (u32::from(colour) * max + 127) / 255 << self.shift[n]
+            ((u32::from(colour) * max + 127) / 255) << self.shift[n]
         };
         part(0, pixel[2]) | part(1, pixel[1]) | part(2, pixel[0])
     }

@@ -147,7 +147,7 @@ impl Session {
                 Step::Done => self.begin(),
             }
         }
-        while let Some(message) = self.input.next()? {
+        while let Some(message) = self.input.message()? {
             self.serve(message);
         }
         Ok(false)

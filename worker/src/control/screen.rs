@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use vireo_screen::{Key, Station, Typist};
+use vireo_screen::{Deaf, Key, Station, Typist};
 
 use super::{Answer, TEXT_MAX};
 
@@ -14,7 +14,9 @@ pub const NONE: &str = "the machine has no screen and no keyboard: start it with
 /// Most keys that are pressed together.
 const KEYS_MAX: usize = 8;
 
-const DEAF: &str = "the guest takes no keys: has it loaded its keyboard driver (hyperv-keyboard in Linux)?";
+fn deafness(deaf: Deaf) -> String {
+    format!("{deaf}: has it loaded its keyboard driver (hyperv-keyboard in Linux)?")
+}
 
 /// What is on the screen.
 pub fn shoot(station: &Station) -> Result<Answer, String> {
@@ -30,7 +32,7 @@ pub fn type_text(station: &Station, text: &str) -> Result<Answer, String> {
     match Typist::new(Arc::clone(&station.keyboard)).text(text) {
         Ok(unknown) if unknown.is_empty() => Ok(Answer::Done),
         Ok(unknown) => Err(format!("there are no keys for {unknown:?}; the rest was typed")),
-        Err(typed) => Err(format!("{DEAF} {typed} characters were typed")),
+        Err(deaf) => Err(deafness(deaf)),
     }
 }
 
@@ -42,5 +44,5 @@ pub fn press(station: &Station, names: &[String]) -> Result<Answer, String> {
     let keys: Result<Vec<Key>, _> = names.iter().map(|n| n.parse()).collect();
     let keys = keys.map_err(|e: vireo_screen::KeyError| e.to_string())?;
     let pressed = Typist::new(Arc::clone(&station.keyboard)).chord(&keys);
-    pressed.map(|()| Answer::Done).map_err(|()| DEAF.to_owned())
+    pressed.map(|()| Answer::Done).map_err(deafness)
 }
