@@ -109,6 +109,11 @@ impl VmBus {
         Ok(())
     }
 
+    /// Addresses of the pages that the guest gave to a device under this name; they may be any.
+    pub fn gpadl(&self, device: u64, name: u32) -> Option<Arc<[u64]>> {
+        lock(&self.state).server.gpadl(device, name)
+    }
+
     fn run(&self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {

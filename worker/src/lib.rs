@@ -10,6 +10,7 @@ pub mod control;
 mod disks;
 pub mod engines;
 mod error;
+mod nics;
 pub mod output;
 mod pci;
 mod run;
@@ -22,6 +23,7 @@ mod vnc;
 
 pub use disks::{DiskBus, DiskSpec, DiskStatus, Disks, DisksError};
 pub use error::RunError;
+pub use nics::{Network, NicModel, NicSpec, NicStatus, NicsError};
 pub use run::{GuestEnd, Outcome, run};
 pub use spec::{
     EngineChoice, EnlightenmentChoice, RunSpec, ScreenSpec, SerialSpec, parse_bytes, parse_memory,

@@ -8,6 +8,7 @@ use vireo_hyperv::Enlightenments;
 use vireo_screen::Size;
 
 use crate::disks::DiskSpec;
+use crate::nics::NicSpec;
 use crate::vnc::VncSpec;
 
 /// Which engine executes the guest.
@@ -175,6 +176,8 @@ pub struct RunSpec {
     pub disks: Vec<DiskSpec>,
     /// Screen, keyboard and mouse, if there are any.
     pub screen: Option<ScreenSpec>,
+    /// Network adapters.
+    pub nics: Vec<NicSpec>,
     /// Socket by which the running machine is changed.
     pub control: Option<PathBuf>,
     /// Console on the first serial port.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use vireo_board::BoardError;
+use vireo_board::{Attach, BoardError};
 use vireo_input::{SyntheticKeyboard, SyntheticMouse};
 use vireo_screen::{Screen, Size, Station};
 use vireo_video::Provider;
 
 use crate::pci;
-use crate::vmbus::Plug;
+use crate::vmbus::{Bus, Plug, no_room};
 
 /// Devices of a [`Station`].
 pub struct StationDevices {
@@ -32,16 +32,22 @@ impl StationDevices {
         }
     }
 
-    /// How they come onto the bus.
-    pub fn plug(&self) -> Plug {
-        let (screen, keyboard, mouse) =
-            (Arc::clone(&self.screen), Arc::clone(&self.keyboard), Arc::clone(&self.mouse));
-        Box::new(move |bus, seat| {
-            let full = || BoardError::Device("VMBus has no room for keyboard and mouse".into());
-            keyboard.attach(bus).ok_or_else(full)?;
-            mouse.attach(bus).ok_or_else(full)?;
+    /// How keyboard and mouse come onto the bus.
+    pub fn plugs(&self) -> Vec<Plug> {
+        let (keyboard, mouse) = (Arc::clone(&self.keyboard), Arc::clone(&self.mouse));
+        vec![
+            Box::new(move |bus| keyboard.attach(bus).map(|_| ()).ok_or_else(|| no_room("a keyboard"))),
+            Box::new(move |bus| mouse.attach(bus).map(|_| ()).ok_or_else(|| no_room("a mouse"))),
+        ]
+    }
+
+    /// How the screen comes onto a board, after the bus.
+    pub fn attach(&self, bus: &Bus) -> Attach {
+        let (bus, screen) = (bus.clone(), Arc::clone(&self.screen));
+        Box::new(move |seat| {
+            let none = || BoardError::Device("the frame buffer needs VMBus".into());
             let slot = pci::slot(pci::VIDEO, "the frame buffer")?;
-            Provider::attach(bus, seat, slot, &screen)
+            Ok(Provider::attach(bus.get().ok_or_else(none)?, seat, slot, &screen)? as _)
         })
     }
 }

@@ -8,7 +8,7 @@ use vireo_core::PartitionStats;
 use vireo_screen::Size;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, Outcome, RunError, RunSpec, ScreenSpec,
+    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, NicSpec, Outcome, RunError, RunSpec, ScreenSpec,
     SerialSpec, VncSpec, parse_memory, parse_translation_memory,
 };
 
@@ -54,6 +54,9 @@ pub struct RunArgs {
     /// A CD or DVD in its drive: an ISO image. Options as of a disk; bus=scsi|ide. May be given often.
     #[arg(long = "cdrom", value_name = "FILE[,OPTION…]", value_parser = DiskSpec::parse_cd)]
     cds: Vec<DiskSpec>,
+    /// A network adapter: tap=NAME. Options: mac=ADDRESS, model=netvsc. May be given often.
+    #[arg(long = "nic", value_name = "NETWORK[,OPTION…]")]
+    nics: Vec<NicSpec>,
     /// Gives the machine a screen of this size, a keyboard and a mouse (`vireo vm screenshot`, `vireo vm type`).
     #[arg(long, value_name = "WIDTHxHEIGHT", num_args = 0..=1, default_missing_value = "1024x768")]
     screen: Option<Size>,
@@ -95,6 +98,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         cpu_model: args.cpu_model.clone(),
         enlightenments: args.enlightenments,
         disks: args.disks.iter().chain(&args.cds).cloned().collect(),
+        nics: args.nics.clone(),
         screen: screen(args),
         control: args.control.clone(),
         serial: args.serial.clone(),

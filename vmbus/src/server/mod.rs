@@ -163,6 +163,12 @@ impl Server {
         self.revoke_where(its)
     }
 
+    /// Addresses of the pages that the guest gave away under this name, for a device: by its first channel.
+    pub fn gpadl(&self, device: u64, name: u32) -> Option<Arc<[u64]>> {
+        let first = self.channels.iter().find(|(_, e)| e.device == device && e.subchannel == 0);
+        self.gpadls.pages(*first?.0, name)
+    }
+
     /// A device has opened a channel, or not.
     pub fn opened(&mut self, relid: u32, open: bool) -> Vec<Effect> {
         let Some(entry) = self.channels.get_mut(&relid) else { return Vec::new() };

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use uuid::{Uuid, uuid};
-use vireo_board::{BoardError, Seat, Window};
+use vireo_board::{Attachment, BoardError, Seat, Window};
 use vireo_chipset::pci::PciSlot;
 use vireo_memory::{DeviceMemory, GuestMemory};
 use vireo_screen::{Rect, Screen, Size};
@@ -72,15 +72,15 @@ impl Provider {
         seat: &mut Seat,
         slot: PciSlot,
         screen: &Arc<Screen>,
-    ) -> Result<(), BoardError> {
+    ) -> Result<Arc<dyn Attachment>, BoardError> {
         let memory = DeviceMemory::new(memory_for(screen.preferred()))?;
-        crate::pci::attach(seat, slot, memory.size())?;
+        let function = crate::pci::attach(seat, slot, memory.size())?;
         let window = seat.windows.add(&memory);
         let provider = Self::new(screen, seat.memory, window).map_err(BoardError::Thread)?;
         let memory = u16::try_from(memory.size() >> 20).unwrap_or(u16::MAX);
         let offer = Offer { interface: INTERFACE, instance: INSTANCE, memory, user_data: [0; 120] };
         let full = || BoardError::Device("VMBus has no room for a frame buffer".into());
-        bus.add(offer, |_| Arc::new(provider)).map(|_| ()).ok_or_else(full)
+        bus.add(offer, |_| Arc::new(provider)).map(|_| function).ok_or_else(full)
     }
 
     /// A frame buffer that is moved by `window`.

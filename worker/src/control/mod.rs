@@ -1,6 +1,5 @@
 //! How a running machine is changed from outside: one request and one answer, in a line of JSON each, over a Unix socket.
 
-mod disks;
 mod screen;
 mod server;
 
@@ -12,8 +11,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::disks::DiskStatus;
+use crate::nics::NicStatus;
 
-pub use server::{ControlServer, Parts};
+pub use server::ControlServer;
 
 /// Version of the protocol: both sides say theirs, and understand none but their own.
 const VERSION: u32 = 1;
@@ -45,6 +45,18 @@ pub enum Request {
     },
     /// Which disks there are.
     DiskList,
+    /// A further network adapter.
+    NicAdd {
+        /// As on the command line.
+        nic: String,
+    },
+    /// A network adapter less.
+    NicRemove {
+        /// Its name.
+        name: String,
+    },
+    /// Which network adapters there are.
+    NicList,
     /// What is on the screen.
     Screenshot,
     /// Text to be typed on the keyboard.
@@ -72,6 +84,11 @@ pub enum Answer {
     Disks {
         /// In order of their names.
         disks: Vec<DiskStatus>,
+    },
+    /// These are network adapters: all, or the one that was added.
+    Nics {
+        /// In order of their names.
+        nics: Vec<NicStatus>,
     },
     /// The screen.
     Screen {

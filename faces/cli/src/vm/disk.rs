@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use vireo_worker::control::{Answer, ControlError, Request, ask};
+use vireo_worker::control::{Answer, Request};
 use vireo_worker::{DiskSpec, DiskStatus, parse_bytes};
 
-use super::Target;
+use super::{Target, tell};
 use crate::output::{print, printable};
 use crate::size::Size;
 
@@ -57,15 +57,10 @@ pub fn run(command: &VmDiskCommand) -> ExitCode {
         }
         VmDiskCommand::List { target } => (target, Ok(Request::DiskList)),
     };
-    let asked = request.and_then(|r| ask(&target.control, &r).map_err(|e: ControlError| e.to_string()));
-    match asked {
-        Ok(Answer::Disks { disks }) => print(target.output, &disks, |d, out| print_disks(d, out)),
-        Ok(_) => ExitCode::SUCCESS,
-        Err(e) => {
-            crate::complain(&e);
-            ExitCode::FAILURE
-        }
-    }
+    tell(target.ask(request), |answer| match answer {
+        Answer::Disks { disks } => print(target.output, &disks, |d, out| print_disks(d, out)),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// The machine may run in another folder: it is told an absolute path.
