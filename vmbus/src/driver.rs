@@ -165,6 +165,11 @@ impl Driver {
         self.load(self.inbound.base + 12)
     }
 
+    /// Puts an index into the ring that the driver writes which is none.
+    pub fn break_ring(&self) {
+        self.store(self.out.base, self.out.size);
+    }
+
     /// Asks for no signals, or for signals again.
     pub fn mask(&self, masked: bool) {
         self.store(self.inbound.base + 8, masked.into());

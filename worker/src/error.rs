@@ -43,6 +43,14 @@ pub enum RunError {
     /// A disk.
     #[error(transparent)]
     Disks(#[from] DisksError),
+    /// A screen without VMBus.
+    #[error(
+        "screen, keyboard and mouse need a guest with the interface of Hyper-V, so not --enlightenments none"
+    )]
+    NoVmBus,
+    /// The VNC server.
+    #[error("VNC: {0}")]
+    Vnc(String),
     /// A network adapter.
     #[error(transparent)]
     Nics(#[from] NicsError),

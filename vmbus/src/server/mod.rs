@@ -262,6 +262,7 @@ impl Server {
                 subchannel: entry.subchannel,
                 relid,
                 connection: connection_of(relid),
+                memory: entry.offer.memory,
                 user_data: entry.offer.user_data,
             }));
             effects.push(Effect::Post { vp: connection.vp, message });

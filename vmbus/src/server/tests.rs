@@ -8,7 +8,7 @@ use super::*;
 const V5_3: Version = Version(0x5_0003);
 
 fn an_offer(n: u128) -> Offer {
-    Offer { interface: Uuid::from_u128(1), instance: Uuid::from_u128(n), user_data: [0; 120] }
+    Offer { interface: Uuid::from_u128(1), instance: Uuid::from_u128(n), memory: 0, user_data: [0; 120] }
 }
 
 fn gpadl_list(pages: &[u64]) -> Vec<u8> {

@@ -163,7 +163,7 @@ impl Provider {
         link: Arc<dyn Link>,
         settings: Settings,
     ) -> Option<(Arc<Self>, u64)> {
-        let offer = Offer { interface: INTERFACE, instance, user_data: [0; 120] };
+        let offer = Offer { interface: INTERFACE, instance, memory: 0, user_data: [0; 120] };
         let mut made = None;
         let number = bus.add(offer, |number| {
             let provider = Self::new(Box::new(DeviceOf(Arc::downgrade(bus), number)), link, settings);

@@ -6,7 +6,9 @@ use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Answer, Request, receive, send};
+use vireo_screen::Station;
+
+use super::{Answer, REQUEST_MAX, Request, receive, screen, send};
 use crate::disks::{DiskSpec, Disks};
 use crate::nics::{NicSpec, Nics};
 use crate::socket::Socket;
@@ -23,6 +25,8 @@ const CLIENTS_MAX: usize = 16;
 struct Machine {
     disks: Weak<Disks>,
     nics: Weak<Nics>,
+    /// Its screen, keyboard and mouse, if it has them; they do not keep it.
+    station: Option<Station>,
 }
 
 /// The socket that a machine is changed by. Dropping it removes the socket.
@@ -32,9 +36,14 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Makes the socket, for this user alone, and serves it. The error says what is in the way.
-    pub fn start(path: &Path, disks: &Arc<Disks>, nics: &Arc<Nics>) -> Result<Self, String> {
+    pub fn start(
+        path: &Path,
+        disks: &Arc<Disks>,
+        nics: &Arc<Nics>,
+        station: Option<Station>,
+    ) -> Result<Self, String> {
         let (socket, listener) = Socket::bind_private(path)?;
-        let machine = Machine { disks: Arc::downgrade(disks), nics: Arc::downgrade(nics) };
+        let machine = Machine { disks: Arc::downgrade(disks), nics: Arc::downgrade(nics), station };
         Builder::new()
             .name("control".into())
             .spawn(move || {
@@ -76,13 +85,13 @@ fn admit(stream: UnixStream, machine: &Machine, clients: &mut Vec<JoinHandle<()>
 /// Serves one client.
 fn serve(stream: &UnixStream, machine: &Machine) {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let request = receive(stream, PATIENCE);
+    let request = receive(stream, PATIENCE, REQUEST_MAX);
     // The machine has ended.
     let (Some(disks), Some(nics)) = (machine.disks.upgrade(), machine.nics.upgrade()) else { return };
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
-            answer(&request, &disks, &nics)
+            answer(&request, &disks, &nics, machine.station.as_ref())
         }
         Err(why) => Answer::Refused { why: format!("the request is not understood: {why}") },
     };
@@ -90,13 +99,14 @@ fn serve(stream: &UnixStream, machine: &Machine) {
     _ = send(stream, &answer);
 }
 
-fn answer(request: &Request, disks: &Disks, nics: &Nics) -> Answer {
+fn answer(request: &Request, disks: &Disks, nics: &Nics, station: Option<&Station>) -> Answer {
     let done = match request {
         Request::DiskAdd { .. }
         | Request::DiskRemove { .. }
         | Request::DiskGrow { .. }
         | Request::DiskList => of_disks(request, disks),
         Request::NicAdd { .. } | Request::NicRemove { .. } | Request::NicList => of_nics(request, nics),
+        Request::Screenshot | Request::Type { .. } | Request::Keys { .. } => screen::answer(request, station),
     };
     done.unwrap_or_else(|why| Answer::Refused { why })
 }
@@ -135,7 +145,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vireo-control-{}", std::process::id()));
         let disks = Disks::open(&[], true).unwrap();
         let nics = Nics::open(&[], &crate::vmbus::Bus::default(), true, 1).unwrap();
-        let _server = ControlServer::start(&path, &disks, &nics).unwrap();
+        let _server = ControlServer::start(&path, &disks, &nics, None).unwrap();
         let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let answer = ask(&path, &Request::DiskList).unwrap();
         assert!(matches!(answer, Answer::Disks { disks } if disks.is_empty()));

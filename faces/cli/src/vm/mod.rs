@@ -2,6 +2,7 @@
 
 mod disk;
 mod nic;
+mod screen;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +25,10 @@ pub enum VmCommand {
         #[command(subcommand)]
         command: nic::VmNicCommand,
     },
+    /// Writes what is on the screen to a PNG file.
+    Screenshot(screen::ScreenshotArgs),
+    /// Types on the keyboard.
+    Type(screen::TypeArgs),
 }
 
 /// The machine that is meant, and how to print its answer.
@@ -60,5 +65,7 @@ pub fn run(command: &VmCommand) -> ExitCode {
     match command {
         VmCommand::Disk { command } => disk::run(command),
         VmCommand::Nic { command } => nic::run(command),
+        VmCommand::Screenshot(args) => screen::shoot(args),
+        VmCommand::Type(args) => screen::type_keys(args),
     }
 }
