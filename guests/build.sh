@@ -97,7 +97,7 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     fi
     lay_out_base "$tree" "$4/bin/busybox" "$here/init"
     install -D -m 755 "$here/power-button" "$tree/etc/acpi/PWRF/00000080"
-    for group in hyperv virtio virtio_scsi ata disk power; do install_modules "$2" "$3" "$tree" "$group"; done
+    for group in hyperv virtio virtio_scsi nic ata disk power; do install_modules "$2" "$3" "$tree" "$group"; done
     case $5 in
         stress) install_program "$4" "$tree" usr/bin/stress-ng ;;
         net) for program in $NET_PROGRAMS; do install_program "$4" "$tree" "$program"; done ;;

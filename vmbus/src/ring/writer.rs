@@ -158,6 +158,11 @@ impl RingWriter {
         Ok(self.publish())
     }
 
+    /// Whether the guest has read all that it was told of.
+    pub fn is_read(&self) -> bool {
+        self.reader() == self.published
+    }
+
     fn tell(&mut self) {
         let before = std::mem::replace(&mut self.published, self.write);
         if before == self.write {

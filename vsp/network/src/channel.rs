@@ -188,6 +188,13 @@ impl Port {
         }
     }
 
+    /// Whether the driver has read all, and given back all that it got.
+    pub fn is_quiet(&self) -> bool {
+        let out = self.lock();
+        let quiet = out.backlog.is_empty() && out.pending.is_empty() && out.writer.is_read();
+        out.closed || (quiet && out.in_flight.iter().all(Option::is_none))
+    }
+
     /// Gives all sections back, of a channel that is closed.
     pub fn give_all(&self, sections: &Sections) {
         let mut out = self.lock();
@@ -362,7 +369,8 @@ impl Server {
     fn serve(&mut self) {
         self.reader.mask();
         loop {
-            let mut stop = !self.send_held();
+            // Answers that the driver does not read are not added to without end.
+            let mut stop = self.port.lock().backlog.len() >= BACKLOG_MAX || !self.send_held();
             let mut taken = 0;
             while !stop && taken < ROUND {
                 match self.reader.next(&mut self.packet) {

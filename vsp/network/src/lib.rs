@@ -35,4 +35,4 @@ mod steering;
 mod tests;
 mod transmit;
 
-pub use provider::{Counters, Provider, Settings};
+pub use provider::{Bus, Counters, Provider, Settings};

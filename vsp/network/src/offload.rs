@@ -120,7 +120,7 @@ mod tests {
         let mut offloads = Offloads::default();
         assert_eq!(offloads.ability(), Ability { tag: true, ..Ability::default() });
         let mut wishes =
-            [0x80, 3, 28, 0, 1, 4, 4, 4, 4, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0];
+            [0x80, 3, 28, 0, 1, 4, 4, 4, 4, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0];
         offloads.set(&wishes, true).unwrap();
         assert_eq!(offloads.ability(), Ability { udp: false, ..Ability::ALL });
         wishes[22] = 1;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use uuid::{Uuid, uuid};
@@ -18,7 +18,7 @@ use crate::control::{Control, Surroundings};
 use crate::protocol::{
     FromDriver, NdisConfig, SEND_SECTION, SEND_TABLE, ToDriver, VERSION_5, VERSION_6_1, VERSIONS, status,
 };
-use crate::receive::{Reception, Sections, infos};
+use crate::receive::{self, Reception, Sections, infos};
 use crate::rndis::{self, OVERHEAD_MAX};
 use crate::transmit::Sent;
 
@@ -34,6 +34,9 @@ const ETHERNET: u32 = 14;
 const PIECES_MAX: usize = 512;
 /// Bytes of the longest request of RNDIS; that for receive side scaling is the longest.
 const CONTROL_MAX: usize = 4096;
+
+/// A driver that sends nothing for so long, and owes nothing, rests.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// What an adapter is.
 #[derive(Clone, Debug)]
@@ -92,6 +95,27 @@ impl Counting {
     }
 }
 
+/// What an adapter asks its bus for.
+pub trait Bus: Send + Sync {
+    /// Addresses of the pages that the guest gave the adapter under a name.
+    fn gpadl(&self, name: u32) -> Option<Arc<[u64]>>;
+    /// Offers further channels, of which there may be `most`; whether it did.
+    fn offer_subchannels(&self, count: u16, most: u16) -> bool;
+}
+
+/// VMBus, for one of its devices.
+struct DeviceOf(Weak<VmBus>, u64);
+
+impl Bus for DeviceOf {
+    fn gpadl(&self, name: u32) -> Option<Arc<[u64]>> {
+        self.0.upgrade()?.gpadl(self.1, name)
+    }
+
+    fn offer_subchannels(&self, count: u16, most: u16) -> bool {
+        self.0.upgrade().is_some_and(|bus| bus.offer_subchannels(self.1, count, most).is_ok())
+    }
+}
+
 /// An Ethernet adapter on VMBus.
 pub struct Provider {
     shared: Arc<Shared>,
@@ -106,9 +130,7 @@ struct Session {
 
 /// What the adapter's channels and its link share.
 pub(crate) struct Shared {
-    bus: Weak<VmBus>,
-    /// Its number on the bus.
-    number: u64,
+    bus: Box<dyn Bus>,
     settings: Settings,
     pub link: Arc<dyn Link>,
     /// The version agreed on; 0: none yet.
@@ -144,19 +166,18 @@ impl Provider {
         let offer = Offer { interface: INTERFACE, instance, memory: 0, user_data: [0; 120] };
         let mut made = None;
         let number = bus.add(offer, |number| {
-            let provider = Self::new(Arc::downgrade(bus), number, link, settings);
+            let provider = Self::new(Box::new(DeviceOf(Arc::downgrade(bus), number)), link, settings);
             made = Some(Arc::clone(&provider));
             provider
         })?;
         Some((made?, number))
     }
 
-    /// An adapter that is device `number` of a bus, plugged into a link.
-    pub fn new(bus: Weak<VmBus>, number: u64, link: Arc<dyn Link>, settings: Settings) -> Arc<Self> {
+    /// An adapter on a bus, plugged into a link.
+    pub fn new(bus: Box<dyn Bus>, link: Arc<dyn Link>, settings: Settings) -> Arc<Self> {
         let session = Session { config: NdisConfig::default(), control: Control::new(settings.address) };
         let shared = Arc::new(Shared {
             bus,
-            number,
             settings,
             link,
             version: AtomicU32::new(0),
@@ -178,6 +199,26 @@ impl Provider {
     /// Unplugs it from its link, for good.
     pub fn unplug(&self) {
         self.shared.link.plug(None);
+    }
+
+    /// Unplugs it, and waits until the driver has come to rest, or for `patience`: it is told that the network is gone, so that it
+    /// sends nothing more. A driver that has something under way when it is told that the device is gone may wait for
+    /// that for ever: Linux hears and says nothing more on such a channel (vmbus_chan_sched, hv_ringbuffer_write).
+    pub fn take_leave(&self, patience: Duration) {
+        self.unplug();
+        self.shared.flush();
+        let (_, speed) = self.shared.carrier();
+        self.shared.set_carrier(false, speed);
+        let (deadline, mut before) = (Instant::now() + patience, self.counters());
+        while Instant::now() < deadline {
+            std::thread::sleep(QUIET);
+            let now = self.counters();
+            let rests = self.shared.ports.load().iter().flatten().all(|port| port.is_quiet());
+            if rests && now.sent == before.sent {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// What passed it.
@@ -432,8 +473,7 @@ impl Shared {
 
     /// What the guest gave under a name.
     fn pages(&self, gpadl: u32, port: &Arc<Port>) -> Option<Pages> {
-        let pages = self.bus.upgrade()?.gpadl(self.number, gpadl)?;
-        Pages::new(port.channel().memory(), pages)
+        Pages::new(port.channel().memory(), self.bus.gpadl(gpadl)?)
     }
 
     fn take_receive_buffer(&self, gpadl: u32, id: u16, port: &Arc<Port>) -> ToDriver {
@@ -454,10 +494,8 @@ impl Shared {
     fn offer_subchannels(&self, count: u32) -> ToDriver {
         let most = self.settings.subchannels;
         let count = if self.version() >= VERSION_5 { count.min(most.into()) as u16 } else { 0 };
-        let bus = self.bus.upgrade();
         self.offered.store(count.into(), Ordering::SeqCst);
-        let offered = bus.is_some_and(|bus| bus.offer_subchannels(self.number, count, most).is_ok());
-        match offered {
+        match self.bus.offer_subchannels(count, most) {
             true => ToDriver::Subchannels { status: status::SUCCESS, count: count.into() },
             false => ToDriver::Subchannels { status: status::FAIL, count: 0 },
         }
@@ -501,7 +539,8 @@ impl End for Shared {
             }
         };
         // Links know what the driver takes, mostly.
-        match fit(frame, &reception.ability, &mut done, &mut Vec::new(), deliver) {
+        let ability = receive::ability_for(frame, reception.ability);
+        match fit(frame, &ability, &mut done, &mut Vec::new(), deliver) {
             Err(Full) if done == 0 => Err(Full),
             _ => Ok(()),
         }
