@@ -20,6 +20,7 @@ mod link;
 mod offload;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 
 pub use address::{Mac, NoMac};
 pub use checksum::{Sum, pseudo_header};

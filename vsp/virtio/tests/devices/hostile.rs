@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use vireo_block::RamDisk;
+use vireo_frame::trial::Wire;
 use vireo_frame::{Ability, Checksum, Intent, SegmentKind, Segmentation};
 use vireo_virtio::{Blk, Console, Device, Net, Rng};
 
@@ -14,7 +15,6 @@ use crate::net::{self, ADDRESS};
 use crate::rig::{
     EVENT_IDX, INDIRECT, NEEDS_RESET, NEXT, Rig, Ring, Seen, TABLE, VERSION_1, WRITE, descriptor, waits,
 };
-use crate::wire::Wire;
 
 fn ram_disk() -> Rig {
     Rig::new(Blk::new(Arc::new(RamDisk::new(1 << 20, 512)), 1))

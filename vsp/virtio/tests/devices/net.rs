@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use vireo_board::Attachment;
+use vireo_frame::trial::Wire;
 use vireo_frame::{Ability, Checksum, Intent, Mac, SegmentKind, Segmentation};
 use vireo_virtio::Net;
 
 use crate::rig::{EVENT_IDX, HANGS, NEEDS_RESET, Rig, Ring, VERSION_1, waits};
-use crate::wire::Wire;
 
 pub const ADDRESS: Mac = Mac([0, 0x15, 0x5d, 1, 2, 3]);
 const NONE: Ability = Ability { checksum: false, tcp4: false, tcp6: false, udp: false, tag: false };
