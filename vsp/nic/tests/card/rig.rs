@@ -80,7 +80,8 @@ impl Rig {
         let memory = GuestMemory::new(ram_layout(16 << 20).unwrap()).unwrap();
         let mut builder = ChipsetBuilder::new(&seams).unwrap();
         let slot = PciSlot::new(SLOT as u8, 0).unwrap();
-        let mut seat = Seat { chipset: &mut builder, memory: &memory, hyperv: None };
+        let windows = Arc::default();
+        let mut seat = Seat { chipset: &mut builder, memory: &memory, hyperv: None, windows: &windows };
         let wire = Wire::new(ability);
         let card = E1000::plug(&mut seat, slot, "card", Arc::clone(&wire) as _, ADDRESS).unwrap();
         let chipset = builder.build().unwrap();

@@ -244,7 +244,8 @@ fn adapter_is_mended(rig: &Rig, wire: &Wire) {
 
 #[test]
 fn what_an_adapter_cannot_take_breaks_it() {
-    let all: [(&str, &dyn Fn(&Rig, &mut Ring)); 6] = [
+    type Breaks<'a> = &'a dyn Fn(&Rig, &mut Ring);
+    let all: [(&str, Breaks); 6] = [
         ("a buffer without room", &|rig, ring| _ = ring.add(rig, &[(HEADER, 100, false)])),
         ("a buffer that is no RAM", &|rig, ring| _ = ring.add(rig, &[(1 << 40, 100, true)])),
         ("a loop", &|rig, ring| {
@@ -281,7 +282,7 @@ fn an_adapter_survives_what_changes_under_it() {
                 n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let area = [0x1_0000, 0x1_1000, 0x1_4000, 0x1_5000, LIST, HEADER][(n >> 61) as usize % 6];
                 let value = [0, 1, HEADER as u32, 2000, 0xFFFF_FFFF, 0x1_0003][(n >> 50) as usize % 6];
-                rig.memory.write_obj(area + ((n >> 32) % 128 & !3), value).unwrap();
+                rig.memory.write_obj(area + (((n >> 32) % 128) & !3), value).unwrap();
             }
         });
         scope.spawn(|| {
