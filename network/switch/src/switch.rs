@@ -21,6 +21,13 @@ use vireo_frame::headers::{Headers, Tag};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortId(u32);
 
+impl PortId {
+    /// The number that it is shown by: in the order in which ports came.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// Ports of a switch, at most.
 pub const PORTS_MAX: usize = 1024;
 
@@ -193,6 +200,26 @@ impl Switch {
         Ok(())
     }
 
+    /// A frame that was to be delivered to a port was not: there was no room for it.
+    pub fn lost(&mut self, id: PortId, length: usize) {
+        if let Ok(port) = self.port_mut(id) {
+            port.counters.received.take_back(length);
+            port.counters.lost += 1;
+        }
+    }
+
+    /// What came by a port was no frame, or what was said of it could not be.
+    pub fn refuse(&mut self, id: PortId, reason: Reason) {
+        if let Ok(port) = self.port_mut(id) {
+            port.counters.dropped[reason as usize] += 1;
+        }
+    }
+
+    /// The address that is known to be behind a port: its own, or its guest's choice.
+    pub fn address(&self, id: PortId) -> Option<Mac> {
+        self.port(id).and_then(|p| p.address)
+    }
+
     /// What passed a port so far.
     pub fn counters(&self, id: PortId) -> Option<Counters> {
         self.port(id).map(|p| p.counters)
@@ -294,11 +321,12 @@ impl Switch {
         let place = self.learning.place(came);
         let to = find(&self.owners, &self.table, place, headers.destination, now);
         let floods = matches!(to, To::Group | To::Unknown);
-        if floods && port.storm().is_some_and(|bucket| bucket.take(1, now).is_err()) {
-            return drop(Reason::Storm);
-        }
+        // First what has it offered again: it is to count once by the others.
         if let Some(Err(wait)) = port.bandwidth().map(|bucket| bucket.take(length as u64, now)) {
             return Err(Verdict::Wait(wait));
+        }
+        if floods && port.storm().is_some_and(|bucket| bucket.take(1, now).is_err()) {
+            return drop(Reason::Storm);
         }
         if !own && port.learns() {
             let most = port.settings.stations;
