@@ -17,6 +17,7 @@ mod fit;
 mod frame;
 pub mod headers;
 mod link;
+mod offload;
 #[cfg(test)]
 mod tests;
 
@@ -27,3 +28,4 @@ pub use fit::{Ability, fit};
 pub use frame::{BadFrame, Checksum, FRAME_MAX, Frame, HEAD_MAX, Intent, SegmentKind, Segmentation};
 pub use headers::Tag;
 pub use link::{Adapter, End, Full, Link, NotAllowed};
+pub use offload::{OFFLOAD_HEADER, UnknownSegments};

@@ -180,6 +180,29 @@ proptest! {
 }
 
 #[test]
+fn a_header_of_virtio_says_what_an_intent_says() {
+    let (mut bytes, plain) = packet(true, false, 3, &[7; 3000]);
+    let cut = Some(Segmentation { kind: SegmentKind::Tcp6, size: 1200 });
+    let all = [
+        Intent::default(),
+        Intent { checksum: Checksum::Good, ..Intent::default() },
+        plain,
+        Intent { segmentation: cut, ..plain },
+    ];
+    for intent in all {
+        let header = Frame::new(&bytes, &[], intent).unwrap().offload_header();
+        assert_eq!(Intent::from_offload_header(&header), Ok(intent));
+    }
+    // As Linux has it: flags, kind, bytes of headers, size of segments, where TCP starts, where its sum is.
+    let header = |bytes: &[u8]| Frame::new(bytes, &[], all[3]).unwrap().offload_header();
+    bytes[54 + 13] &= !0x80;
+    assert_eq!(header(&bytes), [1, 4, 86, 0, 0xb0, 4, 54, 0, 16, 0]);
+    bytes[54 + 13] |= 0x80;
+    assert_eq!(header(&bytes), [1, 0x84, 86, 0, 0xb0, 4, 54, 0, 16, 0]);
+    assert!(Intent::from_offload_header(&[1, 3, 0, 0, 0, 4, 34, 0, 6, 0]).is_err(), "fragments of UDP");
+}
+
+#[test]
 fn what_is_no_frame_is_refused() {
     let bytes = [0; 400];
     let wanted = |start, offset| Intent { checksum: Checksum::Wanted { start, offset }, ..Intent::default() };
