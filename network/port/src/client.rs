@@ -65,7 +65,8 @@ pub struct SwitchPort {
 
 /// What the port's thread and its callers have in common.
 struct Shared {
-    path: PathBuf,
+    /// `None`: the switch is in this process, and is not connected to again.
+    path: Option<PathBuf>,
     request: PortRequest,
     /// `None`: the switch is not there.
     up: Mutex<Option<Up>>,
@@ -126,6 +127,25 @@ impl SwitchPort {
     /// It is not there, or refuses; or the host does.
     pub fn connect(socket: &Path, request: PortRequest) -> Result<Arc<Self>, ConnectError> {
         let given = ask(socket, &request)?;
+        Self::start(Some(socket.into()), request, given)
+    }
+
+    /// A port of a switch in this process, which gives us the other end of it.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub fn within(
+        request: PortRequest,
+        memory: PortMemory,
+        socket: OwnedFd,
+        mtu: u32,
+        speed: u64,
+    ) -> Result<Arc<Self>, ConnectError> {
+        let given = Given { socket: Arc::new(socket), memory: Arc::new(memory), mtu, speed };
+        Self::start(None, request, given)
+    }
+
+    fn start(path: Option<PathBuf>, request: PortRequest, given: Given) -> Result<Arc<Self>, ConnectError> {
         let wake = rustix::event::eventfd(
             0,
             rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
@@ -134,7 +154,7 @@ impl SwitchPort {
         let wants = Wants { address: request.mac, filter: Filter::default() };
         let thread = format!("port {}", request.name);
         let shared = Arc::new(Shared {
-            path: socket.into(),
+            path,
             request,
             up: Mutex::new(None),
             adapter: Mutex::new(None),

@@ -139,8 +139,8 @@ pub enum Heard<'a> {
     Gone,
 }
 
-fn socket() -> io::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+fn socket(kind: SocketType) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Connects to a switch.
@@ -148,18 +148,18 @@ fn socket() -> io::Result<OwnedFd> {
 /// # Errors
 /// Nobody is there.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
-    let socket = socket()?;
+    let socket = socket(SocketType::SEQPACKET)?;
     set_patience(&socket, Duration::from_secs(5))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
 
-/// Listens where workers connect; the socket is its owner's alone.
+/// Listens where workers connect, or others by streams; the socket is its owner's alone.
 ///
 /// # Errors
 /// The name is taken, or cannot be.
-pub fn listen(path: &Path) -> io::Result<OwnedFd> {
-    let socket = socket()?;
+pub fn listen(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
+    let socket = socket(kind)?;
     // The name gets the mode that the socket has when it is bound.
     rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;

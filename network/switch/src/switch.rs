@@ -37,6 +37,9 @@ pub enum SwitchError {
     /// There is none of that name.
     #[error("the switch has no such port")]
     NoPort,
+    /// Another one has that name.
+    #[error("port {0} is connected already")]
+    Named(String),
     /// There are too many.
     #[error("the switch has {PORTS_MAX} ports already")]
     Full,

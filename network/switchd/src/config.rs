@@ -127,6 +127,9 @@ pub enum ConfigError {
     /// A setting cannot be.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// Of that name.
+    #[error("port {0} has no settings of its own")]
+    NoPort(String),
     /// So many.
     #[error("a switch keeps settings of {} ports at most", vireo_switch::PORTS_MAX)]
     TooMany,
@@ -162,8 +165,7 @@ impl Config {
     /// It is not there, or is none.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let shown = || path.display().to_string();
-        let text =
-            std::fs::read(path).map_err(|source| ConfigError::File { path: shown(), source })?;
+        let text = std::fs::read(path).map_err(|source| ConfigError::File { path: shown(), source })?;
         Self::parse(&text).map_err(|why| ConfigError::Content { path: shown(), why })
     }
 
@@ -244,6 +246,17 @@ impl Config {
         Ok(())
     }
 
+    /// A port has no settings of its own any more.
+    ///
+    /// # Errors
+    /// It had none.
+    pub fn forget(&mut self, port: &str) -> Result<(), ConfigError> {
+        match self.ports.remove(port) {
+            Some(_) => Ok(()),
+            None => Err(ConfigError::NoPort(port.into())),
+        }
+    }
+
     fn change_own(&mut self, change: &Change) -> Result<(), PolicyError> {
         match change.key.as_str() {
             "snooping" => self.snooping = change.switch()?,
@@ -299,8 +312,7 @@ mod tests {
 
     /// What `golden/version-1.json` is of.
     fn sample() -> Config {
-        let mut config =
-            Config::new("lab", SwitchKind::External, Some(Uplink::Tap("tap0".into()))).unwrap();
+        let mut config = Config::new("lab", SwitchKind::External, Some(Uplink::Tap("tap0".into()))).unwrap();
         config.change(None, &[change("snooping", "on"), change("mtu", "9000")]).unwrap();
         config.change(None, &[change("dhcp-guard", "on")]).unwrap();
         let web = [
@@ -342,7 +354,7 @@ mod tests {
         refused("\"snooping\"", "\"sniffing\"");
         refused("\"10\"", "\"4095\"");
         refused("\"web\"", "\"../web\"");
-        refused("9000", "90");
+        refused("9000", "60");
         let mut config = sample();
         for (port, key, value) in [
             (Some("web"), "vlan", "x"),

@@ -14,9 +14,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod capture;
+mod config;
+pub mod control;
+mod folders;
+mod join;
 mod member;
 mod plane;
+mod policy;
+mod service;
 #[cfg(test)]
 mod tests;
 
+pub use config::{Config, ConfigError, SwitchKind, UPLINK, Uplink};
+pub use folders::{Folders, Sockets};
+pub use join::{Joined, join};
 pub use plane::{Handle, Plane, PortReport};
+pub use policy::{Change, Policy, PolicyError};
+pub use service::{ServeError, Service};

@@ -127,6 +127,11 @@ impl Head {
         &self.bytes[..self.length]
     }
 
+    /// Puts the frame into another ring as it came.
+    pub fn copy(&self, from: &RingReader, record: &Record, to: &mut RingWriter) -> Result<(), Refused> {
+        to.put_from(from, record, self.length, self.bytes(), &self.intent)
+    }
+
     /// Puts the frame into a receiver's ring, with the tag that it is to have in place of its own.
     pub fn put(
         &self,
@@ -136,11 +141,11 @@ impl Head {
         to: &mut RingWriter,
     ) -> Result<(), Refused> {
         let mut intent = self.intent;
+        if self.inner.is_some() && delivery.tag == self.inner {
+            return self.copy(from, record, to);
+        }
         if self.inner.is_none() {
             intent.tag = delivery.tag;
-            return to.put_from(from, record, self.length, self.bytes(), &intent);
-        }
-        if delivery.tag == self.inner {
             return to.put_from(from, record, self.length, self.bytes(), &intent);
         }
         // The tag leaves the bytes.

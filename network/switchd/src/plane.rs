@@ -4,6 +4,7 @@
 //! calls ([`Handle::call`]), so nothing in it is locked.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,11 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use serde::{Deserialize, Serialize};
 use vireo_port::wire::{self, Answer, Heard, Word};
-use vireo_port::{PortMemory, Refused};
+use vireo_port::{PortMemory, Record, Refused, RingWriter, Way};
 use vireo_switch::{Counters, Nanos, PortId, Reason, Settings, Switch, SwitchError, Verdict};
 
 use crate::member::{Head, Member};
 
+/// Wake-ups that are taken at a time.
+const EVENTS: usize = 64;
 /// Messages of a port that are heard at a time.
 const MESSAGES: usize = 8;
 /// Rounds after which a busy thread looks who else wants something.
@@ -26,6 +29,16 @@ const AGEING: Nanos = 1_000_000_000;
 /// The name of our own wake-ups among those of ports, which are numbers of 32 bits.
 const WAKE: u64 = u64::MAX;
 
+/// Somebody who looks on.
+struct Capture {
+    number: u32,
+    /// Only at what comes or goes by this port.
+    port: Option<PortId>,
+    writer: RingWriter,
+    socket: OwnedFd,
+    has_news: bool,
+}
+
 type Call = Box<dyn FnOnce(&mut Plane) + Send>;
 
 /// The data plane of a switch.
@@ -33,6 +46,9 @@ pub struct Plane {
     switch: Switch,
     /// In the order of their numbers.
     members: Vec<Member>,
+    captures: Vec<Capture>,
+    /// The number of the next capture.
+    next_capture: u32,
     /// Who has frames, perhaps.
     active: Vec<PortId>,
     /// Places of those in whose rings frames were put.
@@ -42,7 +58,8 @@ pub struct Plane {
     calls: Receiver<Call>,
     wake: Arc<OwnedFd>,
     epoll: OwnedFd,
-    events: Vec<epoll::Event>,
+    /// Who wakes us.
+    ready: Vec<u64>,
     messages: Vec<u8>,
     started: Instant,
     aged: Nanos,
@@ -107,6 +124,8 @@ impl Plane {
         let plane = Self {
             switch: Switch::new(),
             members: Vec::new(),
+            captures: Vec::new(),
+            next_capture: 0,
             active: Vec::new(),
             news: Vec::new(),
             head: Box::new(Head::new()),
@@ -114,7 +133,7 @@ impl Plane {
             calls,
             wake,
             epoll,
-            events: Vec::with_capacity(64),
+            ready: Vec::with_capacity(EVENTS),
             messages: vec![0; wire::MESSAGE_MAX],
             started: Instant::now(),
             aged: 0,
@@ -144,6 +163,9 @@ impl Plane {
         memory: PortMemory,
         socket: OwnedFd,
     ) -> Result<PortId, SwitchError> {
+        if self.find(&name).is_some() {
+            return Err(SwitchError::Named(name));
+        }
         let weight = settings.weight;
         let id = self.switch.add(settings)?;
         let data = epoll::EventData::new_u64(id.number().into());
@@ -156,9 +178,38 @@ impl Plane {
         Ok(id)
     }
 
-    /// The port of that name.
-    pub fn find(&self, name: &str) -> Option<PortId> {
-        self.members.iter().find(|m| m.name == name && !m.is_gone).map(|m| m.id)
+    /// The port of that name. One whose worker has gone just now is none.
+    pub fn find(&mut self, name: &str) -> Option<PortId> {
+        let at = self.members.iter().position(|m| m.name == name)?;
+        let id = self.members[at].id;
+        self.listen(at);
+        self.sweep();
+        self.place_of(id).map(|_| id)
+    }
+
+    /// Gives each port the settings that `settings` says, if it does so: all, or none of them.
+    ///
+    /// # Errors
+    /// Some cannot be; it says of which port.
+    pub fn set_all(
+        &mut self,
+        settings: impl Fn(&str, &Settings) -> Option<Settings>,
+    ) -> Result<(), (String, SwitchError)> {
+        let mut before = Vec::new();
+        for n in 0..self.members.len() {
+            let (id, name) = (self.members[n].id, &self.members[n].name);
+            let Some(old) = self.switch.settings(id).cloned() else { continue };
+            let Some(new) = settings(name, &old) else { continue };
+            let name = name.clone();
+            before.push((id, old));
+            if let Err(e) = self.set(id, new) {
+                for (id, old) in before {
+                    _ = self.set(id, old);
+                }
+                return Err((name, e));
+            }
+        }
+        Ok(())
     }
 
     /// Gives a port other settings.
@@ -180,6 +231,20 @@ impl Plane {
             self.members[at].is_gone = true;
             self.sweep();
         }
+    }
+
+    /// From now on copies of frames, of all or of what comes or goes by a port, go to the ring of who looks on. Its number.
+    pub fn add_capture(&mut self, port: Option<PortId>, memory: PortMemory, socket: OwnedFd) -> u32 {
+        let number = self.next_capture;
+        self.next_capture = number.wrapping_add(1);
+        let writer = RingWriter::new(&Arc::new(memory), Way::Down);
+        self.captures.push(Capture { number, port, writer, socket, has_news: false });
+        number
+    }
+
+    /// No more.
+    pub fn end_capture(&mut self, number: u32) {
+        self.captures.retain(|c| c.number != number);
     }
 
     /// All ports and what passed them.
@@ -254,6 +319,11 @@ impl Plane {
         for at in self.news.drain(..) {
             self.members[at].tell();
         }
+        for capture in &mut self.captures {
+            if std::mem::take(&mut capture.has_news) && capture.writer.publish() {
+                wire::ring(&capture.socket);
+            }
+        }
     }
 
     /// Moves a port's frames, as many as its share is; whether there were any.
@@ -286,7 +356,12 @@ impl Plane {
                         break;
                     }
                     Verdict::Drop(_) => {}
-                    Verdict::Deliver => self.deliver(at, &record),
+                    Verdict::Deliver => {
+                        self.deliver(at, &record);
+                        if !self.captures.is_empty() {
+                            self.copy(at, &record);
+                        }
+                    }
                 }
             }
             self.members[at].consume(record);
@@ -296,8 +371,21 @@ impl Plane {
         moved
     }
 
+    /// Copies a frame for those that look on, as it came.
+    fn copy(&mut self, from: usize, record: &Record) {
+        let sender = &self.members[from];
+        for capture in &mut self.captures {
+            let is_its = |port| port == sender.id || self.switch.deliveries().iter().any(|d| d.port == port);
+            if capture.port.is_none_or(is_its) {
+                // Who does not read in time has gaps.
+                _ = self.head.copy(&sender.reader, record, &mut capture.writer);
+                capture.has_news = true;
+            }
+        }
+    }
+
     /// Puts a frame into the rings of those that the switch has chosen.
-    fn deliver(&mut self, from: usize, record: &vireo_port::Record) {
+    fn deliver(&mut self, from: usize, record: &Record) {
         for delivery in self.switch.deliveries() {
             let Ok(to) = self.members.binary_search_by_key(&delivery.port, |m| m.id) else { continue };
             let Ok([sender, receiver]) = self.members.get_disjoint_mut([from, to]) else { continue };
@@ -347,13 +435,13 @@ impl Plane {
     /// Hears who wants something, for so long at most.
     fn look(&mut self, most: Option<Duration>) {
         let most = most.map(|d| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: d.subsec_nanos().into() });
-        self.events.clear();
-        let mut events = std::mem::take(&mut self.events);
-        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), most.as_ref()).is_err() {
-            events.clear();
+        let mut events = [const { MaybeUninit::uninit() }; EVENTS];
+        self.ready.clear();
+        if let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], most.as_ref()) {
+            self.ready.extend(events.iter().map(|e| e.data.u64()));
         }
-        for event in &events {
-            match event.data.u64() {
+        for n in 0..self.ready.len() {
+            match self.ready[n] {
                 WAKE => self.take_calls(),
                 number => {
                     let at = self.members.binary_search_by_key(&number, |m| m.id.number().into());
@@ -363,7 +451,6 @@ impl Plane {
                 }
             }
         }
-        self.events = events;
         self.sweep();
     }
 

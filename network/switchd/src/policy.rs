@@ -127,7 +127,11 @@ impl Change {
     }
 
     /// What `word` says is none, or a value.
-    fn unless<T>(&self, word: &str, parse: impl FnOnce() -> Result<T, PolicyError>) -> Result<Option<T>, PolicyError> {
+    fn unless<T>(
+        &self,
+        word: &str,
+        parse: impl FnOnce() -> Result<T, PolicyError>,
+    ) -> Result<Option<T>, PolicyError> {
         if self.value == word { Ok(None) } else { parse().map(Some) }
     }
 
@@ -206,8 +210,12 @@ impl Policy {
 
     /// What the switch is to hold frames against. `vlan` is what the worker says.
     pub fn settings(&self, kind: Kind, vlan: Option<VlanMode>) -> Settings {
-        let v4 = |all: &Addresses| all.iter().filter_map(|a| if let std::net::IpAddr::V4(a) = a { Some(*a) } else { None }).collect();
-        let v6 = |all: &Addresses| all.iter().filter_map(|a| if let std::net::IpAddr::V6(a) = a { Some(*a) } else { None }).collect();
+        let v4 = |all: &Addresses| {
+            all.iter().filter_map(|a| if let std::net::IpAddr::V4(a) = a { Some(*a) } else { None }).collect()
+        };
+        let v6 = |all: &Addresses| {
+            all.iter().filter_map(|a| if let std::net::IpAddr::V6(a) = a { Some(*a) } else { None }).collect()
+        };
         let bandwidth = self.bandwidth.map(|bits| {
             let rate = bits / 8;
             let burst = u128::from(rate) * BURST.as_millis() / 1000;

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod moving;
+mod serving;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -41,18 +41,20 @@ enum Pumped {
 
 /// Serves a port until it ends.
 pub(super) fn run(shared: &Shared, given: Given) {
-    let mut next = Some(given);
+    serve(shared, given);
     while !shared.ended.load(Ordering::SeqCst) {
-        match next.take().or_else(|| ask(&shared.path, &shared.request).ok()) {
-            Some(given) => serve(shared, &given),
-            None => sleep(shared, None, Some(RETRY)),
+        match shared.path.as_deref().map(|path| ask(path, &shared.request)) {
+            Some(Ok(given)) => {
+                shared.take(&given);
+                serve(shared, given);
+            }
+            _ => sleep(shared, None, Some(RETRY)),
         }
     }
 }
 
 /// Serves a connection until it is lost.
-fn serve(shared: &Shared, given: &Given) {
-    shared.take(given);
+fn serve(shared: &Shared, given: Given) {
     tell_wishes(shared);
     shared.is_new.store(true, Ordering::SeqCst);
     let mut line = Line {

@@ -8,7 +8,9 @@ use vireo_switch::{Limit, Reason};
 /// A TCP segment of IPv4 with so many bytes of payload, to be cut.
 fn long(to: Mac, from: Mac, payload: usize) -> (Vec<u8>, Intent) {
     let mut bytes = [&to.0[..], &from.0, &[8, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0]].concat();
-    bytes.extend([10, 0, 0, 1, 10, 0, 0, 2, 0, 80, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0, 1, 0, 0, 0, 0]);
+    bytes.extend([
+        10, 0, 0, 1, 10, 0, 0, 2, 0, 80, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0, 1, 0, 0, 0, 0,
+    ]);
     bytes.resize(54 + payload, 0x5a);
     let intent = Intent {
         checksum: Checksum::Wanted { start: 34, offset: 16 },
@@ -102,7 +104,7 @@ fn ports_get_their_share_whoever_sends_more() {
     let (mut plane, _handle) = plane();
     let weight = |n: u8, weight| Settings { weight, ..guest(n) };
     let mut senders: Vec<Worker> =
-        [1, 1, 3].iter().zip(1..).map(|(w, n)| plug(&mut plane, "s", weight(n, *w))).collect();
+        [1, 1, 3].iter().zip(1..).map(|(w, n)| plug(&mut plane, &format!("s{n}"), weight(n, *w))).collect();
     let mut sink = plug(&mut plane, "sink", guest(9));
     let sizes = [1514, 60, 60_000];
     let mut bytes = [0_u64; 3];
