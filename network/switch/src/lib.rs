@@ -14,9 +14,10 @@
 #![warn(missing_docs)]
 
 pub mod acl;
-mod groups;
+pub mod groups;
 mod guard;
 mod port;
+mod querier;
 mod rate;
 mod switch;
 mod table;

@@ -1,6 +1,6 @@
 //! The way of a frame through the switch.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::acl::Direction;
 use crate::groups::{Groups, Interest};
 use crate::guard::Refusal;
 use crate::port::{Counters, Kind, Mirror, Port, Reason, Settings};
+use crate::querier::Querier;
 use crate::rate::Nanos;
 use crate::table::{AGE, Table};
 use crate::vlan::{Learning, Vlan, VlanError};
@@ -90,8 +91,9 @@ pub struct Switch {
     owners: HashMap<Mac, Arc<[PortId]>>,
     table: Table,
     groups: Groups,
-    /// Multicast goes only to who has asked for it by IGMP.
+    /// Multicast goes only to who has asked for it.
     snooping: bool,
+    pub(crate) querier: Querier,
     deliveries: Vec<Delivery>,
 }
 
@@ -244,7 +246,7 @@ impl Switch {
     }
 
     /// Members of multicast groups that were heard of, with the VLAN where they are.
-    pub fn members(&self) -> impl Iterator<Item = (Vlan, Ipv4Addr, PortId)> {
+    pub fn members(&self) -> impl Iterator<Item = (Vlan, IpAddr, PortId)> {
         self.groups.all()
     }
 
@@ -413,6 +415,11 @@ impl Switch {
                 self.deliveries.push(Delivery { port: *id, tag });
             }
         }
+    }
+
+    /// Whether a router is in a VLAN.
+    pub(crate) fn has_routers(&self, vlan: Vlan, now: Nanos) -> bool {
+        self.groups.has_routers(self.learning.place(vlan), now)
     }
 
     fn place_of(&self, id: PortId) -> Option<usize> {

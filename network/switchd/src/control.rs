@@ -168,14 +168,34 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
     converse(socket, request).map(|(answer, _)| answer)
 }
 
-/// Asks the switch behind a socket for a capture, to be read until whoever reads has enough.
-///
-/// # Errors
-/// As for [`ask`].
-pub fn capture(socket: &Path, port: Option<String>) -> Result<impl Read + use<>, ControlError> {
-    let (_, stream) = converse(socket, &Request::Capture { port })?;
-    stream.get_ref().set_read_timeout(None).map_err(|e| no_answer(socket, e))?;
-    Ok(stream)
+/// A capture, to be read as a file.
+pub struct Capture(BufReader<UnixStream>);
+
+impl Capture {
+    /// Asks the switch behind a socket for one: of all frames, or of those that come or go by a port.
+    ///
+    /// # Errors
+    /// As for [`ask`].
+    pub fn start(socket: &Path, port: Option<String>) -> Result<Self, ControlError> {
+        let (_, stream) = converse(socket, &Request::Capture { port })?;
+        stream.get_ref().set_read_timeout(None).map_err(|e| no_answer(socket, e))?;
+        Ok(Self(stream))
+    }
+
+    /// What ends it, from any thread: what was captured by then can be read still.
+    ///
+    /// # Errors
+    /// The host has no file descriptor for it.
+    pub fn ender(&self) -> io::Result<impl Fn() + Send + use<>> {
+        let stream = self.0.get_ref().try_clone()?;
+        Ok(move || _ = stream.shutdown(std::net::Shutdown::Write))
+    }
+}
+
+impl Read for Capture {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.0.read(to)
+    }
 }
 
 fn no_answer(socket: &Path, why: impl ToString) -> ControlError {

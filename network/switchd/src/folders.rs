@@ -1,6 +1,6 @@
 //! Where switches keep their files: settings where they survive, sockets where they need not.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -103,6 +103,11 @@ impl Sockets {
     /// Locked while the process is there.
     pub(crate) fn lock(&self) -> PathBuf {
         self.folder.join("lock")
+    }
+
+    /// Whether a process serves the switch.
+    pub fn is_running(&self) -> bool {
+        File::open(self.lock()).is_ok_and(|lock| lock.try_lock_shared().is_err())
     }
 
     /// Makes the folder.

@@ -30,5 +30,5 @@ pub use config::{Config, ConfigError, SwitchKind, UPLINK, Uplink};
 pub use folders::{Folders, Sockets};
 pub use join::{Joined, join};
 pub use plane::{Handle, Plane, PortReport};
-pub use policy::{Change, Policy, PolicyError};
+pub use policy::{Change, MirrorText, Policy, PolicyError, RuleText};
 pub use service::{ServeError, Service};

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use serde::{Deserialize, Serialize};
+use vireo_frame::{Frame, Intent};
 use vireo_port::wire::{self, Answer, Heard, Word};
 use vireo_port::{PortMemory, Record, Refused, RingWriter, Way};
 use vireo_switch::{Counters, Nanos, PortId, Reason, Settings, Switch, SwitchError, Verdict};
@@ -286,8 +287,26 @@ impl Plane {
             if now.saturating_sub(self.aged) >= AGEING {
                 self.aged = now;
                 self.switch.age(now);
+                self.ask(now);
             }
         }
+    }
+
+    /// Puts the switch's own questions about groups.
+    fn ask(&mut self, now: Nanos) {
+        let Self { switch, members, news, .. } = self;
+        switch.ask(now, |bytes, to| {
+            let Ok(at) = members.binary_search_by_key(&to.port, |m| m.id) else { return };
+            let intent = Intent { tag: to.tag, ..Intent::default() };
+            // Who has no room is asked again.
+            if let Ok(frame) = Frame::new(bytes, &[], intent)
+                && members[at].writer.put(&frame).is_ok()
+                && !std::mem::replace(&mut members[at].has_news, true)
+            {
+                news.push(at);
+            }
+        });
+        self.tell();
     }
 
     /// Hears who wants something now. [`Self::run`] does so by itself.

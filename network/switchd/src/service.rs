@@ -99,6 +99,7 @@ impl Service {
         lock.try_lock().map_err(|_| ServeError::Running)?;
         let (mut plane, handle) = Plane::new()?;
         plane.switch().set_snooping(config.snooping);
+        plane.switch().set_querier(config.querier);
         let thread = Builder::new().name("switch".into()).spawn(move || plane.run())?;
         let (end, ended) = channel();
         let shared = Arc::new(Shared { config: Mutex::new(config), path, plane: handle, end });
@@ -157,6 +158,12 @@ impl Service {
         let thread = Builder::new().name(name.into()).spawn(run)?;
         self.listeners.push((socket, thread));
         Ok(())
+    }
+
+    /// Makes this process one of its own, which does not end with the terminal that it was started from.
+    pub fn leave_terminal() {
+        // It fails for who is a leader already, and has no terminal to leave then.
+        _ = rustix::process::setsid();
     }
 
     /// What ends [`Self::wait`], from any thread.
@@ -319,6 +326,7 @@ impl Shared {
                 (old != new).then(|| new.settings(now.kind, asked))
             })?;
             plane.switch().set_snooping(new.snooping);
+            plane.switch().set_querier(new.querier);
             Ok(())
         };
         let done = self.plane.call(set).ok_or_else(ended)?;

@@ -259,13 +259,13 @@ fn who_looks_on_gets_a_file_that_others_read() {
     let (c, _n3) = home.connect("c", 3, None).unwrap();
     let control = home.1.sockets("lab").control();
     assert!(
-        crate::control::capture(&control, Some("x".into()))
+        crate::control::Capture::start(&control, Some("x".into()))
             .err()
             .unwrap()
             .to_string()
             .contains("not connected")
     );
-    let mut capture = crate::control::capture(&control, Some("b".into())).unwrap();
+    let mut capture = crate::control::Capture::start(&control, Some("b".into())).unwrap();
     let mut start = [0; 28 + 32];
     capture.read_exact(&mut start).unwrap();
     put(&c, 1, 3);
@@ -280,5 +280,6 @@ fn who_looks_on_gets_a_file_that_others_read() {
     );
     assert_eq!((word(&block, 0), word(&block, 4), word(&block, 20), word(&block, 128)), (6, 132, 100, 132));
     assert_eq!(block[28..128], plain(mac(2), mac(1), 100));
-    drop(capture);
+    capture.ender().unwrap()();
+    assert_eq!(capture.read(&mut block).unwrap(), 0, "no more");
 }
