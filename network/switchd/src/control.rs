@@ -1,6 +1,7 @@
 //! How a running switch is asked and changed: one request and one answer, in a line of JSON each, over a Unix socket. A capture's
 //! answer is followed by the file.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -86,8 +87,8 @@ pub struct Status {
     pub strangers: bool,
     /// Ports that are connected.
     pub ports: Vec<PortStatus>,
-    /// Ports that have settings, and are not.
-    pub absent: Vec<String>,
+    /// Ports that have settings, and are not connected.
+    pub absent: BTreeMap<String, Policy>,
     /// Where stations were heard.
     pub stations: Vec<Station>,
     /// Who has asked for which groups.

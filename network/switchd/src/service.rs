@@ -376,8 +376,8 @@ impl Shared {
         let (reports, mut stations, mut members) = seen.ok_or_else(ended)?;
         stations.sort_by(|a, b| (a.vlan, &a.mac).cmp(&(b.vlan, &b.mac)));
         members.sort_by(|a, b| (a.vlan, &a.group, &a.port).cmp(&(b.vlan, &b.group, &b.port)));
-        let is_there = |name: &&String| !reports.iter().any(|r| r.name == **name);
-        let absent = config.ports.keys().filter(is_there).cloned().collect();
+        let mut absent = config.ports.clone();
+        absent.retain(|name, _| !reports.iter().any(|r| r.name == *name));
         let port = |report: crate::PortReport| {
             let settings = config.policy(&report.name).clone();
             PortStatus { report, settings }

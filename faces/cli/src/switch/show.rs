@@ -68,18 +68,18 @@ fn print_table(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         "PORT", "MAC", "VLAN", "FROM IT", "BYTES", "TO IT", "BYTES", "LOST", "REFUSED"
     )?;
     status.ports.iter().try_for_each(|port| print_port(port, out))?;
-    for name in &status.absent {
-        writeln!(out, "{name:<16} not connected")?;
+    for (name, settings) in &status.absent {
+        let vlan = settings.vlan.as_ref().map_or("-".into(), ToString::to_string);
+        let mac = settings.mac.map_or("-".into(), |m| m.to_string());
+        writeln!(out, "{name:<16} {mac:<17} {vlan:<10} not connected")?;
     }
-    if status.ports.iter().any(|p| !describe(&p.settings).is_empty()) {
+    let connected = status.ports.iter().map(|p| (&p.report.name, &p.settings));
+    let settings = connected.chain(&status.absent).map(|(name, settings)| (name, describe(settings)));
+    let mut settings = settings.filter(|(_, settings)| !settings.is_empty()).peekable();
+    if settings.peek().is_some() {
         writeln!(out, "\n{:<16} SETTINGS", "PORT")?;
-        for port in &status.ports {
-            let settings = describe(&port.settings);
-            if !settings.is_empty() {
-                writeln!(out, "{:<16} {settings}", port.report.name)?;
-            }
-        }
     }
+    settings.try_for_each(|(name, settings)| writeln!(out, "{name:<16} {settings}"))?;
     if !status.stations.is_empty() {
         writeln!(out, "\n{:<6} {:<17} {:<16} HEARD", "VLAN", "STATION", "PORT")?;
         for s in &status.stations {

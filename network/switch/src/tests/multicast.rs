@@ -139,7 +139,7 @@ fn the_switch_asks_where_no_router_does() {
     s.set_snooping(true);
     let [a, b] = [1, 2].map(|n| s.add(guest(n)).unwrap());
     let c = s.add(Settings { vlan: crate::vlan::VlanMode::Access(7), ..guest(3) }).unwrap();
-    let mut asked = |now: u64, s: &mut Switch| {
+    let asked = |now: u64, s: &mut Switch| {
         let mut all = Vec::new();
         s.ask(now, |bytes, to| all.push((bytes.to_vec(), to.port)));
         all
