@@ -20,7 +20,11 @@ use vireo_memory::GuestMemory;
 use crate::console::{Console, ConsoleEvent, Events};
 use crate::control::ControlServer;
 use crate::disks::Disks;
+use crate::nics::Nics;
 use crate::output::Output;
+use crate::station::StationDevices;
+use crate::vmbus::Bus;
+use crate::vnc::OpenVnc;
 use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals};
 
 /// How the guest ended.
@@ -82,6 +86,14 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     // Before the disks, so that it is dropped after them.
     let mut ending = None;
     let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
+    let bus = Bus::default();
+    let nics = Nics::open(&spec.nics, &bus, enlightenments.is_some(), spec.cpus)?;
+    let station = spec.screen.as_ref().map(|s| StationDevices::new(s.size));
+    if station.is_some() && enlightenments.is_none() {
+        return Err(RunError::NoVmBus);
+    }
+    let vnc = spec.screen.as_ref().and_then(|s| s.vnc.as_ref());
+    let vnc = vnc.map(OpenVnc::open).transpose().map_err(RunError::Vnc)?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
@@ -95,13 +107,25 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         translation_memory: spec.translation_memory,
         cpu_model,
         enlightenments,
+        windows: spec.screen.is_some(),
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: devices(spec.cpus, enlightenments.is_some(), &disks, further.as_ref()),
+        devices: devices(
+            spec.cpus,
+            enlightenments.map(|_| &bus),
+            &disks,
+            &nics,
+            station.as_ref(),
+            further.as_ref(),
+        ),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, enlightenments.is_some()))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    let start = |path: &PathBuf| ControlServer::start(path, &disks).map_err(RunError::Control);
+    let station = station.map(|s| s.station());
+    let vnc = station.clone().zip(vnc).map(|(station, vnc)| vnc.start(station));
+    let _vnc = vnc.transpose().map_err(RunError::Vnc)?;
+    let start =
+        |path: &PathBuf| ControlServer::start(path, &disks, &nics, station).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());
     let further = further.map(|f| f.start(&user));
@@ -203,11 +227,24 @@ impl FurtherConsole {
 }
 
 /// The devices beyond the chipset's.
-fn devices(cpus: u32, vmbus: bool, disks: &Disks, further: Option<&FurtherConsole>) -> Vec<Attach> {
-    let mut devices = disks.attach(cpus);
-    if !vmbus {
+fn devices(
+    cpus: u32,
+    bus: Option<&Bus>,
+    disks: &Disks,
+    nics: &Arc<Nics>,
+    station: Option<&StationDevices>,
+    further: Option<&FurtherConsole>,
+) -> Vec<Attach> {
+    let mut devices = disks.attach();
+    match bus {
+        Some(bus) => {
+            let plugs = disks.plugs(cpus).into_iter().chain(nics.plugs());
+            let plugs = plugs.chain(station.into_iter().flat_map(StationDevices::plugs));
+            devices.push(bus.attach(plugs.collect()));
+            devices.extend(station.map(|s| s.attach(bus)));
+        }
         // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
-        devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()));
+        None => devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new())),
     }
     devices.extend(further.map(|f| pci::attach(pci::CONSOLE, "virtio-console", Arc::clone(&f.device) as _)));
     devices

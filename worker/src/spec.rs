@@ -5,8 +5,11 @@ use std::str::FromStr;
 
 use vireo_core::Capabilities;
 use vireo_hyperv::Enlightenments;
+use vireo_screen::Size;
 
 use crate::disks::DiskSpec;
+use crate::nics::NicSpec;
+use crate::vnc::VncSpec;
 
 /// Which engine executes the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +137,20 @@ impl FromStr for EnlightenmentChoice {
     }
 }
 
+/// The machine's screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScreenSpec {
+    /// Its size, unless the guest chooses another.
+    pub size: Size,
+    /// By what it is seen from afar.
+    pub vnc: Option<VncSpec>,
+}
+
+impl ScreenSpec {
+    /// Its size where nobody says.
+    pub const SIZE: Size = Size { width: 1024, height: 768 };
+}
+
 /// A machine to run.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
@@ -157,6 +174,10 @@ pub struct RunSpec {
     pub enlightenments: EnlightenmentChoice,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
+    /// Screen, keyboard and mouse, if there are any.
+    pub screen: Option<ScreenSpec>,
+    /// Network adapters.
+    pub nics: Vec<NicSpec>,
     /// Socket by which the running machine is changed.
     pub control: Option<PathBuf>,
     /// Console on the first serial port.

@@ -28,13 +28,13 @@ struct Cli {
 enum Command {
     /// Runs a virtual machine in the foreground until its guest switches it off.
     #[command(after_help = run::AFTER_HELP)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Disks: creates, describes, checks, converts them.
     Disk {
         #[command(subcommand)]
         command: disk::DiskCommand,
     },
-    /// Running machines: changes their disks.
+    /// Running machines: changes their disks, shows their screen, types on their keyboard.
     Vm {
         #[command(subcommand)]
         command: vm::VmCommand,

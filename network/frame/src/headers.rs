@@ -222,7 +222,7 @@ fn transport(frame: &[u8], at: usize, protocol: u8) -> Transport {
 }
 
 /// The kind of what is behind all tags, and where that starts.
-pub(crate) fn ether_type_at(frame: &[u8]) -> Option<(u16, usize)> {
+pub fn ether_type_at(frame: &[u8]) -> Option<(u16, usize)> {
     let mut at = 12;
     for _ in 0..=TAGS {
         let kind = be16(frame, at)?;

@@ -1,5 +1,6 @@
 //! How a running machine is changed from outside: one request and one answer, in a line of JSON each, over a Unix socket.
 
+mod screen;
 mod server;
 
 use std::io::{Read, Write};
@@ -10,13 +11,16 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::disks::DiskStatus;
+use crate::nics::NicStatus;
 
 pub use server::ControlServer;
 
 /// Version of the protocol: both sides say theirs, and understand none but their own.
 const VERSION: u32 = 1;
-/// Longest line.
-const LINE_MAX: usize = 64 * 1024;
+/// Longest line that is taken of those who ask.
+const REQUEST_MAX: usize = 64 * 1024;
+/// Longest answer: the largest screen, of noise.
+const ANSWER_MAX: usize = 512 << 20;
 
 /// What is wanted of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +45,34 @@ pub enum Request {
     },
     /// Which disks there are.
     DiskList,
+    /// A further network adapter.
+    NicAdd {
+        /// As on the command line.
+        nic: String,
+    },
+    /// A network adapter less.
+    NicRemove {
+        /// Its name.
+        name: String,
+    },
+    /// Which network adapters there are.
+    NicList,
+    /// What is on the screen.
+    Screenshot,
+    /// Text to be typed on the keyboard.
+    Type {
+        /// At most [`TEXT_MAX`] characters.
+        text: String,
+    },
+    /// Keys to be pressed one after the other, and let go in the opposite order.
+    Keys {
+        /// Their names.
+        keys: Vec<String>,
+    },
 }
+
+/// Most characters that are typed at a time: what can be typed while somebody waits.
+pub const TEXT_MAX: usize = 1000;
 
 /// What a machine says to that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +84,16 @@ pub enum Answer {
     Disks {
         /// In order of their names.
         disks: Vec<DiskStatus>,
+    },
+    /// These are network adapters: all, or the one that was added.
+    Nics {
+        /// In order of their names.
+        nics: Vec<NicStatus>,
+    },
+    /// The screen.
+    Screen {
+        /// A PNG, in base64.
+        png: String,
     },
     /// It is not.
     Refused {
@@ -105,7 +146,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
     let no_answer = |why: String| ControlError::NoAnswer { path: socket.into(), why };
     let stream = UnixStream::connect(socket).map_err(not_there)?;
     send(&stream, request).map_err(|e| no_answer(e.to_string()))?;
-    match receive(&stream, PATIENCE).map_err(no_answer)? {
+    match receive(&stream, PATIENCE, ANSWER_MAX).map_err(no_answer)? {
         Answer::Refused { why } => Err(ControlError::Refused(why)),
         answer => Ok(answer),
     }
@@ -118,11 +159,11 @@ fn send<T: Serialize>(mut to: &UnixStream, what: &T) -> std::io::Result<()> {
 }
 
 /// Reads a line, which has to be there within `patience`.
-fn read_line(mut from: &UnixStream, patience: Duration) -> std::io::Result<Vec<u8>> {
+fn read_line(mut from: &UnixStream, patience: Duration, most: usize) -> std::io::Result<Vec<u8>> {
     let deadline = Instant::now() + patience;
     let mut line = Vec::new();
-    let mut part = [0; 1024];
-    while !line.contains(&b'\n') && line.len() < LINE_MAX {
+    let mut part = [0; 16 << 10];
+    while line.last() != Some(&b'\n') && line.len() < most {
         let left = deadline.saturating_duration_since(Instant::now());
         from.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         match from.read(&mut part)? {
@@ -136,8 +177,12 @@ fn read_line(mut from: &UnixStream, patience: Duration) -> std::io::Result<Vec<u
     Ok(line)
 }
 
-fn receive<T: for<'a> Deserialize<'a>>(from: &UnixStream, patience: Duration) -> Result<T, String> {
-    let line = read_line(from, patience).map_err(|e| e.to_string())?;
+fn receive<T: for<'a> Deserialize<'a>>(
+    from: &UnixStream,
+    patience: Duration,
+    most: usize,
+) -> Result<T, String> {
+    let line = read_line(from, patience, most).map_err(|e| e.to_string())?;
     // The version first: what another one means is not for us to say.
     let version: Envelope<serde_json::Value> = serde_json::from_slice(&line).map_err(|e| e.to_string())?;
     if version.version != VERSION {
@@ -169,7 +214,7 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let said = |text: &str| {
             (&a).write_all(text.as_bytes()).unwrap();
-            receive::<Request>(&b, Duration::from_secs(5)).unwrap_err()
+            receive::<Request>(&b, Duration::from_secs(5), REQUEST_MAX).unwrap_err()
         };
         assert!(said("{\"version\":2,\"command\":\"disk-list\"}\n").contains("version 2"));
         said("{\"version\":1,\"command\":\"disk-burn\"}\n");

@@ -6,8 +6,11 @@ use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Answer, Request, receive, send};
+use vireo_screen::Station;
+
+use super::{Answer, REQUEST_MAX, Request, receive, screen, send};
 use crate::disks::{DiskSpec, Disks};
+use crate::nics::{NicSpec, Nics};
 use crate::socket::Socket;
 
 /// Who connects and says nothing is not waited for longer.
@@ -17,6 +20,15 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Clients that are served at a time: what one asks for may wait for a disk that does not answer.
 const CLIENTS_MAX: usize = 16;
 
+/// What can be changed of a machine, while there is one.
+#[derive(Clone)]
+struct Machine {
+    disks: Weak<Disks>,
+    nics: Weak<Nics>,
+    /// Its screen, keyboard and mouse, if it has them; they do not keep it.
+    station: Option<Station>,
+}
+
 /// The socket that a machine is changed by. Dropping it removes the socket.
 pub struct ControlServer {
     _socket: Socket,
@@ -24,19 +36,24 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Makes the socket, for this user alone, and serves it. The error says what is in the way.
-    pub fn start(path: &Path, disks: &Arc<Disks>) -> Result<Self, String> {
+    pub fn start(
+        path: &Path,
+        disks: &Arc<Disks>,
+        nics: &Arc<Nics>,
+        station: Option<Station>,
+    ) -> Result<Self, String> {
         let (socket, listener) = Socket::bind_private(path)?;
-        let disks = Arc::downgrade(disks);
+        let machine = Machine { disks: Arc::downgrade(disks), nics: Arc::downgrade(nics), station };
         Builder::new()
             .name("control".into())
             .spawn(move || {
                 let mut clients = Vec::new();
                 for stream in listener.incoming() {
-                    if disks.strong_count() == 0 {
+                    if machine.disks.strong_count() == 0 {
                         return;
                     }
                     match stream {
-                        Ok(stream) => admit(stream, &disks, &mut clients),
+                        Ok(stream) => admit(stream, &machine, &mut clients),
                         // The host has no file descriptor left, say: time for it to get some.
                         Err(_) => std::thread::sleep(RETRY),
                     }
@@ -48,7 +65,7 @@ impl ControlServer {
 }
 
 /// Has a client served by a thread of its own, if there are not too many.
-fn admit(stream: UnixStream, disks: &Weak<Disks>, clients: &mut Vec<JoinHandle<()>>) {
+fn admit(stream: UnixStream, machine: &Machine, clients: &mut Vec<JoinHandle<()>>) {
     clients.retain(|c| !c.is_finished());
     let busy = |stream: &UnixStream, why: String| {
         _ = stream.set_write_timeout(Some(PATIENCE));
@@ -57,24 +74,24 @@ fn admit(stream: UnixStream, disks: &Weak<Disks>, clients: &mut Vec<JoinHandle<(
     if clients.len() >= CLIENTS_MAX {
         return busy(&stream, format!("{CLIENTS_MAX} others are being served: try again later"));
     }
-    let disks = Weak::clone(disks);
+    let machine = machine.clone();
     let refused = stream.try_clone();
-    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &disks)) {
+    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &machine)) {
         Ok(client) => clients.push(client),
         Err(e) => _ = refused.map(|stream| busy(&stream, format!("the host refuses a thread: {e}"))),
     }
 }
 
 /// Serves one client.
-fn serve(stream: &UnixStream, disks: &Weak<Disks>) {
+fn serve(stream: &UnixStream, machine: &Machine) {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let request = receive(stream, PATIENCE);
+    let request = receive(stream, PATIENCE, REQUEST_MAX);
     // The machine has ended.
-    let Some(disks) = disks.upgrade() else { return };
+    let (Some(disks), Some(nics)) = (machine.disks.upgrade(), machine.nics.upgrade()) else { return };
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
-            answer(&request, &disks)
+            answer(&request, &disks, &nics, machine.station.as_ref())
         }
         Err(why) => Answer::Refused { why: format!("the request is not understood: {why}") },
     };
@@ -82,18 +99,38 @@ fn serve(stream: &UnixStream, disks: &Weak<Disks>) {
     _ = send(stream, &answer);
 }
 
-fn answer(request: &Request, disks: &Disks) -> Answer {
-    let one = |status| Answer::Disks { disks: vec![status] };
+fn answer(request: &Request, disks: &Disks, nics: &Nics, station: Option<&Station>) -> Answer {
     let done = match request {
-        Request::DiskAdd { disk } => match disk.parse::<DiskSpec>() {
-            Ok(spec) => disks.add(&spec).map(one),
-            Err(why) => return Answer::Refused { why },
-        },
+        Request::DiskAdd { .. }
+        | Request::DiskRemove { .. }
+        | Request::DiskGrow { .. }
+        | Request::DiskList => of_disks(request, disks),
+        Request::NicAdd { .. } | Request::NicRemove { .. } | Request::NicList => of_nics(request, nics),
+        Request::Screenshot | Request::Type { .. } | Request::Keys { .. } => screen::answer(request, station),
+    };
+    done.unwrap_or_else(|why| Answer::Refused { why })
+}
+
+fn of_disks(request: &Request, disks: &Disks) -> Result<Answer, String> {
+    let one = |status| Answer::Disks { disks: vec![status] };
+    match request {
+        Request::DiskAdd { disk } => disks.add(&disk.parse::<DiskSpec>()?).map(one),
         Request::DiskRemove { name } => disks.remove(name).map(|()| Answer::Done),
         Request::DiskGrow { name, size } => disks.grow(name, *size).map(one),
-        Request::DiskList => Ok(Answer::Disks { disks: disks.list() }),
-    };
-    done.unwrap_or_else(|e| Answer::Refused { why: e.to_string() })
+        _ => Ok(Answer::Disks { disks: disks.list() }),
+    }
+    .map_err(|e| e.to_string())
+}
+
+fn of_nics(request: &Request, nics: &Nics) -> Result<Answer, String> {
+    match request {
+        Request::NicAdd { nic } => {
+            nics.add(&nic.parse::<NicSpec>()?).map(|status| Answer::Nics { nics: vec![status] })
+        }
+        Request::NicRemove { name } => nics.remove(name).map(|()| Answer::Done),
+        _ => Ok(Answer::Nics { nics: nics.list() }),
+    }
+    .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -107,7 +144,8 @@ mod tests {
     fn who_says_nothing_holds_up_nobody() {
         let path = std::env::temp_dir().join(format!("vireo-control-{}", std::process::id()));
         let disks = Disks::open(&[], true).unwrap();
-        let _server = ControlServer::start(&path, &disks).unwrap();
+        let nics = Nics::open(&[], &crate::vmbus::Bus::default(), true, 1).unwrap();
+        let _server = ControlServer::start(&path, &disks, &nics, None).unwrap();
         let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let answer = ask(&path, &Request::DiskList).unwrap();
         assert!(matches!(answer, Answer::Disks { disks } if disks.is_empty()));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vireo_block::{BlockDevice, Limited};
-use vireo_board::{Attach, Attachment, BoardError, Seat};
+use vireo_board::Attach;
 use vireo_ide::{Drives, IdeDrive, Place as IdePlace};
 use vireo_live::{LiveDisk, LiveError, OpenOptions};
 use vireo_scsi::{LogicalUnit, ScsiCd, ScsiDisk};
@@ -20,6 +20,7 @@ use vireo_virtio::Blk;
 use vireo_vmbus::VmBus;
 
 use crate::pci;
+use crate::vmbus::{Plug, no_room};
 pub use spec::{DiskBus, DiskSpec};
 
 /// SCSI controllers of a machine, at most: as Hyper-V has it.
@@ -287,13 +288,23 @@ impl Disks {
         self.entries().iter().filter_map(blk).collect()
     }
 
-    /// How they, and what belongs to them, come onto a board with so many vCPUs.
-    pub fn attach(&self, vcpus: u32) -> Vec<Attach> {
+    /// How their controllers come onto the VMBus of a board with so many vCPUs.
+    pub fn plugs(&self, vcpus: u32) -> Vec<Plug> {
+        let subchannels = u16::try_from(vcpus.saturating_sub(1)).unwrap_or(u16::MAX);
+        let plug = |(number, controller): (u128, &Arc<Controller>)| {
+            let controller = Arc::clone(controller);
+            Box::new(move |bus: &Arc<VmBus>| {
+                let instance = Uuid::from_u128(CONTROLLER_NAMES.as_u128() + number);
+                let attached = Provider::attach(bus, instance, Arc::clone(&controller), subchannels);
+                attached.map(|_| ()).ok_or_else(|| no_room("a SCSI controller"))
+            }) as Plug
+        };
+        (0..).zip(&self.controllers).map(plug).collect()
+    }
+
+    /// How those that are not on VMBus come onto a board.
+    pub fn attach(&self) -> Vec<Attach> {
         let mut attach: Vec<Attach> = Vec::new();
-        if !self.controllers.is_empty() {
-            let controllers = self.controllers.clone();
-            attach.push(Box::new(move |seat| attach_vmbus(seat, &controllers, vcpus)));
-        }
         let ide = self.ide();
         if ide.iter().any(Option::is_some) {
             attach.push(vireo_ide::attach(ide, |_| ()));
@@ -412,23 +423,6 @@ fn open(spec: &DiskSpec) -> Result<(Arc<LiveDisk>, Arc<dyn BlockDevice>), DisksE
         false => Arc::new(Limited::new(Arc::clone(&disk), spec.limits).map_err(DisksError::Thread)?),
     };
     Ok((disk, used))
-}
-
-fn attach_vmbus(
-    seat: &mut Seat<'_>,
-    controllers: &[Arc<Controller>],
-    vcpus: u32,
-) -> Result<Arc<dyn Attachment>, BoardError> {
-    let hyperv =
-        seat.hyperv.ok_or_else(|| BoardError::Device("VMBus needs the interface of Hyper-V".into()))?;
-    let bus = VmBus::new(hyperv, seat.memory);
-    for (number, controller) in (0..).zip(controllers) {
-        let instance = Uuid::from_u128(CONTROLLER_NAMES.as_u128() + number);
-        let subchannels = u16::try_from(vcpus.saturating_sub(1)).unwrap_or(u16::MAX);
-        Provider::attach(&bus, instance, Arc::clone(controller), subchannels)
-            .ok_or_else(|| BoardError::Device("VMBus has no room for a SCSI controller".into()))?;
-    }
-    Ok(bus)
 }
 
 #[cfg(test)]

@@ -1,36 +1,16 @@
-//! `vireo vm`.
+//! `vireo vm disk`.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use vireo_worker::control::{Answer, ControlError, Request, ask};
+use clap::Subcommand;
+use vireo_worker::control::{Answer, Request};
 use vireo_worker::{DiskSpec, DiskStatus, parse_bytes};
 
-use crate::output::{Format as Output, print, printable};
+use super::{Target, tell};
+use crate::output::{print, printable};
 use crate::size::Size;
-
-/// Subcommands of `vireo vm`.
-#[derive(Subcommand)]
-pub enum VmCommand {
-    /// Disks of a running machine.
-    Disk {
-        #[command(subcommand)]
-        command: VmDiskCommand,
-    },
-}
-
-/// The machine that is meant, and how to print its answer.
-#[derive(Args)]
-pub struct Target {
-    /// The socket that the machine was started with (`vireo run --control`).
-    #[arg(long, value_name = "SOCKET")]
-    control: PathBuf,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-}
 
 /// Subcommands of `vireo vm disk`.
 #[derive(Subcommand)]
@@ -68,8 +48,7 @@ pub enum VmDiskCommand {
 }
 
 /// Runs a subcommand.
-pub fn run(command: &VmCommand) -> ExitCode {
-    let VmCommand::Disk { command } = command;
+pub fn run(command: &VmDiskCommand) -> ExitCode {
     let (target, request) = match command {
         VmDiskCommand::Add { target, disk } => (target, absolute(disk).map(|disk| Request::DiskAdd { disk })),
         VmDiskCommand::Remove { target, name } => (target, Ok(Request::DiskRemove { name: name.clone() })),
@@ -78,15 +57,10 @@ pub fn run(command: &VmCommand) -> ExitCode {
         }
         VmDiskCommand::List { target } => (target, Ok(Request::DiskList)),
     };
-    let asked = request.and_then(|r| ask(&target.control, &r).map_err(|e: ControlError| e.to_string()));
-    match asked {
-        Ok(Answer::Disks { disks }) => print(target.output, &disks, |d, out| print_disks(d, out)),
-        Ok(_) => ExitCode::SUCCESS,
-        Err(e) => {
-            crate::complain(&e);
-            ExitCode::FAILURE
-        }
-    }
+    tell(target.ask(request), |answer| match answer {
+        Answer::Disks { disks } => print(target.output, &disks, |d, out| print_disks(d, out)),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// The machine may run in another folder: it is told an absolute path.
