@@ -132,13 +132,13 @@ fn ours(folders: &Folders, time: Duration, table: &mut Table) -> AnyResult<()> {
 }
 
 fn kernels(network: &Namespace, time: Duration, table: &mut Table) -> AnyResult<()> {
-    let taps = network.run(|| Ok::<_, vireo_tap::TapError>([Tap::open("a")?, Tap::open("b")?]))?;
+    let taps = network.run(|| Ok::<_, vireo_tap::TapError>([Tap::open("tap1")?, Tap::open("tap2")?]))?;
     network.ip("link add bridge type bridge");
-    for name in ["a", "b"] {
+    for n in [1, 2] {
+        let name = &format!("tap{n}");
         network.ip(&format!("link set {name} master bridge"));
         // It is to be known where each station is, as it is with traffic both ways.
-        let station = if name == "a" { mac(1) } else { mac(2) };
-        bridge_entry(network, &station.to_string(), name)?;
+        bridge_entry(network, &mac(n).to_string(), name)?;
         network.ip(&format!("link set {name} up"));
     }
     network.ip("link set bridge up");

@@ -33,9 +33,9 @@ pub enum SwitchCommand {
         /// What it connects: machines with each other (private), these and the host (internal), these and a network (external).
         #[arg(long, value_enum, default_value_t = Kind::Private)]
         kind: Kind,
-        /// What is behind it: a TAP device (tap=NAME), or the host's own sockets (nat). Of an internal switch, the host's own device:
+        /// What is behind it: a TAP device (tap=NAME), or the host's own sockets (nat, or nat=NETWORK). Of an internal switch, the host's own device:
         /// without, a TAP device with the switch's name.
-        #[arg(long, value_name = "tap=NAME|nat")]
+        #[arg(long, value_name = "tap=NAME|nat[=NETWORK]")]
         uplink: Option<Uplink>,
         /// Longest packet, in bytes, that adapters are told.
         #[arg(long, default_value_t = 1500)]
@@ -187,7 +187,7 @@ fn config(name: &str, kind: Kind, uplink: Option<&Uplink>, mtu: u32) -> Result<C
             let tap = tap.map_err(|e| format!("the host's device cannot be called as the switch: {e}"))?;
             (SwitchKind::Internal, Some(tap))
         }
-        (Kind::Internal, Some(Uplink::Nat)) => {
+        (Kind::Internal, Some(Uplink::Nat(_))) => {
             return Err(
                 "an internal switch has the host behind it, by tap=NAME: --kind external has nat".into()
             );

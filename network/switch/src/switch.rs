@@ -114,10 +114,10 @@ struct Frame<'a> {
 enum To {
     /// A group.
     Group,
+    /// The port of which that is known, or behind which it was learned.
+    One(PortId),
     /// Ports of which that is known.
     Owners(Arc<[PortId]>),
-    /// The port behind which it was learned.
-    Learned(PortId),
     /// Nobody knows.
     Unknown,
 }
@@ -349,7 +349,7 @@ impl Switch {
             To::Owners(owners) => {
                 owners.iter().for_each(|owner| mirrored |= self.deliver(*owner, frame, length));
             }
-            To::Learned(port) => mirrored |= self.deliver(*port, frame, length),
+            To::One(port) => mirrored |= self.deliver(*port, frame, length),
             To::Unknown => {
                 for n in 0..self.ports.len() {
                     if self.ports[n].1.learns() {
@@ -472,8 +472,11 @@ fn find(owners: &HashMap<Mac, Arc<[PortId]>>, table: &Table, place: Vlan, to: Ma
         return To::Group;
     }
     match owners.get(&to) {
-        Some(owners) => To::Owners(Arc::clone(owners)),
-        None => table.find(place, to, now).map_or(To::Unknown, To::Learned),
+        Some(owners) => match owners[..] {
+            [owner] => To::One(owner),
+            _ => To::Owners(Arc::clone(owners)),
+        },
+        None => table.find(place, to, now).map_or(To::Unknown, To::One),
     }
 }
 

@@ -48,15 +48,16 @@ impl Display for SwitchKind {
 pub enum Uplink {
     /// A TAP device of this name.
     Tap(String),
-    /// Network address translation: the host's own sockets.
-    Nat,
+    /// Network address translation, by the host's own sockets: its network, as 10.0.2.0/24, or the usual one.
+    Nat(Option<String>),
 }
 
 impl Display for Uplink {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tap(name) => write!(f, "tap={name}"),
-            Self::Nat => f.write_str("nat"),
+            Self::Nat(None) => f.write_str("nat"),
+            Self::Nat(Some(network)) => write!(f, "nat={network}"),
         }
     }
 }
@@ -68,8 +69,13 @@ impl FromStr for Uplink {
         // Names of devices: 15 bytes at most (IFNAMSIZ).
         match text.split_once('=') {
             Some(("tap", name)) if is_name(name) && name.len() <= 15 => Ok(Self::Tap(name.into())),
-            None if text == "nat" => Ok(Self::Nat),
-            _ => Err(format!("'{text}' is no uplink: it is tap=NAME (of 15 letters at most) or nat")),
+            Some(("nat", network)) if network.parse::<vireo_nat::Network>().is_ok() => {
+                Ok(Self::Nat(Some(network.into())))
+            }
+            None if text == "nat" => Ok(Self::Nat(None)),
+            _ => Err(format!(
+                "'{text}' is no uplink: it is tap=NAME (of 15 letters at most), nat, or nat=NETWORK as 10.0.2.0/24"
+            )),
         }
     }
 }
@@ -369,6 +375,9 @@ mod tests {
         }
         assert_eq!(config, sample());
         assert!(Config::new("-x", SwitchKind::Private, None).is_err());
-        assert!("tap=a-name-that-is-too-long".parse::<Uplink>().is_err());
+        for text in ["tap=a-name-that-is-too-long", "tap", "nat=10.0.0.1/33", "bridge=x"] {
+            assert!(text.parse::<Uplink>().is_err(), "{text}");
+        }
+        assert_eq!("nat=10.9.0.0/24".parse::<Uplink>().unwrap().to_string(), "nat=10.9.0.0/24");
     }
 }

@@ -8,8 +8,9 @@ use vireo_frame::{Frame, HEAD_MAX, Intent, Tag};
 use vireo_port::{PortMemory, Record, Refused, RingBroken, RingReader, RingWriter, Way, wire};
 use vireo_switch::{Delivery, Nanos, PortId};
 
-/// Bytes that a port of weight 1 may have moved in a round; frames count as so many more than they have, for what each costs.
-const QUANTUM: u64 = 64 << 10;
+/// Bytes that a port of weight 1 may have moved in a round: a longest frame at least. Frames count as so many more than they have, for
+/// what each costs.
+const QUANTUM: u64 = 128 << 10;
 const OVERHEAD: u64 = 512;
 
 /// A port of the data plane.
@@ -57,8 +58,9 @@ impl Member {
 
     /// A round begins.
     pub fn begin(&mut self) {
-        let most = (QUANTUM * self.weight).max(vireo_frame::FRAME_MAX as u64 + OVERHEAD);
-        self.credit = (self.credit + QUANTUM * self.weight).min(most + QUANTUM * self.weight);
+        let share = QUANTUM * self.weight;
+        // What the last frame was too long for, is kept; no more.
+        self.credit = (self.credit + share).min(share + vireo_frame::FRAME_MAX as u64 + OVERHEAD);
     }
 
     /// The next frame, if the port may have one moved. One that has none saves nothing up.

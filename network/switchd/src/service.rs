@@ -211,7 +211,17 @@ impl Shared {
         let refuse = |why: String| ServeError::Uplink { uplink: uplink.to_string(), why };
         let link: Arc<dyn Link> = match uplink {
             Uplink::Tap(name) => vireo_tap::Tap::open(name).map_err(|e| refuse(e.to_string()))?,
-            Uplink::Nat => return Err(refuse("this program has none".into())),
+            Uplink::Nat(network) => {
+                let network = network.as_deref().map(str::parse::<vireo_nat::Network>).transpose();
+                let nat = vireo_nat::NatConfig {
+                    network: network.map_err(|e| refuse(e.to_string()))?.unwrap_or_default(),
+                    mtu: config.mtu,
+                    // A switch has many machines: what listens on the host's loopback is not for them.
+                    host_loopback: false,
+                    ..vireo_nat::NatConfig::default()
+                };
+                vireo_nat::Nat::start(nat).map_err(|e| refuse(e.to_string()))?
+            }
         };
         let settings = config.policy(UPLINK).settings(Kind::Uplink, None);
         let memory = PortMemory::create(RING)?;

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod moving;
+mod networks;
 mod serving;
 
 use std::os::fd::OwnedFd;

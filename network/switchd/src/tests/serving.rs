@@ -12,20 +12,21 @@ use vireo_frame::{Ability, Adapter, End, Filter, Full, Link};
 use vireo_port::{ConnectError, PortRequest, SwitchPort};
 
 /// A folder of this test's alone, and a switch in it.
-struct Home(PathBuf, Folders);
+pub(super) struct Home(PathBuf, pub(super) Folders);
 
 impl Home {
-    fn new(kind: SwitchKind) -> Self {
+    pub(super) fn new(kind: SwitchKind, uplink: Option<&str>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("vireo-switchd-{}-{}", std::process::id(), NEXT.fetch_add(1, SeqCst));
         let path = std::env::temp_dir().join(unique);
         let folders = Folders::under(&path);
         folders.make().unwrap();
-        Config::new("lab", kind, None).unwrap().save(&folders.config("lab")).unwrap();
+        let uplink = uplink.map(|text| text.parse().unwrap());
+        Config::new("lab", kind, uplink).unwrap().save(&folders.config("lab")).unwrap();
         Self(path, folders)
     }
 
-    fn start(&self) -> Service {
+    pub(super) fn start(&self) -> Service {
         Service::start(&self.1, "lab").unwrap()
     }
 
@@ -48,13 +49,13 @@ impl Home {
         ask(&self.1.sockets("lab").control(), request).map_err(|e| e.to_string())
     }
 
-    fn set(&self, port: Option<&str>, changes: &[(&str, &str)]) -> Result<Answer, String> {
+    pub(super) fn set(&self, port: Option<&str>, changes: &[(&str, &str)]) -> Result<Answer, String> {
         let change = |(key, value): &(&str, &str)| Change { key: (*key).into(), value: (*value).into() };
         let changes = changes.iter().map(change).collect();
         self.ask(&Request::Set { port: port.map(Into::into), changes })
     }
 
-    fn status(&self) -> crate::control::Status {
+    pub(super) fn status(&self) -> crate::control::Status {
         match self.ask(&Request::Show) {
             Ok(Answer::Status(status)) => *status,
             other => panic!("{other:?}"),
@@ -113,7 +114,7 @@ fn put(port: &SwitchPort, to: u8, from: u8) {
 
 #[test]
 fn workers_meet_on_a_switch_that_is_started_again() {
-    let home = Home::new(SwitchKind::Private);
+    let home = Home::new(SwitchKind::Private, None);
     let service = home.start();
     assert!(Service::start(&home.1, "lab").err().unwrap().to_string().contains("running already"));
     let (a, _nic) = home.connect("a", 1, None).unwrap();
@@ -135,7 +136,7 @@ fn workers_meet_on_a_switch_that_is_started_again() {
 
 #[test]
 fn who_may_not_come_is_told_why() {
-    let home = Home::new(SwitchKind::Private);
+    let home = Home::new(SwitchKind::Private, None);
     let _service = home.start();
     let refused = |name: &str, n: u8, vlan| home.connect(name, n, vlan).map(|_| ()).unwrap_err().to_string();
     let (a, _nic) = home.connect("a", 1, None).unwrap();
@@ -172,7 +173,7 @@ fn who_may_not_come_is_told_why() {
 
 #[test]
 fn settings_hold_at_once_or_not_at_all() {
-    let home = Home::new(SwitchKind::Private);
+    let home = Home::new(SwitchKind::Private, None);
     let _service = home.start();
     let (a, _n) = home.connect("a", 1, None).unwrap();
     let (b, nic) = home.connect("b", 2, None).unwrap();
@@ -210,7 +211,7 @@ fn settings_hold_at_once_or_not_at_all() {
 
 #[test]
 fn an_adapter_that_is_full_gets_what_waits_when_it_has_room() {
-    let home = Home::new(SwitchKind::Private);
+    let home = Home::new(SwitchKind::Private, None);
     let _service = home.start();
     let (a, from) = home.connect("a", 1, None).unwrap();
     let (b, nic) = home.connect("b", 2, None).unwrap();
@@ -252,7 +253,7 @@ fn an_adapter_that_is_full_gets_what_waits_when_it_has_room() {
 
 #[test]
 fn who_looks_on_gets_a_file_that_others_read() {
-    let home = Home::new(SwitchKind::Private);
+    let home = Home::new(SwitchKind::Private, None);
     let _service = home.start();
     let (a, _n) = home.connect("a", 1, Some(7)).unwrap();
     let (_b, nic) = home.connect("b", 2, Some(7)).unwrap();
