@@ -26,7 +26,8 @@ impl Folders {
     /// There is no such place: in one line that says what to do.
     pub fn usual() -> Result<Self, String> {
         if let Some(folder) = std::env::var_os("VIREO_FOLDER") {
-            return Ok(Self::under(Path::new(&folder)));
+            let folder = std::path::absolute(folder).map_err(|e| format!("VIREO_FOLDER: {e}"))?;
+            return Ok(Self::under(&folder));
         }
         if rustix::process::geteuid().is_root() {
             return Ok(Self { state: "/var/lib/vireo/switch".into(), run: "/run/vireo/switch".into() });
