@@ -214,6 +214,7 @@ impl<S: Stream> Connection<S> {
     /// Gives the host's end what it had no room for.
     pub(super) fn drain(&mut self, shared: &mut Shared, pool: &mut Pool) {
         while self.ready.write
+            && self.state != State::Over
             && !self.held.is_empty()
             && let Some(stream) = &mut self.stream
         {

@@ -94,6 +94,20 @@ fn what_is_beyond_the_window_is_not_taken_and_what_was_never_sent_is_not_acknowl
 }
 
 #[test]
+fn a_connection_that_breaks_while_bytes_wait_for_it_is_over() {
+    let mut bench = bench(NatConfig::default());
+    let (ours, theirs, peer) = connected(&mut bench, &[], 60_000);
+    bench.peer(peer, |p| p.room = 0);
+    say(&mut bench, &Seg { payload: vec![7; 1400], ..seg(ours, theirs, ACK) });
+    assert_eq!(bench.held(), 1400);
+    bench.break_off(peer);
+    bench.run();
+    let reset = segments(&mut bench).pop().expect("a reset");
+    assert_eq!((reset.flags, reset.seq), (RST | ACK, theirs));
+    assert_eq!((bench.stats().connections, bench.held()), (0, 0));
+}
+
+#[test]
 fn a_guest_that_opens_its_window_for_nothing_makes_nobody_hold_much() {
     let mut bench = bench(NatConfig::default());
     let mut peers = Vec::new();
