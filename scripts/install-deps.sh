@@ -39,6 +39,7 @@ missing_packages() {
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done
     [[ " $* " != *" test "* ]] || lab_qemu_suffices "$(installed_qemu)" || echo "$QEMU"
+    [[ " $* " != *" test "* ]] || perl -MNet::VNC -e 1 2>/dev/null || echo libnet-vnc-perl
     # Packages that are seen by a file instead of a command.
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     [ -e "$APT_KEYRING" ] || echo debian-archive-keyring
