@@ -181,7 +181,8 @@ pub struct NatConfig {
     pub host_loopback: bool,
     /// The name that DHCP gives the first guest.
     pub host_name: Option<String>,
-    /// Connections, and as many flows of datagrams, that there may be at a time. Each takes a file descriptor.
+    /// Connections, and as many flows of datagrams, that there may be at a time. Each takes a file descriptor: who wants more than a
+    /// process usually has raises its limit first.
     pub flows: usize,
 }
 
@@ -193,7 +194,7 @@ impl Default for NatConfig {
             forwards: Vec::new(),
             host_loopback: true,
             host_name: None,
-            flows: 2048,
+            flows: 400,
         }
     }
 }

@@ -249,7 +249,6 @@ impl Inner {
         while !self.over.load(Ordering::Acquire) {
             let timeout = match next {
                 Next::Again => Some(Timespec::default()),
-                // A millisecond more than less: else it would be looked at too early, again and again.
                 Next::At(at) => Some((at.saturating_sub(self.now())).min(i64::MAX as u64)).map(|n| {
                     Timespec { tv_sec: (n / 1_000_000_000) as _, tv_nsec: (n % 1_000_000_000) as _ }
                 }),

@@ -1,8 +1,8 @@
 //! A connection of a guest, which the host has as well.
 //!
 //! Between guest and NAT there is TCP of our own, as simple as both ends being on one host allow: what the host's socket has taken, or
-//! what there is room for, is acknowledged; what the guest has not acknowledged is kept. Segments that are out of order are not kept:
-//! the guest sends them again.
+//! what there is room for, is acknowledged; what the guest has not acknowledged is kept, and so is what came before
+//! its turn.
 
 use std::io;
 
@@ -90,18 +90,22 @@ pub struct Connection<S> {
     /// When what is under way is late.
     pub(super) late: Option<Nanos>,
 
-    /// From the guest: the next number; how far it was told that it may go; up to where it knows that all has arrived.
+    /// From the guest: the next number; how far it was told that it may go; the next number when it was last let go further.
     pub(super) received: u32,
     pub(super) edge: u32,
-    pub(super) acked: u32,
+    pub(super) grown: u32,
     /// What the host's socket had no room for.
     pub(super) held: Buffer,
+    /// What came before its turn: from which number on.
+    pub(super) later: Vec<(u32, Vec<u8>)>,
     /// Bytes that may be in it.
     pub(super) capacity: usize,
     pub(super) guest_ended: bool,
     /// The host's end knows that.
     pub(super) finished: bool,
     pub(super) ack_due: bool,
+    /// Segments that came before their turn, each of which the guest is to be told of: by that it knows that one was lost.
+    pub(super) early: u8,
     /// When the guest was heard last, and when it began.
     pub(super) heard: Nanos,
     started: Nanos,
@@ -135,12 +139,14 @@ impl<S: Stream> Connection<S> {
             late: None,
             received: 0,
             edge: 0,
-            acked: 0,
+            grown: 0,
             held: Buffer::default(),
+            later: Vec::new(),
             capacity: BASE,
             guest_ended: false,
             finished: false,
             ack_due: false,
+            early: 0,
             heard: now,
             started: now,
         }
@@ -168,7 +174,7 @@ impl<S: Stream> Connection<S> {
         self.shift = segment.scale;
         self.window = segment.window.into();
         self.received = segment.sequence.wrapping_add(1);
-        (self.edge, self.acked) = (self.received, self.received);
+        (self.edge, self.grown) = (self.received, self.received);
         self.told_by = (segment.sequence, segment.ack);
     }
 
@@ -179,7 +185,7 @@ impl<S: Stream> Connection<S> {
 
     /// Bytes that it holds.
     pub fn held(&self) -> usize {
-        self.out.len() + self.held.len()
+        self.out.len() + self.held.len() + self.later_bytes()
     }
 
     /// Whether a number comes behind all that the guest has sent.
@@ -274,6 +280,7 @@ impl<S: Stream> Connection<S> {
     pub fn give_back(&mut self, pool: &mut Pool) {
         self.out.clear(pool);
         self.held.clear(pool);
+        self.later = Vec::new();
         pool.release(self.limit - BASE + self.capacity - BASE);
         (self.limit, self.capacity) = (BASE, BASE);
     }

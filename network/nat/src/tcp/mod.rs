@@ -263,6 +263,7 @@ impl<H: Host> Connections<H> {
         let Some(connection) = self.slots.get_mut(token) else { return };
         let before = connection.state;
         do_it(connection, shared, &mut self.pool);
+        connection.wait(now);
         let state = connection.state;
         if state != before {
             self.connecting -= usize::from(before == State::Connecting);

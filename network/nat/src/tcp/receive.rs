@@ -11,6 +11,11 @@ use crate::host::Stream;
 use crate::slots::Nanos;
 use crate::wire::{Segment, flag};
 
+/// Segments before their turn that a guest is told of at a time: it takes three to know that one was lost.
+const EARLY: u8 = 4;
+/// Segments that are kept before their turn.
+const LATER: usize = 256;
+
 impl<S: Stream> Connection<S> {
     /// A segment has come.
     pub fn input(
@@ -159,18 +164,25 @@ impl<S: Stream> Connection<S> {
             return;
         }
         self.ack_due = true;
-        if self.guest_ended || offset > 0 {
+        let payload = &segment.payload;
+        if offset > 0 {
+            self.early = (self.early + 1).min(EARLY);
+            let room = (window - offset).max(0) as usize;
+            return self.keep(frame, segment.sequence, payload.start..payload.end.min(payload.start + room));
+        }
+        if self.guest_ended {
             return;
         }
-        let payload = &segment.payload;
         let skip = (-offset) as usize;
         let from = payload.start.saturating_add(skip).min(payload.end);
         let to = payload.end.min(from.saturating_add(window as usize));
         if from < to {
             self.take(frame, from..to, shared, pool);
+            self.take_later(shared, pool);
         }
-        let all = skip <= payload.len() && to == payload.end;
-        if segment.has(flag::FIN) && all && self.state == State::Open {
+        let end = segment.sequence.wrapping_add(payload.len() as u32);
+        if segment.has(flag::FIN) && end == self.received && self.state == State::Open {
+            self.later = Vec::new();
             self.guest_ended = true;
             self.received = self.received.wrapping_add(1);
             if (self.received.wrapping_sub(self.edge) as i32) > 0 {
@@ -209,6 +221,44 @@ impl<S: Stream> Connection<S> {
         self.drain(shared, pool);
     }
 
+    /// Bytes that came before their turn.
+    pub(super) fn later_bytes(&self) -> usize {
+        self.later.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Keeps payload that comes before its turn, if there is room.
+    fn keep(&mut self, frame: &Frame<'_>, sequence: u32, part: Range<usize>) {
+        let known = self.later.iter().any(|(at, bytes)| *at == sequence && bytes.len() >= part.len());
+        let room = self.later.len() < LATER && self.later_bytes() + part.len() <= self.capacity;
+        if part.is_empty() || known || !room || self.guest_ended || self.state != State::Open {
+            return;
+        }
+        let mut bytes = vec![0; part.len()];
+        if frame.read(part.start, &mut bytes).is_ok() {
+            self.later.push((sequence, bytes));
+        }
+    }
+
+    /// Takes what came before its turn, as far as that has come.
+    fn take_later(&mut self, shared: &mut Shared, pool: &mut Pool) {
+        let passed = |this: &Self, at: u32| this.received.wrapping_sub(at) as i32;
+        while self.state == State::Open
+            && let Some(n) = self.later.iter().position(|(at, _)| passed(self, *at) >= 0)
+        {
+            let (at, bytes) = self.later.swap_remove(n);
+            let mut new = bytes.get(passed(self, at) as usize..).unwrap_or_default();
+            self.received = self.received.wrapping_add(new.len() as u32);
+            while !new.is_empty() {
+                let room = self.held.room(pool, PAYLOAD_MAX);
+                let (now, rest) = new.split_at(room.len().min(new.len()));
+                room[..now.len()].copy_from_slice(now);
+                self.held.filled(now.len(), pool);
+                new = rest;
+            }
+            self.drain(shared, pool);
+        }
+    }
+
     /// Whether there is something to be done for it.
     pub fn wants_turn(&self) -> bool {
         match self.state {
@@ -220,6 +270,7 @@ impl<S: Stream> Connection<S> {
                 let unsent = self.end().wrapping_add(self.host_ended.into()) != self.next && !self.fin_acked;
                 let window = self.window.min(self.pace.window());
                 self.ack_due
+                    || self.early > 0
                     || self.again
                     || self.probe
                     || unsent && (self.flight() < window || self.flight() == 0 && self.out.is_empty())

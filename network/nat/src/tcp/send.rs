@@ -75,6 +75,11 @@ impl<S: Stream> Connection<S> {
     ) -> Result<Turn, Full> {
         let result = self.take_turn(now, shared, pool, out);
         self.settle(now, pool);
+        result
+    }
+
+    /// Waits for answers, where there is something to be answered.
+    pub fn wait(&mut self, now: Nanos) {
         let waits = match self.state {
             State::Answering | State::Calling => true,
             State::Open => {
@@ -88,7 +93,6 @@ impl<S: Stream> Connection<S> {
         } else if self.late.is_none() {
             self.late = Some(now + self.clock.patience());
         }
-        result
     }
 
     fn take_turn(
@@ -131,7 +135,12 @@ impl<S: Stream> Connection<S> {
         if self.probe && self.state == State::Open {
             self.send_plain(self.una.wrapping_sub(1), shared, out)?;
         } else if self.ack_due {
-            self.send_plain(self.next, shared, out)?;
+            self.send_plain(self.high, shared, out)?;
+        }
+        // Those that go with payload do not count, nor does one that has news.
+        while self.early > 0 {
+            self.send_plain(self.high, shared, out)?;
+            self.early -= 1;
         }
         self.probe = false;
         Ok(Turn::Done)
@@ -177,15 +186,14 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Lets the guest send more, if it is our window that makes it wait; and tells it where that had been shut.
+    /// Lets a guest that sends much go further, as long as the host's end takes all; and tells it where the window had been shut.
     pub(super) fn open_window(&mut self, pool: &mut Pool) {
-        let burst = self.received.wrapping_sub(self.acked) as usize;
-        if self.held.is_empty()
-            && burst >= self.capacity / 2
-            && self.capacity < MOST
-            && pool.reserve(self.capacity)
-        {
-            self.capacity *= 2;
+        let since = self.received.wrapping_sub(self.grown) as usize;
+        if since >= 2 * self.capacity {
+            self.grown = self.received;
+            if self.held.is_empty() && self.capacity < MOST && pool.reserve(self.capacity) {
+                self.capacity *= 2;
+            }
         }
         if self.guest_ended || self.state != State::Open {
             return;
@@ -308,7 +316,6 @@ impl<S: Stream> Connection<S> {
         if (edge.wrapping_sub(self.edge) as i32) > 0 {
             self.edge = edge;
         }
-        self.acked = self.received;
         self.ack_due = false;
     }
 

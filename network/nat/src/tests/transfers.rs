@@ -170,3 +170,17 @@ proptest! {
         transfer(guest, called, &out, &back, Faults { lost, doubled, late }, seed, pace);
     }
 }
+
+#[test]
+fn an_end_that_is_lost_behind_the_last_acknowledgement_is_sent_again() {
+    let (out, back) = (data(36501, 0), data(90521, 1));
+    transfer(
+        Guest::new(out.clone(), 35044),
+        false,
+        &out,
+        &back,
+        Faults { lost: 39, doubled: 15, late: 7 },
+        9095533176987275040,
+        2503,
+    );
+}

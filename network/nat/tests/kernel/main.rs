@@ -59,11 +59,60 @@ fn a_guest_is_configured_by_dhcp_and_by_router_advertisement() {
     assert_eq!(world.nat.leases().len(), 1);
     assert!(world.guest("busybox ping -c 2 -W 2 10.0.2.2").is_ok());
     let end = Instant::now() + Duration::from_secs(15);
-    while world.guest("ip -6 addr show dev tap0 scope global | grep -q fd00:").is_err() {
+    while world.guest("ip -6 addr show dev tap0 scope global -tentative | grep -q fd00:").is_err() {
         assert!(Instant::now() < end, "no address by IPv6");
         std::thread::sleep(Duration::from_millis(200));
     }
     world.guest("busybox ping -6 -c 2 -W 2 fd00::2; busybox ping -6 -c 1 -W 2 fe80::2%tap0").unwrap();
+}
+
+/// A program that sends bytes to an echo server, and wants the same back.
+fn bulk(family: &str, address: &str, port: u16, count: u32) -> String {
+    format!(
+        "import socket,threading,os\ns=socket.socket(socket.{family})\ns.connect((\"{address}\",{port}))\nd=os.urandom({count})\n\
+         t=threading.Thread(target=lambda:(s.sendall(d),s.shutdown(1)))\nt.start()\nr=bytearray()\n\
+         while True:\n b=s.recv(1<<20)\n if not b:break\n r+=b\nassert r==d,len(r)"
+    )
+}
+
+#[test]
+fn a_link_that_loses_frames_loses_no_bytes() {
+    for (name, offloads) in [("loss", false), ("loss-offloads", true)] {
+        // A world each.
+        let run = move || {
+            let Some(world) = world(name, NatConfig::default(), offloads, 200) else { return };
+            world.configure();
+            let port = echo_server("127.0.0.1:0");
+            world.guest(&format!("python3 -c '{}'", bulk("AF_INET", "10.0.2.2", port, 3_000_000))).unwrap();
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
+}
+
+#[test]
+fn questions_connections_by_ipv6_and_echo_requests_go_the_hosts_way() {
+    let Some(world) = world("others", NatConfig::default(), true, 0) else { return };
+    world.configure();
+    sh("ip addr add 192.0.2.1/32 dev lo").unwrap();
+    let dns = UdpSocket::bind("127.0.0.1:53").unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = dns.recv_from(&mut buffer) {
+            buffer[..length].reverse();
+            _ = dns.send_to(&buffer[..length], from);
+        }
+    });
+    let ask = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.settimeout(5)\n\
+               s.sendto(b\"question\",(\"10.0.2.3\",53))\nprint(s.recv(99).decode())";
+    assert_eq!(world.guest(&format!("python3 -c '{ask}'")).unwrap().trim(), "noitseuq");
+    world.guest("busybox ping -c 2 -W 2 192.0.2.1").unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while world.guest("ip -6 addr show dev tap0 scope global -tentative | grep -q fd00:").is_err() {
+        assert!(Instant::now() < end, "no address by IPv6");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let port = echo_server("[::1]:0");
+    world.guest(&format!("python3 -c '{}'", bulk("AF_INET6", "fd00::2", port, 5_000_000))).unwrap();
 }
 
 #[test]
@@ -74,10 +123,7 @@ fn connections_go_to_the_hosts_loopback_and_come_from_forwarded_ports() {
     world.configure();
     let port = echo_server("127.0.0.1:0");
     let python = |code: &str| world.guest(&format!("python3 -c '{code}'"));
-    let bulk = "import socket,threading,os\ns=socket.create_connection((\"10.0.2.2\",PORT))\nd=os.urandom(30000000)\n\
-                t=threading.Thread(target=lambda:(s.sendall(d),s.shutdown(1)))\nt.start()\nr=bytearray()\n\
-                while True:\n b=s.recv(1<<20)\n if not b:break\n r+=b\nassert r==d,len(r)";
-    python(&bulk.replace("PORT", &port.to_string())).unwrap();
+    python(&bulk("AF_INET", "10.0.2.2", port, 30_000_000)).unwrap();
     // Nobody listens there.
     let refused = python(
         "import socket\ntry: socket.create_connection((\"10.0.2.2\",1),5)\nexcept ConnectionRefusedError: print(1)",

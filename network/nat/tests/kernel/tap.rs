@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,8 @@ const IFF_VNET_HDR: i16 = 0x4000;
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0_u32 as libc::Ioctl;
 const ALL_OFFLOADS: libc::c_ulong = 1 | 2 | 4;
+/// Frames that are put before the link is told that there are no more for a moment.
+const BATCH: usize = 64;
 /// Bytes of a header of virtio-net that has no number of buffers (5.1.6).
 const HEADER: usize = 10;
 const NEEDS_CSUM: u8 = 1;
@@ -32,7 +35,11 @@ pub struct Tap {
 
 impl Tap {
     pub fn open(offloads: bool, loss: u32) -> io::Result<Self> {
-        let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun")?;
         let mut request = [0_u8; 40];
         request[..4].copy_from_slice(b"tap0");
         request[16..18].copy_from_slice(&(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR).to_ne_bytes());
@@ -72,12 +79,14 @@ impl Tap {
             if unsafe { libc::poll(&mut poll, 1, 50) } != 1 {
                 continue;
             }
-            let Ok(length) = (&self.file).read(&mut buffer) else { continue };
-            let (header, bytes) = buffer[..length].split_at(HEADER);
-            let frame = Frame::new(bytes, &[], intent(header)).expect("the kernel makes good frames");
-            if !self.is_lost() {
-                while link.put(&frame).is_err() {
-                    std::thread::yield_now();
+            for _ in 0..BATCH {
+                let Ok(length) = (&self.file).read(&mut buffer) else { break };
+                let (header, bytes) = buffer[..length].split_at(HEADER);
+                let frame = Frame::new(bytes, &[], intent(header)).expect("the kernel makes good frames");
+                if !self.is_lost() {
+                    while link.put(&frame).is_err() {
+                        std::thread::yield_now();
+                    }
                 }
             }
             link.flush();

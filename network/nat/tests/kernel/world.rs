@@ -31,7 +31,7 @@ fn obstacle() -> Option<&'static str> {
     if !std::path::Path::new("/dev/net/tun").exists() {
         return Some("the kernel has no TAP devices");
     }
-    ["ip"].iter().any(missing).then_some("iproute2 is not installed")
+    ["ip", "python3"].iter().any(missing).then_some("iproute2 or python3 is not installed")
 }
 
 /// The calling thread has a network, and files, of its own from now on.
@@ -68,7 +68,7 @@ pub fn sh(script: &str) -> Result<String, String> {
     }
 }
 
-/// Makes a program of the guest, or `None` with a loud word where that cannot be.
+/// A host, a guest and a network between them; or `None`, with a loud word, where that cannot be. The calling thread is the host.
 pub fn world(name: &str, config: NatConfig, offloads: bool, loss: u32) -> Option<World> {
     if let Some(why) = obstacle() {
         eprintln!("SKIPPED {name}: {why}");
