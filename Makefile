@@ -72,6 +72,7 @@ drivers:
 	guests/build.sh $(GUEST) debian-6.1-686-pae
 	cargo test --release -p vireo-virtio --test linux
 	cargo test --release -p vireo-ide --test linux
+	cargo test --release -p vireo-nic --test linux
 
 # Random instructions on the real CPU and on the software engine, compared bit for bit.
 CASES := 10000000

@@ -12,7 +12,9 @@ pub const RNG: u8 = 2;
 /// Device number of the frame buffer: machines with one have VMBus, and no such generator.
 pub const VIDEO: u8 = RNG;
 /// Device numbers of disks.
-pub const DISKS: Range<u8> = 3..31;
+pub const DISKS: Range<u8> = 3..23;
+/// Device numbers of network adapters.
+pub const NICS: Range<u8> = 23..31;
 /// Device number of the console.
 pub const CONSOLE: u8 = 31;
 

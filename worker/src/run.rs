@@ -236,6 +236,7 @@ fn devices(
     further: Option<&FurtherConsole>,
 ) -> Vec<Attach> {
     let mut devices = disks.attach();
+    devices.extend(nics.attach());
     match bus {
         Some(bus) => {
             let plugs = disks.plugs(cpus).into_iter().chain(nics.plugs());

@@ -121,7 +121,7 @@ pub fn run(place: &Place, command: &SwitchCommand) -> ExitCode {
 }
 
 fn attempt(place: &Place, command: &SwitchCommand) -> Result<ExitCode, String> {
-    let folder = place.folder.clone().or_else(|| std::env::var_os("VIREO_FOLDER").map(PathBuf::from));
+    let folder = place.folder.clone();
     let folder = folder.map(std::path::absolute).transpose().map_err(|e| format!("the folder: {e}"))?;
     let folders = match &folder {
         Some(folder) => Folders::under(folder),

@@ -19,12 +19,16 @@ impl Folders {
         Self { state: folder.clone(), run: folder }
     }
 
-    /// Where they are by themselves: below `/var/lib/vireo` and `/run/vireo` for root; else where the XDG base directory specification
-    /// has them.
+    /// Where they are by themselves: below the folder that `VIREO_FOLDER` names; else below `/var/lib/vireo` and `/run/vireo` for root;
+    /// else where the XDG base directory specification has them.
     ///
     /// # Errors
     /// There is no such place: in one line that says what to do.
     pub fn usual() -> Result<Self, String> {
+        if let Some(folder) = std::env::var_os("VIREO_FOLDER") {
+            let folder = std::path::absolute(folder).map_err(|e| format!("VIREO_FOLDER: {e}"))?;
+            return Ok(Self::under(&folder));
+        }
         if rustix::process::geteuid().is_root() {
             return Ok(Self { state: "/var/lib/vireo/switch".into(), run: "/run/vireo/switch".into() });
         }

@@ -1,19 +1,28 @@
 //! The network adapters of a machine: plugged into their networks, put where the guest finds them, changed while it runs.
 
+mod metered;
 mod spec;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use vireo_frame::{Link, Mac};
+use vireo_board::Attach;
+use vireo_frame::Mac;
+use vireo_nat::{Nat, NatConfig, NatError};
 use vireo_netvsp::{Provider, Settings};
+use vireo_port::{ConnectError, PortRequest, SwitchPort};
+use vireo_switchd::Folders;
 use vireo_tap::{Tap, TapError};
+use vireo_virtio::Net;
 use vireo_vmbus::VmBus;
 
+use crate::pci;
 use crate::vmbus::{Bus, Plug, no_room};
+use metered::Metered;
 pub use spec::{Network, NicModel, NicSpec};
 
 /// Names of the adapters: by them guests know theirs again, so they never change.
@@ -30,6 +39,15 @@ pub enum NicsError {
     /// Its TAP device.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// Its private network.
+    #[error(transparent)]
+    Nat(#[from] NatError),
+    /// Its port of a switch.
+    #[error(transparent)]
+    Port(#[from] ConnectError),
+    /// Nobody knows where switches are.
+    #[error("{0}")]
+    Folder(String),
     /// Synthetic adapters are on VMBus.
     #[error(
         "an adapter with model=netvsc needs a guest with the interface of Hyper-V, so not --enlightenments none"
@@ -41,6 +59,11 @@ pub enum NicsError {
     /// VMBus has no number left for it.
     #[error("VMBus has no room for a further adapter")]
     NoRoom,
+    /// It cannot come or go while the guest runs.
+    #[error(
+        "{0}: adapters with model=virtio and model=e1000 stay as they are: stop the machine to change them"
+    )]
+    Fixed(String),
     /// There is none of that name.
     #[error("there is no network adapter {0}: `vireo vm nic list` says which there are")]
     Unknown(String),
@@ -60,30 +83,50 @@ pub struct NicStatus {
     pub address: String,
     /// The longest packet behind an Ethernet header, in bytes.
     pub mtu: u32,
-    /// Frames and bytes from the guest, frames and bytes to it, and what was lost of both.
+    /// Frames from the guest.
     pub sent: u64,
-    /// Bytes from the guest.
+    /// Bytes of them.
     pub sent_bytes: u64,
-    /// Frames to the guest.
+    /// Frames for the guest.
     pub received: u64,
-    /// Bytes to the guest.
+    /// Bytes of them.
     pub received_bytes: u64,
-    /// Frames that were not delivered.
+    /// Frames that were not delivered, where that is known.
     pub lost: u64,
+}
+
+/// What the guest has of an adapter.
+enum Device {
+    /// On the bus, once there is one: the device, and its number.
+    Netvsc(Option<(Arc<Provider>, u64)>),
+    Virtio(Arc<Net>),
+    E1000,
+}
+
+impl Device {
+    fn model(&self) -> NicModel {
+        match self {
+            Self::Netvsc(_) => NicModel::Netvsc,
+            Self::Virtio(_) => NicModel::Virtio,
+            Self::E1000 => NicModel::E1000,
+        }
+    }
 }
 
 struct Entry {
     spec: NicSpec,
-    link: Arc<dyn Link>,
+    link: Arc<Metered>,
     address: Mac,
-    /// On the bus, once there is one.
-    provider: Option<(Arc<Provider>, u64)>,
+    device: Device,
 }
 
 /// The adapters of a machine.
 pub struct Nics {
     bus: Bus,
+    vmbus: bool,
     vcpus: u32,
+    /// Adapters that were added while the machine ran.
+    added: AtomicU32,
     entries: Mutex<BTreeMap<u8, Entry>>,
 }
 
@@ -96,34 +139,54 @@ impl Nics {
         if specs.len() > NICS_MAX {
             return Err(NicsError::Full);
         }
-        if !specs.is_empty() && !vmbus {
-            return Err(NicsError::NoVmBus);
-        }
-        let entries = (0..).zip(specs).map(|(n, spec)| Ok((n, Entry::open(spec, n)?)));
+        let entries = (0..).zip(specs).map(|(n, spec)| Ok((n, Entry::open(spec, n, vmbus, vcpus)?)));
         let entries = Mutex::new(entries.collect::<Result<_, NicsError>>()?);
-        Ok(Arc::new(Self { bus: bus.clone(), vcpus, entries }))
+        Ok(Arc::new(Self { bus: bus.clone(), vmbus, vcpus, added: AtomicU32::new(0), entries }))
     }
 
-    /// How they come onto the bus of the board.
+    /// How those on VMBus come onto the bus of the board.
     pub fn plugs(self: &Arc<Self>) -> Vec<Plug> {
-        let numbers: Vec<u8> = self.entries().keys().copied().collect();
         let plug = |number| {
             let nics = Arc::clone(self);
             Box::new(move |bus: &Arc<VmBus>| {
                 let mut entries = nics.entries();
                 let entry = entries.get_mut(&number).ok_or_else(|| no_room("an adapter that is gone"))?;
-                nics.attach(bus, number, entry).map_err(|_| no_room("a network adapter"))
+                nics.attach_netvsc(bus, number, 0, entry).map_err(|_| no_room("a network adapter"))
             }) as Plug
         };
-        numbers.into_iter().map(plug).collect()
+        let entries = self.entries();
+        entries.iter().filter(|(_, e)| matches!(e.device, Device::Netvsc(_))).map(|(n, _)| plug(*n)).collect()
     }
 
-    fn attach(&self, bus: &Arc<VmBus>, number: u8, entry: &mut Entry) -> Result<(), NicsError> {
-        let instance = Uuid::from_u128(ADAPTER_NAMES.as_u128() + u128::from(number));
+    /// How the others come onto the board.
+    pub fn attach(&self) -> Vec<Attach> {
+        let entries = self.entries();
+        let attach = |(number, entry): (&u8, &Entry)| {
+            let (place, name) = (pci::NICS.start + number, format!("nic{number}"));
+            match &entry.device {
+                Device::Netvsc(_) => None,
+                Device::Virtio(net) => Some(pci::attach(place, &name, Arc::clone(net) as _)),
+                Device::E1000 => Some(attach_e1000(place, name, entry)),
+            }
+        };
+        entries.iter().filter_map(attach).collect()
+    }
+
+    /// `generation`: 0 for what the machine starts with, so that guests know it again. One that comes later is another one than
+    /// that which had its place before, and which the guest may not have forgotten yet.
+    fn attach_netvsc(
+        &self,
+        bus: &Arc<VmBus>,
+        number: u8,
+        generation: u32,
+        entry: &mut Entry,
+    ) -> Result<(), NicsError> {
+        let instance =
+            Uuid::from_u128(ADAPTER_NAMES.as_u128() + u128::from(number) + (u128::from(generation) << 64));
         let subchannels = u16::try_from(self.vcpus.saturating_sub(1)).unwrap_or(u16::MAX).min(63);
         let settings = Settings { address: entry.address, subchannels };
-        let provider = Provider::attach(bus, instance, Arc::clone(&entry.link), settings);
-        entry.provider = Some(provider.ok_or(NicsError::NoRoom)?);
+        let provider = Provider::attach(bus, instance, Arc::clone(&entry.link) as _, settings);
+        entry.device = Device::Netvsc(Some(provider.ok_or(NicsError::NoRoom)?));
         Ok(())
     }
 
@@ -132,11 +195,15 @@ impl Nics {
     /// # Errors
     /// Its network cannot be opened, or it has no place.
     pub fn add(&self, spec: &NicSpec) -> Result<NicStatus, NicsError> {
+        if let Some(model) = spec.model.filter(|m| *m != NicModel::Netvsc) {
+            return Err(NicsError::Fixed(format!("model={}", model.name())));
+        }
         let bus = self.bus.get().ok_or(NicsError::NoVmBus)?;
         let mut entries = self.entries();
         let free = (0..NICS_MAX as u8).find(|n| !entries.contains_key(n)).ok_or(NicsError::Full)?;
-        let mut entry = Entry::open(spec, free)?;
-        self.attach(bus, free, &mut entry)?;
+        let mut entry = Entry::open(spec, free, self.vmbus, self.vcpus)?;
+        let generation = self.added.fetch_add(1, Ordering::Relaxed) + 1;
+        self.attach_netvsc(bus, free, generation, &mut entry)?;
         let status = entry.status(free);
         entries.insert(free, entry);
         Ok(status)
@@ -145,16 +212,23 @@ impl Nics {
     /// Takes an adapter away.
     ///
     /// # Errors
-    /// There is none.
+    /// There is none, or it has to stay.
     pub fn remove(&self, name: &str) -> Result<(), NicsError> {
+        let unknown = || NicsError::Unknown(name.into());
         let mut entries = self.entries();
-        let number = name.strip_prefix("nic").and_then(|n| n.parse::<u8>().ok());
-        let entry = number.and_then(|n| entries.remove(&n)).ok_or_else(|| NicsError::Unknown(name.into()))?;
+        let number = name.strip_prefix("nic").and_then(|n| n.parse::<u8>().ok()).ok_or_else(unknown)?;
+        let entry = entries.get(&number).ok_or_else(unknown)?;
+        let Device::Netvsc(Some((provider, device))) = &entry.device else {
+            return Err(NicsError::Fixed(name.into()));
+        };
+        let (provider, device) = (Arc::clone(provider), *device);
+        let entry = entries.remove(&number);
         drop(entries);
-        if let (Some((provider, device)), Some(bus)) = (entry.provider, self.bus.get()) {
-            provider.take_leave(GOODBYE);
+        provider.take_leave(GOODBYE);
+        if let Some(bus) = self.bus.get() {
             bus.remove(device, GOODBYE);
         }
+        drop(entry);
         Ok(())
     }
 
@@ -171,37 +245,73 @@ impl Nics {
 impl Drop for Nics {
     /// Links and adapters hold each other.
     fn drop(&mut self) {
-        self.entries().values().filter_map(|e| e.provider.as_ref()).for_each(|(p, _)| p.unplug());
+        self.entries().values().for_each(|e| vireo_frame::Link::plug(&*e.link, None));
     }
 }
 
 impl Entry {
-    fn open(spec: &NicSpec, number: u8) -> Result<Self, NicsError> {
-        let link: Arc<dyn Link> = match &spec.network {
-            Network::Tap(name) => Tap::open(name)?,
-        };
+    fn open(spec: &NicSpec, number: u8, vmbus: bool, vcpus: u32) -> Result<Self, NicsError> {
+        let model = spec.model.unwrap_or(if vmbus { NicModel::Netvsc } else { NicModel::Virtio });
+        if model == NicModel::Netvsc && !vmbus {
+            return Err(NicsError::NoVmBus);
+        }
         let address = spec.address.unwrap_or_else(|| made_up(number));
-        Ok(Self { spec: spec.clone(), link, address, provider: None })
+        let link = Metered::new(match &spec.network {
+            Network::Nat { forwards, mtu } => {
+                let config = NatConfig { forwards: forwards.clone(), mtu: *mtu, ..NatConfig::default() };
+                Nat::start(config)? as _
+            }
+            Network::Tap(name) => Tap::open(name)? as _,
+            Network::Switch { name, port, vlan } => {
+                let port = port.clone().unwrap_or_else(|| address.to_string().replace(':', "-"));
+                let request = PortRequest { name: port, mac: address, vlan: *vlan };
+                let folders = Folders::usual().map_err(NicsError::Folder)?;
+                SwitchPort::connect(&folders.sockets(name).ports(), request)? as _
+            }
+        });
+        let device = match model {
+            NicModel::Netvsc => Device::Netvsc(None),
+            NicModel::Virtio => {
+                let pairs = u16::try_from(vcpus).unwrap_or(u16::MAX);
+                Device::Virtio(Net::new(Arc::clone(&link) as _, address, pairs))
+            }
+            NicModel::E1000 => Device::E1000,
+        };
+        Ok(Self { spec: spec.clone(), link, address, device })
     }
 
     fn status(&self, number: u8) -> NicStatus {
-        let provider = self.provider.as_ref().map(|(p, _)| p);
-        let counters = provider.map(|p| p.counters()).unwrap_or_default();
+        let (address, lost) = match &self.device {
+            Device::Netvsc(Some((provider, _))) => {
+                let counters = provider.counters();
+                (provider.address(), counters.lost + counters.bad)
+            }
+            Device::Virtio(net) => (net.address(), net.lost()),
+            Device::Netvsc(None) | Device::E1000 => (self.address, 0),
+        };
+        let ([sent, sent_bytes], [received, received_bytes]) = (self.link.sent(), self.link.received());
         NicStatus {
             name: format!("nic{number}"),
-            network: match &self.spec.network {
-                Network::Tap(name) => format!("tap {name}"),
-            },
-            model: NicModel::Netvsc,
-            address: provider.map_or(self.address, |p| p.address()).to_string(),
-            mtu: self.link.mtu(),
-            sent: counters.sent,
-            sent_bytes: counters.sent_bytes,
-            received: counters.received,
-            received_bytes: counters.received_bytes,
-            lost: counters.lost + counters.bad,
+            network: self.spec.network.to_string(),
+            model: self.device.model(),
+            address: address.to_string(),
+            mtu: vireo_frame::Link::mtu(&*self.link),
+            sent,
+            sent_bytes,
+            received,
+            received_bytes,
+            lost,
         }
     }
+}
+
+fn attach_e1000(place: u8, name: String, entry: &Entry) -> Attach {
+    let (link, address) = (Arc::clone(&entry.link), entry.address);
+    Box::new(move |seat| {
+        let attach =
+            vireo_nic::attach(pci::slot(place, &name)?, &name, Arc::clone(&link) as _, address, |_| ());
+        attach(seat)
+    })
 }
 
 /// An address that no other machine should have, of those that Hyper-V's have: 00-15-5D.

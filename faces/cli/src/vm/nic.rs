@@ -54,14 +54,15 @@ pub fn run(command: &VmNicCommand) -> ExitCode {
 fn print_nics(nics: &[NicStatus], out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
-        "{:<6} {:<17}  {:>6}  {:>10} {:>10}  {:>10} {:>10}  {:>8}  NETWORK",
-        "NAME", "ADDRESS", "MTU", "SENT", "BYTES", "RECEIVED", "BYTES", "LOST"
+        "{:<6} {:<7} {:<17}  {:>6}  {:>10} {:>10}  {:>10} {:>10}  {:>8}  NETWORK",
+        "NAME", "MODEL", "ADDRESS", "MTU", "SENT", "BYTES", "RECEIVED", "BYTES", "LOST"
     )?;
     for n in nics {
         writeln!(
             out,
-            "{:<6} {:<17}  {:>6}  {:>10} {:>10}  {:>10} {:>10}  {:>8}  {}",
+            "{:<6} {:<7} {:<17}  {:>6}  {:>10} {:>10}  {:>10} {:>10}  {:>8}  {}",
             n.name,
+            n.model.name(),
             n.address,
             n.mtu,
             n.sent,
