@@ -65,6 +65,24 @@ impl Mapping {
         self.advise(Advice::LinuxHugepage).is_ok()
     }
 
+    /// Gives pages back to the host. The range is inside the file, and of whole pages.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), MemoryError> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len as u64);
+        if !inside || !(offset | len).is_multiple_of(4096) {
+            return Err(MemoryError::NotRam { gpa: offset, len });
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is inside this mapping, which stays as it is; what it holds becomes zeros, as if the guest had
+        // written them.
+        unsafe {
+            let start = self.start.as_ptr().add(offset as usize).cast();
+            rustix::mm::madvise(start, len as usize, Advice::LinuxRemove)
+        }
+        .map_err(|e| MemoryError::Host { step: "give back", size: len, source: e.into() })
+    }
+
     fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
         // SAFETY: the range is this mapping, and neither advice used changes what its bytes hold.
         unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.len, advice) }
@@ -92,6 +110,16 @@ fn parse_available(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Mapping {
+        /// Bytes of it that take memory of the host.
+        pub fn resident(&self) -> usize {
+            let mut pages = vec![0_u8; self.len / 4096];
+            // SAFETY: the range is this mapping, and there is a byte for each of its pages.
+            assert_eq!(unsafe { libc::mincore(self.as_ptr().cast(), self.len, pages.as_mut_ptr()) }, 0);
+            pages.iter().filter(|p| **p & 1 != 0).count() * 4096
+        }
+    }
 
     #[test]
     fn asking_for_more_than_the_host_has_names_both_figures() {
