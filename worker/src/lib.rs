@@ -13,14 +13,16 @@ mod error;
 pub mod output;
 mod pci;
 mod run;
+mod services;
 mod signals;
 mod socket;
 mod spec;
+mod synthetic;
 
 pub use disks::{DiskBus, DiskSpec, DiskStatus, Disks, DisksError};
 pub use error::RunError;
 pub use run::{GuestEnd, Outcome, run};
 pub use spec::{
-    EngineChoice, EnlightenmentChoice, RunSpec, SerialSpec, parse_bytes, parse_memory,
+    DynamicMemory, EngineChoice, EnlightenmentChoice, RunSpec, SerialSpec, parse_bytes, parse_memory,
     parse_translation_memory,
 };

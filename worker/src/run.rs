@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vireo_board::{Attach, Board, BoardError, BoardEvent, BoardSpec, Boot};
@@ -16,12 +16,13 @@ use vireo_firmware::Start;
 use vireo_firmware::linux::{BootFile, File};
 use vireo_hyperv::GuestCrash;
 use vireo_memory::GuestMemory;
+use vireo_services::Services;
 
 use crate::console::{Console, ConsoleEvent, Events};
-use crate::control::ControlServer;
+use crate::control::{ControlServer, Controlled, Running, Wish};
 use crate::disks::Disks;
 use crate::output::Output;
-use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals};
+use crate::{RunError, RunSpec, SerialSpec, engines, pci, services, signals, synthetic};
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub struct Outcome {
 enum Event {
     Board(BoardEvent),
     Console(ConsoleEvent),
+    /// Somebody wants something, and to be told that it is done.
+    Wish(Wish, SyncSender<()>),
 }
 
 /// Runs the machine that the spec describes until its guest, or the user, ends it.
@@ -81,35 +84,50 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let enlightenments = spec.enlightenments.on(&chosen.capabilities);
     // Before the disks, so that it is dropped after them.
     let mut ending = None;
-    let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
+    let vmbus = enlightenments.is_some();
+    let limits = spec.memory_limits(vmbus).map_err(RunError::Machine)?;
+    let disks = Disks::open(&spec.disks, vmbus)?;
+    let services = vmbus.then(|| services::open(limits)).transpose()?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
     let board_events = forward_board_events(&events);
+    let wish = wishes(events.clone());
     let user = Arc::new(User::new(events, Arc::clone(console.output())));
     // From the moment that there is something to put back or to remove.
     let ending = ending.insert(signals::watch(user.events()).map_err(RunError::Signals)?);
     let board_spec = BoardSpec {
-        memory: spec.memory,
+        memory: limits.startup,
+        memory_maximum: limits.maximum,
         vcpus: spec.cpus,
         translation_memory: spec.translation_memory,
         cpu_model,
         enlightenments,
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: devices(spec.cpus, enlightenments.is_some(), &disks, further.as_ref()),
+        devices: devices(spec.cpus, services.as_ref(), &disks, further.as_ref()),
         events: board_events,
     };
-    let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, enlightenments.is_some()))
+    let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, vmbus))
         .map_err(|e| RunError::Machine(e.to_string()))?;
-    let start = |path: &PathBuf| ControlServer::start(path, &disks).map_err(RunError::Control);
+    let resets = Arc::<AtomicU32>::default();
+    let started = Instant::now();
+    let running = Running {
+        engine: chosen.capabilities.engine.to_string(),
+        cpus: spec.cpus,
+        started,
+        resets: Arc::clone(&resets),
+        wish,
+    };
+    let controlled = Arc::new(Controlled { running, disks, services });
+    let start = |path: &PathBuf| ControlServer::start(path, &controlled).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());
     let further = further.map(|f| f.start(&user));
-    let started = Instant::now();
     board.resume();
-    let mut machine = Machine { board: &board, console: &console, user: &user, resets: 0 };
+    let machine = Machine { board: &board, console: &console, user: &user, resets: &resets };
     let end = machine.serve(spec, &inbox);
-    let resets = machine.resets;
+    // Those who wish for something now are told that it is too late.
+    drop(inbox);
     board.stop();
     let ran = started.elapsed();
     let unread_output = console.finish() + further.map_or(0, |f| f.finish());
@@ -120,7 +138,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         passed_over: chosen.passed_over,
         stats: board.partition().stats(),
         ran,
-        resets,
+        resets: resets.load(Ordering::Relaxed),
         unread_output,
         failed_output: console.output().failure(),
     })
@@ -203,9 +221,18 @@ impl FurtherConsole {
 }
 
 /// The devices beyond the chipset's.
-fn devices(cpus: u32, vmbus: bool, disks: &Disks, further: Option<&FurtherConsole>) -> Vec<Attach> {
-    let mut devices = disks.attach(cpus);
-    if !vmbus {
+fn devices(
+    cpus: u32,
+    services: Option<&Arc<Services>>,
+    disks: &Disks,
+    further: Option<&FurtherConsole>,
+) -> Vec<Attach> {
+    let mut devices = Vec::new();
+    if let Some(services) = services {
+        devices.push(synthetic::attach(vec![disks.synthetic(cpus), services::synthetic(services)]));
+    }
+    devices.extend(disks.attach());
+    if services.is_none() {
         // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
         devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()));
     }
@@ -222,6 +249,19 @@ fn forward_board_events(to: &Sender<Event>) -> Sender<BoardEvent> {
         .spawn(move || receiver.into_iter().all(|e| to.send(Event::Board(e)).is_ok()))
         .ok();
     sender
+}
+
+/// How others have the main loop do something, and wait until it is done.
+fn wishes(events: Sender<Event>) -> Box<dyn Fn(Wish) -> Result<(), String> + Send + Sync> {
+    let events = Mutex::new(events);
+    Box::new(move |wish| {
+        let (done, wait) = sync_channel(1);
+        // The lock is for this moment only: several may wait.
+        let sent = events.lock().unwrap_or_else(PoisonError::into_inner).send(Event::Wish(wish, done));
+        let ended = || "the machine has ended".to_string();
+        sent.map_err(|_| ended())?;
+        wait.recv().map_err(|_| ended())
+    })
 }
 
 /// What the user wants, on its way to the main loop.
@@ -263,12 +303,12 @@ struct Machine<'a> {
     board: &'a Board,
     console: &'a Console,
     user: &'a User,
-    resets: u32,
+    resets: &'a AtomicU32,
 }
 
 impl Machine<'_> {
     /// Serves events until one of them ends the machine.
-    fn serve(&mut self, spec: &RunSpec, inbox: &Receiver<Event>) -> Result<GuestEnd, RunError> {
+    fn serve(&self, spec: &RunSpec, inbox: &Receiver<Event>) -> Result<GuestEnd, RunError> {
         for event in inbox {
             match event {
                 Event::Board(BoardEvent::PowerOff) => return Ok(GuestEnd::PowerOff),
@@ -286,13 +326,21 @@ impl Machine<'_> {
                 Event::Console(ConsoleEvent::Quit) => return Ok(GuestEnd::Quit),
                 Event::Console(ConsoleEvent::PowerButton) => self.board.press_power_button(),
                 Event::Console(ConsoleEvent::Help) => self.console.help(),
+                Event::Wish(wish, done) => {
+                    match wish {
+                        Wish::Reset => self.reset()?,
+                        Wish::Nmi => self.board.inject_nmi(),
+                    }
+                    // One that waits no more need not know.
+                    _ = done.try_send(());
+                }
             }
         }
         Ok(GuestEnd::Quit)
     }
 
-    fn reset(&mut self) -> Result<(), RunError> {
-        self.resets += 1;
+    fn reset(&self) -> Result<(), RunError> {
+        self.resets.fetch_add(1, Ordering::Relaxed);
         loop {
             match self.board.reset() {
                 // Disks that are slow, or limited, may have more to do than a pause waits for.

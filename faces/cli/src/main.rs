@@ -33,7 +33,8 @@ enum Command {
         #[command(subcommand)]
         command: disk::DiskCommand,
     },
-    /// Running machines: changes their disks.
+    /// Running machines: their disks, memory and guests.
+    #[command(after_help = vm::AFTER_HELP)]
     Vm {
         #[command(subcommand)]
         command: vm::VmCommand,

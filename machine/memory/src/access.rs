@@ -31,19 +31,31 @@ impl WriteObserver for Arc<dyn Partition> {
 pub struct GuestMemory {
     mapping: Arc<Mapping>,
     layout: RamLayout,
+    startup: RamLayout,
     observer: OnceLock<Box<dyn WriteObserver>>,
 }
 
 impl GuestMemory {
     /// Makes zeroed RAM laid out as given. Host memory is used as the guest touches it.
     pub fn new(layout: RamLayout) -> Result<Arc<Self>, MemoryError> {
-        let mapping = Arc::new(Mapping::new(layout.size())?);
-        Ok(Arc::new(Self { mapping, layout, observer: OnceLock::new() }))
+        Self::with_reserve(layout.clone(), layout)
+    }
+
+    /// The same, of which the guest finds only a part at its start, and gets the rest later. `startup` is of the same board, and
+    /// not larger.
+    pub fn with_reserve(startup: RamLayout, layout: RamLayout) -> Result<Arc<Self>, MemoryError> {
+        let mapping = Arc::new(Mapping::new(layout.size(), startup.size())?);
+        Ok(Arc::new(Self { mapping, layout, startup, observer: OnceLock::new() }))
     }
 
     /// Where the RAM is.
     pub fn layout(&self) -> &RamLayout {
         &self.layout
+    }
+
+    /// What of it the guest finds at its start.
+    pub fn startup(&self) -> &RamLayout {
+        &self.startup
     }
 
     /// Registers who learns of writes; once, before the guest or any device runs. Writes made before (a loader's) are

@@ -32,10 +32,10 @@ unsafe impl HostRam for Mapping {
 }
 
 impl Mapping {
-    /// Makes `size` bytes of zeros; pages take host memory when first touched.
-    pub fn new(size: u64) -> Result<Self, MemoryError> {
-        if let Some(available) = available_memory().filter(|&a| a < size) {
-            return Err(MemoryError::HostShort { asked: size, available });
+    /// Makes `size` bytes of zeros; pages take host memory when first touched. The host has to have `at_once` bytes now.
+    pub fn new(size: u64, at_once: u64) -> Result<Self, MemoryError> {
+        if let Some(available) = available_memory().filter(|&a| a < at_once) {
+            return Err(MemoryError::HostShort { asked: at_once, available });
         }
         let failed = |step| move |e: rustix::io::Errno| MemoryError::Host { step, size, source: e.into() };
         let len = usize::try_from(size).map_err(|_| MemoryError::BadSize { asked: size })?;
@@ -125,7 +125,7 @@ mod tests {
     fn asking_for_more_than_the_host_has_names_both_figures() {
         let available = available_memory().expect("Linux says MemAvailable since 3.14");
         let asked = (available * 2) & !0xfffff;
-        let message = Mapping::new(asked).unwrap_err().to_string();
+        let message = Mapping::new(asked, asked).unwrap_err().to_string();
         assert!(
             message.starts_with(&format!("asked for {} MiB of memory, the host has", asked >> 20)),
             "{message}"

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::{MutexGuard, TryLockError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use uuid::uuid;
 
 use crate::error::ServiceError;
@@ -38,7 +39,8 @@ mod operation {
 }
 
 /// Where a file goes, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct CopyTo {
     /// Its absolute path in the guest.
     pub path: String,

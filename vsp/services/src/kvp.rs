@@ -13,9 +13,12 @@ use crate::message::{Version, kind};
 use crate::text::{from_utf16, utf16};
 use crate::{Asked, Services};
 
+/// What it is called.
+pub const NAME: &str = "key-value exchange";
+
 /// What it is.
 pub static SERVICE: Service = Service {
-    name: "key-value exchange",
+    name: NAME,
     interface: uuid!("a9a0f4e7-5a45-4d96-b827-8a841e8c03e6"),
     versions: &[Version(4, 0), Version(3, 0), Version(1, 0)],
     kind: kind::KVP,

@@ -62,6 +62,9 @@ pub use vss::FREEZE_MAX;
 use hub::Hub;
 use link::{Answer, Job};
 
+/// What key-value exchange is called ([`ServiceStatus::name`]).
+pub const KVP_NAME: &str = kvp::NAME;
+
 /// How much later than it should a thread may tell that time is over.
 const SLACK: Duration = Duration::from_secs(1);
 

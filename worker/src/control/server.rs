@@ -2,12 +2,15 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Answer, Request, receive, send};
-use crate::disks::{DiskSpec, Disks};
+use vireo_services::Services;
+
+use super::{Answer, Lines, Request, disk, guest, info, send};
+use crate::disks::Disks;
 use crate::socket::Socket;
 
 /// Who connects and says nothing is not waited for longer.
@@ -17,6 +20,45 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Clients that are served at a time: what one asks for may wait for a disk that does not answer.
 const CLIENTS_MAX: usize = 16;
 
+/// What is wanted of a machine as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It starts anew.
+    Reset,
+    /// Its first processor gets an NMI.
+    Nmi,
+}
+
+/// A machine that runs.
+pub struct Running {
+    /// Which engine runs it.
+    pub engine: String,
+    /// Processors.
+    pub cpus: u32,
+    /// When it was started.
+    pub started: Instant,
+    /// How often it was reset since.
+    pub resets: Arc<AtomicU32>,
+    /// Has it do something, and waits until that is done; or says why not.
+    pub wish: Box<dyn Fn(Wish) -> Result<(), String> + Send + Sync>,
+}
+
+impl Running {
+    pub(super) fn resets(&self) -> u32 {
+        self.resets.load(Ordering::Relaxed)
+    }
+}
+
+/// What can be asked for by the socket.
+pub struct Controlled {
+    /// The machine.
+    pub running: Running,
+    /// Its disks.
+    pub disks: Arc<Disks>,
+    /// Its integration services, if its guest can have any.
+    pub services: Option<Arc<Services>>,
+}
+
 /// The socket that a machine is changed by. Dropping it removes the socket.
 pub struct ControlServer {
     _socket: Socket,
@@ -24,19 +66,19 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Makes the socket, for this user alone, and serves it. The error says what is in the way.
-    pub fn start(path: &Path, disks: &Arc<Disks>) -> Result<Self, String> {
+    pub fn start(path: &Path, controlled: &Arc<Controlled>) -> Result<Self, String> {
         let (socket, listener) = Socket::bind_private(path)?;
-        let disks = Arc::downgrade(disks);
+        let controlled = Arc::downgrade(controlled);
         Builder::new()
             .name("control".into())
             .spawn(move || {
                 let mut clients = Vec::new();
                 for stream in listener.incoming() {
-                    if disks.strong_count() == 0 {
+                    if controlled.strong_count() == 0 {
                         return;
                     }
                     match stream {
-                        Ok(stream) => admit(stream, &disks, &mut clients),
+                        Ok(stream) => admit(stream, &controlled, &mut clients),
                         // The host has no file descriptor left, say: time for it to get some.
                         Err(_) => std::thread::sleep(RETRY),
                     }
@@ -48,52 +90,50 @@ impl ControlServer {
 }
 
 /// Has a client served by a thread of its own, if there are not too many.
-fn admit(stream: UnixStream, disks: &Weak<Disks>, clients: &mut Vec<JoinHandle<()>>) {
+fn admit(stream: UnixStream, controlled: &Weak<Controlled>, clients: &mut Vec<JoinHandle<()>>) {
     clients.retain(|c| !c.is_finished());
     let busy = |stream: &UnixStream, why: String| {
         _ = stream.set_write_timeout(Some(PATIENCE));
-        _ = send(stream, &Answer::Refused { why });
+        _ = send(stream, &Answer::refused(why));
     };
     if clients.len() >= CLIENTS_MAX {
         return busy(&stream, format!("{CLIENTS_MAX} others are being served: try again later"));
     }
-    let disks = Weak::clone(disks);
+    let controlled = Weak::clone(controlled);
     let refused = stream.try_clone();
-    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &disks)) {
+    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &controlled)) {
         Ok(client) => clients.push(client),
         Err(e) => _ = refused.map(|stream| busy(&stream, format!("the host refuses a thread: {e}"))),
     }
 }
 
 /// Serves one client.
-fn serve(stream: &UnixStream, disks: &Weak<Disks>) {
+fn serve(stream: &UnixStream, controlled: &Weak<Controlled>) {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let request = receive(stream, PATIENCE);
+    let request = Lines::new(stream).receive(PATIENCE);
     // The machine has ended.
-    let Some(disks) = disks.upgrade() else { return };
+    let Some(controlled) = controlled.upgrade() else { return };
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
-            answer(&request, &disks)
+            answer(&request, &controlled, &mut |said| send(stream, &said).is_ok())
         }
-        Err(why) => Answer::Refused { why: format!("the request is not understood: {why}") },
+        Err(why) => Answer::refused(format_args!("the request is not understood: {why}")),
     };
     // Who does not want the answer goes without.
     _ = send(stream, &answer);
 }
 
-fn answer(request: &Request, disks: &Disks) -> Answer {
-    let one = |status| Answer::Disks { disks: vec![status] };
-    let done = match request {
-        Request::DiskAdd { disk } => match disk.parse::<DiskSpec>() {
-            Ok(spec) => disks.add(&spec).map(one),
-            Err(why) => return Answer::Refused { why },
-        },
-        Request::DiskRemove { name } => disks.remove(name).map(|()| Answer::Done),
-        Request::DiskGrow { name, size } => disks.grow(name, *size).map(one),
-        Request::DiskList => Ok(Answer::Disks { disks: disks.list() }),
-    };
-    done.unwrap_or_else(|e| Answer::Refused { why: e.to_string() })
+fn answer(request: &Request, controlled: &Controlled, tell: guest::Tell) -> Answer {
+    let wish = |wish| (controlled.running.wish)(wish).map_or_else(Answer::refused, |()| Answer::Done);
+    match request {
+        Request::Info => Answer::Info { info: Box::new(info::info(controlled)) },
+        Request::Reset => wish(Wish::Reset),
+        Request::Nmi => wish(Wish::Nmi),
+        other => disk::answer(other, &controlled.disks)
+            .or_else(|| guest::answer(other, controlled.services.as_deref(), tell))
+            .unwrap_or_else(|| Answer::refused("nobody answers this")),
+    }
 }
 
 #[cfg(test)]
@@ -101,16 +141,27 @@ mod tests {
     use std::io::{ErrorKind, Read};
 
     use super::*;
-    use crate::control::ask;
+    use crate::control::{ControlError, Reason, ask};
 
     #[test]
     fn who_says_nothing_holds_up_nobody() {
         let path = std::env::temp_dir().join(format!("vireo-control-{}", std::process::id()));
+        let running = Running {
+            engine: "none".into(),
+            cpus: 1,
+            started: Instant::now(),
+            resets: Arc::default(),
+            wish: Box::new(|_| Err("it does nothing".into())),
+        };
         let disks = Disks::open(&[], true).unwrap();
-        let _server = ControlServer::start(&path, &disks).unwrap();
+        let controlled = Arc::new(Controlled { running, disks, services: None });
+        let _server = ControlServer::start(&path, &controlled).unwrap();
         let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let answer = ask(&path, &Request::DiskList).unwrap();
         assert!(matches!(answer, Answer::Disks { disks } if disks.is_empty()));
+        let refused = ask(&path, &Request::Thaw).unwrap_err();
+        assert!(matches!(refused, ControlError::Refused { reason: Some(Reason::NoService), .. }));
+        assert_eq!(ask(&path, &Request::Nmi).unwrap_err().to_string(), "it does nothing");
         for mut client in &silent {
             client.set_nonblocking(true).unwrap();
             let kind = client.read(&mut [0]).map_err(|e| e.kind());

@@ -11,15 +11,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vireo_block::{BlockDevice, Limited};
-use vireo_board::{Attach, Attachment, BoardError, Seat};
+use vireo_board::{Attach, BoardError};
 use vireo_ide::{Drives, IdeDrive, Place as IdePlace};
 use vireo_live::{LiveDisk, LiveError, OpenOptions};
 use vireo_scsi::{LogicalUnit, ScsiCd, ScsiDisk};
 use vireo_storvsp::{Controller, LUNS, Provider, UnitError};
 use vireo_virtio::Blk;
-use vireo_vmbus::VmBus;
 
 use crate::pci;
+use crate::synthetic::Synthetic;
 pub use spec::{DiskBus, DiskSpec};
 
 /// SCSI controllers of a machine, at most: as Hyper-V has it.
@@ -287,13 +287,23 @@ impl Disks {
         self.entries().iter().filter_map(blk).collect()
     }
 
-    /// How they, and what belongs to them, come onto a board with so many vCPUs.
-    pub fn attach(&self, vcpus: u32) -> Vec<Attach> {
+    /// How their controllers come onto the VMBus of a machine with so many vCPUs.
+    pub fn synthetic(&self, vcpus: u32) -> Synthetic {
+        let controllers = self.controllers.clone();
+        Box::new(move |bus, _| {
+            for (number, controller) in (0..).zip(&controllers) {
+                let instance = Uuid::from_u128(CONTROLLER_NAMES.as_u128() + number);
+                let subchannels = u16::try_from(vcpus.saturating_sub(1)).unwrap_or(u16::MAX);
+                Provider::attach(bus, instance, Arc::clone(controller), subchannels)
+                    .ok_or_else(|| BoardError::Device("VMBus has no room for a SCSI controller".into()))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// How those that are not on VMBus come onto a board.
+    pub fn attach(&self) -> Vec<Attach> {
         let mut attach: Vec<Attach> = Vec::new();
-        if !self.controllers.is_empty() {
-            let controllers = self.controllers.clone();
-            attach.push(Box::new(move |seat| attach_vmbus(seat, &controllers, vcpus)));
-        }
         let ide = self.ide();
         if ide.iter().any(Option::is_some) {
             attach.push(vireo_ide::attach(ide, |_| ()));
@@ -412,23 +422,6 @@ fn open(spec: &DiskSpec) -> Result<(Arc<LiveDisk>, Arc<dyn BlockDevice>), DisksE
         false => Arc::new(Limited::new(Arc::clone(&disk), spec.limits).map_err(DisksError::Thread)?),
     };
     Ok((disk, used))
-}
-
-fn attach_vmbus(
-    seat: &mut Seat<'_>,
-    controllers: &[Arc<Controller>],
-    vcpus: u32,
-) -> Result<Arc<dyn Attachment>, BoardError> {
-    let hyperv =
-        seat.hyperv.ok_or_else(|| BoardError::Device("VMBus needs the interface of Hyper-V".into()))?;
-    let bus = VmBus::new(hyperv, seat.memory);
-    for (number, controller) in (0..).zip(controllers) {
-        let instance = Uuid::from_u128(CONTROLLER_NAMES.as_u128() + number);
-        let subchannels = u16::try_from(vcpus.saturating_sub(1)).unwrap_or(u16::MAX);
-        Provider::attach(&bus, instance, Arc::clone(controller), subchannels)
-            .ok_or_else(|| BoardError::Device("VMBus has no room for a SCSI controller".into()))?;
-    }
-    Ok(bus)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ enum Request {
     /// To take pages that it had before.
     Unballoon,
     /// To take new ones.
-    HotAdd { pages: u64 },
+    HotAdd(Range<u64>),
 }
 
 /// What a driver tells of its guest's memory, in pages.
@@ -67,6 +67,8 @@ pub struct Balloon {
     given: PageSet,
     /// Pages of the reserve that the guest has.
     added: u64,
+    /// Pages of the reserve below this number have been offered to it.
+    offered: u64,
     /// Answers to the driver's introduction.
     answers: VecDeque<Vec<u8>>,
     /// Messages of a request that is not sent yet.
@@ -90,6 +92,7 @@ impl Balloon {
             report: None,
             given: PageSet::new(limit),
             added: 0,
+            offered: 0,
             answers: VecDeque::new(),
             outgoing: VecDeque::new(),
             request: None,
@@ -117,7 +120,7 @@ impl Balloon {
     /// The guest starts anew: with what it had at first.
     pub fn reset(&mut self) {
         self.close();
-        self.added = 0;
+        (self.added, self.offered) = (0, 0);
         self.wanted = None;
     }
 
@@ -231,7 +234,9 @@ impl Balloon {
 
     /// The guest gives pages back.
     fn take(&mut self, more: bool, pages: Vec<Range<u64>>, memory: &dyn Memory, now: Instant) {
-        let Some(Request::Balloon { asked, mut given }) = self.request.take() else {
+        let request = self.request.take();
+        let Some(Request::Balloon { asked, mut given }) = request else {
+            self.request = request;
             return tracing::debug!("dynamic memory: pages that nobody asked for are left alone");
         };
         let mut sound = true;
@@ -252,9 +257,15 @@ impl Balloon {
     }
 
     fn hot_added(&mut self, pages: u64, now: Instant) {
-        let Some(Request::HotAdd { pages: asked }) = self.request.take() else { return };
-        self.added += pages.min(asked);
-        if pages < asked {
+        let request = self.request.take();
+        let Some(Request::HotAdd(offered)) = request else {
+            self.request = request;
+            return tracing::debug!("dynamic memory: nobody offered memory that is taken");
+        };
+        let taken = pages.min(offered.end - offered.start);
+        self.added += taken;
+        self.offered = offered.start + taken;
+        if self.offered < offered.end {
             // It has come to a barrier; what it does not take now is offered again, but not soon.
             self.rest = Some(now + BACKOFF);
         }
@@ -278,19 +289,12 @@ impl Balloon {
 
     /// The next pages of the reserve, at least so many if there are, in whole pieces.
     fn next_reserve(&self, pages: u64, alignment: u64) -> Option<Range<u64>> {
-        let mut before = self.added;
-        for range in &self.reserve {
-            let len = range.end - range.start;
-            if before >= len {
-                before -= len;
-                continue;
-            }
-            let start = range.start + before;
-            let most = (range.end - start) / alignment * alignment;
-            let pages = pages.next_multiple_of(alignment).min(most).min(ROUND.max(alignment));
-            return (pages > 0 && start.is_multiple_of(alignment)).then(|| start..start + pages);
-        }
-        None
+        let pages = pages.next_multiple_of(alignment).min(ROUND.max(alignment));
+        self.reserve.iter().find_map(|range| {
+            let start = range.start.max(self.offered).next_multiple_of(alignment);
+            let most = range.end.saturating_sub(start) / alignment * alignment;
+            (most > 0).then(|| start..start + pages.min(most))
+        })
     }
 
     /// The next message to send.
@@ -316,7 +320,7 @@ impl Balloon {
             }
             Change::Add(pages) => {
                 self.send(&ToGuest::HotAdd(pages.clone()));
-                self.request = Some(Request::HotAdd { pages: pages.end - pages.start });
+                self.request = Some(Request::HotAdd(pages));
             }
         }
         self.outgoing.pop_front()

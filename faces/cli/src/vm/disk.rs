@@ -1,36 +1,16 @@
-//! `vireo vm`.
+//! `vireo vm disk`.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use vireo_worker::control::{Answer, ControlError, Request, ask};
+use clap::Subcommand;
+use vireo_worker::control::{Answer, Request};
 use vireo_worker::{DiskSpec, DiskStatus, parse_bytes};
 
-use crate::output::{Format as Output, print, printable};
+use super::{Target, refused, unexpected};
+use crate::output::{print, printable};
 use crate::size::Size;
-
-/// Subcommands of `vireo vm`.
-#[derive(Subcommand)]
-pub enum VmCommand {
-    /// Disks of a running machine.
-    Disk {
-        #[command(subcommand)]
-        command: VmDiskCommand,
-    },
-}
-
-/// The machine that is meant, and how to print its answer.
-#[derive(Args)]
-pub struct Target {
-    /// The socket that the machine was started with (`vireo run --control`).
-    #[arg(long, value_name = "SOCKET")]
-    control: PathBuf,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-}
 
 /// Subcommands of `vireo vm disk`.
 #[derive(Subcommand)]
@@ -68,24 +48,26 @@ pub enum VmDiskCommand {
 }
 
 /// Runs a subcommand.
-pub fn run(command: &VmCommand) -> ExitCode {
-    let VmCommand::Disk { command } = command;
+pub fn run(command: &VmDiskCommand) -> ExitCode {
     let (target, request) = match command {
-        VmDiskCommand::Add { target, disk } => (target, absolute(disk).map(|disk| Request::DiskAdd { disk })),
-        VmDiskCommand::Remove { target, name } => (target, Ok(Request::DiskRemove { name: name.clone() })),
+        VmDiskCommand::Add { target, disk } => match absolute(disk) {
+            Ok(disk) => (target, Request::DiskAdd { disk }),
+            Err(why) => {
+                crate::complain(&why);
+                return ExitCode::FAILURE;
+            }
+        },
+        VmDiskCommand::Remove { target, name } => (target, Request::DiskRemove { name: name.clone() }),
         VmDiskCommand::Grow { target, name, size } => {
-            (target, Ok(Request::DiskGrow { name: name.clone(), size: *size }))
+            (target, Request::DiskGrow { name: name.clone(), size: *size })
         }
-        VmDiskCommand::List { target } => (target, Ok(Request::DiskList)),
+        VmDiskCommand::List { target } => (target, Request::DiskList),
     };
-    let asked = request.and_then(|r| ask(&target.control, &r).map_err(|e: ControlError| e.to_string()));
-    match asked {
+    match target.machine.ask(&request) {
         Ok(Answer::Disks { disks }) => print(target.output, &disks, |d, out| print_disks(d, out)),
-        Ok(_) => ExitCode::SUCCESS,
-        Err(e) => {
-            crate::complain(&e);
-            ExitCode::FAILURE
-        }
+        Ok(Answer::Done) => ExitCode::SUCCESS,
+        Ok(_) => unexpected(),
+        Err(e) => refused(&e),
     }
 }
 
