@@ -18,6 +18,8 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 . "$here/programs.sh"
 # shellcheck source=disk.sh
 . "$here/disk.sh"
+# shellcheck source=services.sh
+. "$here/services.sh"
 # shellcheck source=bench.sh
 . "$here/bench.sh"
 # shellcheck source=systemd.sh
@@ -26,7 +28,7 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 readonly BENCH=$here/../bench
 # What guests exist with as well, as NAME-VARIANT: all of them, and those of amd64.
 readonly VARIANTS="stress disk"
-readonly AMD64_VARIANTS="bench programs parallel systemd"
+readonly AMD64_VARIANTS="bench programs parallel systemd services"
 # NAME RELEASE ARCH KERNEL-METAPACKAGE.
 readonly GUESTS="
 debian-5.10-cloud-amd64 bullseye amd64 linux-image-cloud-amd64
@@ -74,6 +76,7 @@ recipe_fingerprint() { # NAME
         cat "$here"/{build,packages,initrd,programs,bench,systemd}.sh "$here/init" "$here/power-button"
         case $(guest_variant "$1") in
             disk) cd "$here" && find disk.sh disk -type f -print0 | sort -z | xargs -0 cat ;;
+            services) cd "$here" && find disk.sh disk services.sh services -type f -print0 | sort -z | xargs -0 cat ;;
             systemd) cat "$here"/systemd-mark* ;;
             bench | programs | parallel) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
         esac
@@ -98,7 +101,7 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     for group in hyperv virtio virtio_scsi ata disk power; do install_modules "$2" "$3" "$tree" "$group"; done
     case $5 in
         stress) install_program "$4" "$tree" usr/bin/stress-ng ;;
-        disk) build_root_image "$1" "$2" "$3" "$4" "$here/disk" ;;
+        disk | services) build_root_image "$1" "$2" "$3" "$4" "$here/disk" "$5" ;;
         bench) install_bench "$BENCH" "$tree" "$1/out" ;;
         programs | parallel)
             install_bench "$BENCH" "$tree" "$1/out"
@@ -113,6 +116,7 @@ variant_packages() { # USERLAND-ROOT VARIANT
     case $2 in
         stress) package_closure "$1" stress-ng ;;
         disk) disk_packages "$1" ;;
+        services) services_packages "$1" ;;
         programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;
         parallel) package_closure "$1" "${BUILD_TOOLS[@]}" ;;
         systemd) minbase_packages "$1" ;;
