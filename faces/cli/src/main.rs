@@ -27,7 +27,7 @@ struct Cli {
 enum Command {
     /// Runs a virtual machine in the foreground until its guest switches it off.
     #[command(after_help = run::AFTER_HELP)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Disks: creates, describes, checks, converts them.
     Disk {
         #[command(subcommand)]

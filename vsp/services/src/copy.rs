@@ -84,7 +84,8 @@ fn start(to: &CopyTo, size: u64) -> Result<Vec<u8>, ServiceError> {
     };
     // Windows has paths of its own kind.
     let at = to.path.rfind(['/', '\\']).ok_or_else(wrong)?;
-    let (folder, name) = (&to.path[..at.max(1)], &to.path[at + 1..]);
+    // With its slash: the daemon of Linux makes folders that are followed by one.
+    let (folder, name) = to.path.split_at(at + 1);
     if name.is_empty() || name == "." || name == ".." {
         return Err(wrong());
     }
@@ -126,7 +127,9 @@ impl Services {
     ) -> Result<(), CopyError> {
         let _turn = self.copy_turn()?;
         let begin = start(to, size)?;
-        self.ask_for(Asked::Copy, begin, PATIENCE, &format!("to make {}", to.path))?;
+        let folder =
+            if to.create_path { "" } else { " (its folder has to be there, unless it is to be made, too)" };
+        self.ask_for(Asked::Copy, begin, PATIENCE, &format!("to make {}{folder}", to.path))?;
         let copied = self.copy_pieces(from, size, progress).and_then(|()| {
             Ok(self.ask_for(Asked::Copy, question(operation::COMPLETE), PATIENCE, "to complete the copy")?)
         });
@@ -190,7 +193,7 @@ mod tests {
         let body = start(&CopyTo { create_path: true, ..to("/srv/a/b.txt") }, 0x1_0000_0005).unwrap();
         assert_eq!(body.len(), 36 + 520 + 520 + 12);
         assert_eq!(from_utf16(&body[36..]), "b.txt");
-        assert_eq!(from_utf16(&body[36 + 520..]), "/srv/a");
+        assert_eq!(from_utf16(&body[36 + 520..]), "/srv/a/");
         assert_eq!(body[1076..], [3, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0]);
         let body = piece(0x1800, b"data");
         assert_eq!((body.len(), body[0]), (6196, 1));
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn a_file_has_a_folder_and_a_name() {
         assert_eq!(from_utf16(&start(&to("/x"), 0).unwrap()[36 + 520..]), "/");
-        assert_eq!(from_utf16(&start(&to("C:\\a\\x"), 0).unwrap()[36 + 520..]), "C:\\a");
+        assert_eq!(from_utf16(&start(&to("C:\\a\\x"), 0).unwrap()[36 + 520..]), "C:\\a\\");
         for wrong in ["x", "/a/", "", "/a/..", &format!("/{}", "x".repeat(260)), "/a\0b"] {
             assert!(matches!(start(&to(wrong), 0), Err(ServiceError::Invalid(_))), "{wrong:?}");
         }

@@ -166,9 +166,8 @@ impl<R: Routine> Link<R> {
 
     /// A driver has come.
     pub fn open(&mut self, now: Instant) {
-        self.phase = Phase::Negotiating;
-        (self.pending, self.asked) = (None, false);
-        self.routine.restart(now);
+        self.close(now);
+        (self.phase, self.asked) = (Phase::Negotiating, false);
     }
 
     /// It has gone.

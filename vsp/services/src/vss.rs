@@ -46,6 +46,18 @@ pub struct Thaw {
     until: Option<Instant>,
 }
 
+impl Thaw {
+    /// When the guest is to be thawed, if it may be frozen.
+    pub fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Sets that.
+    pub fn set(&mut self, until: Option<Instant>) {
+        self.until = until;
+    }
+}
+
 impl Routine for Thaw {
     fn restart(&mut self, _: Instant) {
         self.until = None;
@@ -95,13 +107,14 @@ impl Services {
     }
 
     fn thaw_at(&self, until: Option<Instant>) {
-        self.hub().change(|state| state.vss_routine().until = until);
+        self.hub().change(|state| state.vss_routine().set(until));
+        self.hub().ring();
     }
 
     /// Whether the guest is frozen, as far as we know; for how long still.
     pub fn frozen(&self) -> Option<Duration> {
         let now = Instant::now();
-        let until = self.hub().change(|state| state.vss_routine().until);
+        let until = self.hub().change(|state| state.vss_routine().until());
         until.map(|until| until.saturating_duration_since(now))
     }
 }

@@ -46,9 +46,11 @@ pub struct GuestReport {
     pub host_name: Option<String>,
     /// Its system.
     pub os_name: Option<String>,
-    /// The version of that.
+    /// Its release.
+    pub os_release: Option<String>,
+    /// The version of its kernel.
     pub os_version: Option<String>,
-    /// Of its kernel.
+    /// The same, as its makers count.
     pub os_build: Option<String>,
     /// Of its processor.
     pub architecture: Option<String>,
@@ -66,6 +68,7 @@ impl GuestReport {
             let field = match key.as_str() {
                 "FullyQualifiedDomainName" => &mut report.host_name,
                 "OSName" => &mut report.os_name,
+                "OSMajorVersion" => &mut report.os_release,
                 "OSVersion" => &mut report.os_version,
                 "OSBuildNumber" => &mut report.os_build,
                 "ProcessorArchitecture" => &mut report.architecture,

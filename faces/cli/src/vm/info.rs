@@ -70,7 +70,7 @@ fn table(info: &MachineInfo, out: &mut dyn Write) -> io::Result<()> {
 fn guest_table(guest: &GuestReport, out: &mut dyn Write) -> io::Result<()> {
     let mut line = |name: &str, value: &str| writeln!(out, "{name:<12} {}", printable_text(value));
     let system: Vec<&str> =
-        [&guest.os_name, &guest.os_version].into_iter().filter_map(|t| t.as_deref()).collect();
+        [&guest.os_name, &guest.os_release].into_iter().filter_map(|t| t.as_deref()).collect();
     line("system", &system.join(" "))?;
     let kernel: Vec<&str> =
         [&guest.os_build, &guest.architecture].into_iter().filter_map(|t| t.as_deref()).collect();

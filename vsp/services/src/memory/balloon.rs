@@ -45,11 +45,11 @@ enum Request {
 
 /// What a driver tells of its guest's memory, in pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
+struct Report {
     /// Free, or soon free.
-    pub available: u64,
-    /// Promised to programs, with what was given back.
-    pub committed: u64,
+    available: u64,
+    /// Promised to programs.
+    demand: u64,
 }
 
 /// Dynamic memory of one machine.
@@ -168,8 +168,7 @@ impl Balloon {
 
     /// What it needs, in bytes, as it tells.
     pub fn demand(&self) -> Option<u64> {
-        // Drivers count what was given back as needed.
-        self.report.map(|r| r.committed.saturating_sub(self.given.count()).saturating_mul(PAGE))
+        self.report.map(|r| r.demand.saturating_mul(PAGE))
     }
 
     /// What it has free, in bytes, as it tells.
@@ -216,8 +215,12 @@ impl Balloon {
                     self.answer(&ToGuest::Maximum(self.limits.maximum / PAGE), transaction);
                 }
             }
+            // While pages change hands, both sides count differently.
+            FromGuest::Status { .. } if self.request.is_some() => {}
             FromGuest::Status { available, committed } if self.ready() => {
-                self.report = Some(Report { available, committed });
+                // Drivers count what was given back as promised, too.
+                let demand = committed.saturating_sub(self.given.count());
+                self.report = Some(Report { available, demand });
             }
             FromGuest::Balloon { more, pages } => self.take(more, pages, memory, now),
             FromGuest::Unballoon if self.request == Some(Request::Unballoon) => self.request = None,

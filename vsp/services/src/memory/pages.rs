@@ -60,7 +60,7 @@ impl PageSet {
             let Some(word) = self.words.get((end / 64) as usize) else { break };
             let there = u64::from((word >> (end % 64)).trailing_ones());
             end += there;
-            if there == 0 || end % 64 != 0 {
+            if there == 0 || !end.is_multiple_of(64) {
                 break;
             }
         }
