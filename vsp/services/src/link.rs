@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -16,6 +16,8 @@ use crate::message::{Message, Version, agreed, kind, negotiation};
 const FRAMEWORKS: [Version; 2] = [Version(3, 0), Version(1, 0)];
 /// Before a guest has chosen: as every framework has it.
 const FIRST: Version = Version(1, 0);
+/// A driver that has said nothing for so long waits for its daemon, and that does not run.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Questions that may wait for their turn.
 const QUEUE_MAX: usize = 16;
 
@@ -127,6 +129,8 @@ pub struct Link<R> {
     /// What the guest has not answered. Drivers of Linux have room for one question.
     pending: Option<(u8, Whose)>,
     asked: bool,
+    /// Until when it is no wonder that the driver has not said what it speaks.
+    silent_until: Option<Instant>,
     queue: VecDeque<Job>,
 }
 
@@ -140,6 +144,7 @@ impl<R: Routine> Link<R> {
             transaction: 0,
             pending: None,
             asked: false,
+            silent_until: None,
             queue: VecDeque::new(),
         }
     }
@@ -168,6 +173,7 @@ impl<R: Routine> Link<R> {
     pub fn open(&mut self, now: Instant) {
         self.close(now);
         (self.phase, self.asked) = (Phase::Negotiating, false);
+        self.silent_until = Some(now + SILENCE);
     }
 
     /// It has gone.
@@ -288,8 +294,9 @@ impl<R: Routine> Link<R> {
             *whose = Whose::Nobody;
         }
         let silent = self.phase == Phase::Negotiating;
+        let hopeless = silent && self.silent_until.is_some_and(|until| until <= now);
         self.queue.retain(|job| {
-            let over = job.deadline <= now;
+            let over = hopeless || job.deadline <= now;
             if over {
                 job.fail(if silent { ServiceError::Silent(name) } else { no_answer(job) });
             }
@@ -307,6 +314,7 @@ impl<R: Routine> Link<R> {
             Phase::Ready { .. } if self.pending.is_none() => self.routine.due(),
             _ => None,
         };
-        self.queue.iter().map(|job| job.deadline).chain(waits).chain(routine).min()
+        let silent = self.silent_until.filter(|_| self.phase == Phase::Negotiating && !self.queue.is_empty());
+        self.queue.iter().map(|job| job.deadline).chain(waits).chain(routine).chain(silent).min()
     }
 }

@@ -114,6 +114,12 @@ fn a_guest_without_a_version_or_a_daemon_is_told_apart() {
     let (kind, transaction, _) = read(&link.next(now).unwrap());
     assert_eq!(link.next(now + SECOND), None);
     assert_eq!(answered.try_recv(), Ok(Err(ServiceError::Silent("shutdown"))));
+    // One that has said nothing for long is not waited for.
+    let (waits, answered) = job(b"", now, 99 * SECOND);
+    link.ask(waits).unwrap();
+    assert_eq!(link.due(), Some(now + 5 * SECOND));
+    assert_eq!(link.next(now + 5 * SECOND), None);
+    assert_eq!(answered.try_recv(), Ok(Err(ServiceError::Silent("shutdown"))));
     let (waits, answered) = job(b"", now, 5 * SECOND);
     link.ask(waits).unwrap();
     let mut none = negotiation(&[Version(3, 0)], &[Version(3, 0)]);
