@@ -260,7 +260,7 @@ impl Hub {
     }
 
     /// One round of the thread; when there is something to do again. `None`: the services have ended.
-    fn turn(&self) -> Option<Option<Instant>> {
+    pub fn turn(&self, now: Instant) -> Option<Option<Instant>> {
         let mut state = self.lock();
         if state.ended {
             return None;
@@ -268,13 +268,12 @@ impl Hub {
         if state.paused {
             return Some(None);
         }
-        let now = Instant::now();
         Some(state.places().into_iter().filter_map(|place| place.turn(now, &self.bell)).min())
     }
 
     /// Serves until [`Self::end`].
     pub fn run(&self) {
-        while let Some(due) = self.turn() {
+        while let Some(due) = self.turn(Instant::now()) {
             self.bell.wait(due);
         }
     }

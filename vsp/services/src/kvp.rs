@@ -140,7 +140,7 @@ fn parse_pair(bytes: &[u8]) -> Option<Item> {
 }
 
 /// Reads the answer to a question for one pair of a pool; `None`: there are no more.
-fn parse_enumerated(answer: &Answer) -> Result<Option<Item>, ServiceError> {
+pub fn parse_enumerated(answer: &Answer) -> Result<Option<Item>, ServiceError> {
     match answer.status {
         0 => {}
         status::NO_MORE_ITEMS => return Ok(None),

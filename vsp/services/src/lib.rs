@@ -131,10 +131,36 @@ impl Services {
     /// # Errors
     /// The host refuses a thread.
     pub fn start(limits: MemoryLimits, reserve: Vec<Range<u64>>, limit: u64) -> std::io::Result<Self> {
-        let hub = Hub::new(memory::Balloon::new(limits, reserve, limit));
-        let served = Arc::clone(&hub);
+        let mut services = Self::unserved(limits, reserve, limit);
+        let served = Arc::clone(&services.hub);
         let thread = std::thread::Builder::new().name("services".into()).spawn(move || served.run())?;
-        Ok(Self { hub, thread: Some(thread), copies: Mutex::default() })
+        services.thread = Some(thread);
+        Ok(services)
+    }
+
+    /// The same, without a thread: nothing is done but by [`Self::turn`]. For tests.
+    #[doc(hidden)]
+    pub fn unserved(limits: MemoryLimits, reserve: Vec<Range<u64>>, limit: u64) -> Self {
+        let hub = Hub::new(memory::Balloon::new(limits, reserve, limit));
+        Self { hub, thread: None, copies: Mutex::default() }
+    }
+
+    /// Does what the thread does in a round.
+    #[doc(hidden)]
+    pub fn turn(&self, now: Instant) {
+        self.hub.turn(now);
+    }
+
+    /// Says what memory the guest is to have, and waits for nothing.
+    #[doc(hidden)]
+    pub fn want_memory(&self, wanted: Option<u64>) {
+        self.hub.change(|state| state.balloon_mut().want(wanted));
+    }
+
+    /// What an answer to a question for a pair is taken for.
+    #[doc(hidden)]
+    pub fn read_pair(status: u32, body: Vec<u8>) -> Result<Option<Item>, ServiceError> {
+        kvp::parse_enumerated(&Answer { status, body })
     }
 
     /// Puts them on a bus; `None`: it has no room for them.
