@@ -27,8 +27,10 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 
 readonly BENCH=$here/../bench
 # What guests exist with as well, as NAME-VARIANT: all of them, and those of amd64.
-readonly VARIANTS="stress disk"
+readonly VARIANTS="stress disk net"
 readonly AMD64_VARIANTS="bench programs parallel systemd services"
+# Of the variant "net".
+readonly NET_PROGRAMS="usr/bin/iperf3 sbin/ip sbin/bridge sbin/ethtool"
 # NAME RELEASE ARCH KERNEL-METAPACKAGE.
 readonly GUESTS="
 debian-5.10-cloud-amd64 bullseye amd64 linux-image-cloud-amd64
@@ -91,16 +93,17 @@ require_tools() {
 }
 
 build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
-    local tree=$1/tree group
+    local tree=$1/tree group program
     if [ "$5" = systemd ]; then
         lay_out_systemd "$tree" "$4" "$here"
         return
     fi
     lay_out_base "$tree" "$4/bin/busybox" "$here/init"
     install -D -m 755 "$here/power-button" "$tree/etc/acpi/PWRF/00000080"
-    for group in hyperv virtio virtio_scsi ata disk power; do install_modules "$2" "$3" "$tree" "$group"; done
+    for group in hyperv virtio virtio_scsi nic ata disk power; do install_modules "$2" "$3" "$tree" "$group"; done
     case $5 in
         stress) install_program "$4" "$tree" usr/bin/stress-ng ;;
+        net) for program in $NET_PROGRAMS; do install_program "$4" "$tree" "$program"; done ;;
         disk | services) build_root_image "$1" "$2" "$3" "$4" "$here/disk" "$5" ;;
         bench) install_bench "$BENCH" "$tree" "$1/out" ;;
         programs | parallel)
@@ -115,6 +118,7 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
 variant_packages() { # USERLAND-ROOT VARIANT
     case $2 in
         stress) package_closure "$1" stress-ng ;;
+        net) package_closure "$1" iperf3 iproute2 ethtool | awk '/^(iperf3|iproute2|ethtool)$/ || /^(lib|zlib)/' ;;
         disk) disk_packages "$1" ;;
         services) services_packages "$1" ;;
         programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;

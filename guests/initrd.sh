@@ -6,6 +6,7 @@
 readonly MODULES_hyperv="hv_vmbus hv_storvsc sd_mod hv_netvsc hv_utils hv_balloon hid-hyperv hyperv-keyboard hyperv_fb hyperv_drm"
 readonly MODULES_virtio="virtio virtio_ring virtio_pci virtio_blk virtio_net virtio_console virtio-rng"
 readonly MODULES_virtio_scsi="virtio_scsi"
+readonly MODULES_nic="e1000"
 readonly MODULES_ata="ata_piix ata_generic"
 readonly MODULES_disk="sd_mod sr_mod crc32c_generic ext4 isofs"
 readonly MODULES_power="button evdev"

@@ -8,8 +8,9 @@ use std::process::Command;
 use serde_json::Value;
 
 /// From the ground up. `guests` holds recipes, not crates.
-const FLOORS: [&str; 11] = [
-    "engine", "machine", "storage", "network", "vmbus", "vsp", "state", "worker", "host", "faces", "cluster",
+const FLOORS: [&str; 12] = [
+    "engine", "machine", "storage", "network", "console", "vmbus", "vsp", "state", "worker", "host", "faces",
+    "cluster",
 ];
 /// May depend on anything: nothing depends on them.
 const ATTIC: [&str; 2] = ["tests", "bench"];

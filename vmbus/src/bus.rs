@@ -1,8 +1,8 @@
 //! The bus of one machine: the server's effects done, on a board.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use vireo_board::Attachment;
 use vireo_hyperv::{Hyperv, Message, MessagePort, Status};
@@ -26,6 +26,8 @@ pub struct VmBus {
     memory: Arc<GuestMemory>,
     turn: Mutex<()>,
     state: Mutex<State>,
+    /// A channel was closed.
+    closed: Condvar,
 }
 
 #[derive(Default)]
@@ -66,11 +68,17 @@ impl VmBus {
             memory: Arc::clone(memory),
             turn: Mutex::default(),
             state: Mutex::default(),
+            closed: Condvar::new(),
         });
         for connection in MESSAGE_CONNECTIONS {
             hyperv.connect_messages(connection, Arc::new(Port(Arc::downgrade(&bus))));
         }
         bus
+    }
+
+    /// The interface whose bus it is.
+    pub fn hyperv(&self) -> &Arc<Hyperv> {
+        &self.hyperv
     }
 
     /// Adds a device; its number, or `None` if there is no room for more channels.
@@ -86,10 +94,18 @@ impl VmBus {
         Some(number)
     }
 
-    /// Takes a device away: its channels are closed, the guest is told.
-    pub fn remove(&self, device: u64) {
-        let _turn = lock(&self.turn);
+    /// Takes a device away. The guest is told, and has so long to end what is under way and close its channels; then they are
+    /// closed. Not to be called on a vCPU's thread, nor by what a pause waits for.
+    pub fn remove(&self, device: u64, patience: Duration) {
+        let turn = lock(&self.turn);
         let effects = lock(&self.state).server.revoke(device);
+        self.run(effects);
+        drop(turn);
+        let state = lock(&self.state);
+        let leaving = |state: &mut State| state.server.is_leaving(device);
+        drop(self.closed.wait_timeout_while(state, patience, leaving));
+        let _turn = lock(&self.turn);
+        let effects = lock(&self.state).server.close_revoked(device);
         self.run(effects);
         lock(&self.state).devices.remove(&device);
     }
@@ -107,6 +123,11 @@ impl VmBus {
             }
         }
         Ok(())
+    }
+
+    /// Addresses of the pages that the guest gave to a device under this name; they may be any.
+    pub fn gpadl(&self, device: u64, name: u32) -> Option<Arc<[u64]>> {
+        lock(&self.state).server.gpadl(device, name)
     }
 
     fn run(&self, effects: Vec<Effect>) {
@@ -162,6 +183,7 @@ impl VmBus {
             device.close(subchannel);
         }
         self.forget(relid);
+        self.closed.notify_all();
     }
 
     fn forget(&self, relid: u32) {

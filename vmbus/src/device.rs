@@ -15,6 +15,8 @@ pub struct Offer {
     pub interface: Uuid,
     /// This one; the same at each start, since guests name devices by it.
     pub instance: Uuid,
+    /// Memory that the driver has to find an address for, in MiB; 0: none.
+    pub memory: u16,
     /// For the driver.
     pub user_data: UserData,
 }

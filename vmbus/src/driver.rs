@@ -22,6 +22,8 @@ pub struct Received {
     pub kind: u16,
     /// Name of the request that it completes.
     pub transaction: u64,
+    /// What is between its descriptor and its data: ranges, if it has some.
+    pub head: Vec<u8>,
     /// Its data, filled up to whole 8 bytes.
     pub data: Vec<u8>,
 }
@@ -148,8 +150,9 @@ impl Driver {
         Self::each(ring, read, length, |at, part| self.memory.read(at, &mut packet[part]).expect("RAM"));
         self.store(ring.base + 4, (read + length as u32 + 8) % ring.size);
         let transaction = u64::from_le_bytes(descriptor[8..].try_into().expect("8 bytes"));
-        packet.drain(..offset);
-        Some(Received { kind: half(0), transaction, data: packet })
+        let data = packet.split_off(offset);
+        let head = packet.split_off(16);
+        Some(Received { kind: half(0), transaction, head, data })
     }
 
     /// Whether there is none.
@@ -160,6 +163,11 @@ impl Driver {
     /// The bytes that the other side waits to be free, 0 if it does not.
     pub fn awaited_room(&self) -> u32 {
         self.load(self.inbound.base + 12)
+    }
+
+    /// Puts an index into the ring that the driver writes which is none.
+    pub fn break_ring(&self) {
+        self.store(self.out.base, self.out.size);
     }
 
     /// Asks for no signals, or for signals again.

@@ -229,6 +229,8 @@ pub struct OfferedChannel {
     pub relid: u32,
     /// The connection by which the guest signals.
     pub connection: u32,
+    /// Memory that the driver has to find an address for, in MiB.
+    pub memory: u16,
     /// For the driver.
     pub user_data: UserData,
 }
@@ -340,8 +342,7 @@ fn offer(o: &OfferedChannel, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.extend(o.instance.to_bytes_le());
     bytes.extend([0; 16]);
     bytes.extend(ENUMERATE_DEVICE_INTERFACE.to_le_bytes());
-    // Megabytes of MMIO.
-    bytes.extend([0; 2]);
+    bytes.extend(o.memory.to_le_bytes());
     bytes.extend(o.user_data);
     bytes.extend(o.subchannel.to_le_bytes());
     bytes.extend([0; 2]);
@@ -364,11 +365,13 @@ mod tests {
             subchannel: 3,
             relid: 9,
             connection: 0x2009,
+            memory: 0x102,
             user_data: [5; 120],
         };
         let bytes = ToGuest::Offer(Box::new(o)).bytes();
         assert_eq!(bytes.len(), 196);
         assert_eq!(bytes[8..16], [0xd9, 0x63, 0x61, 0xba, 0xa1, 0x04, 0x29, 0x4d]);
+        assert_eq!(bytes[56..61], [1, 0, 2, 1, 5]);
         assert_eq!(bytes[180..196], [3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 1, 0, 9, 0x20, 0, 0]);
     }
 

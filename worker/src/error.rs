@@ -1,6 +1,7 @@
 //! Why a machine could not be run; each in one line that says what to do.
 
 use crate::disks::DisksError;
+use crate::nics::NicsError;
 
 /// A machine that could not be started, or that stopped for a reason of the host.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,17 @@ pub enum RunError {
     /// A disk.
     #[error(transparent)]
     Disks(#[from] DisksError),
+    /// A screen without VMBus.
+    #[error(
+        "screen, keyboard and mouse need a guest with the interface of Hyper-V, so not --enlightenments none"
+    )]
+    NoVmBus,
+    /// The VNC server.
+    #[error("VNC: {0}")]
+    Vnc(String),
+    /// A network adapter.
+    #[error(transparent)]
+    Nics(#[from] NicsError),
     /// The socket by which the machine is changed.
     #[error("control socket: {0}")]
     Control(String),

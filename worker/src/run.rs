@@ -21,8 +21,12 @@ use vireo_services::Services;
 use crate::console::{Console, ConsoleEvent, Events};
 use crate::control::{ControlServer, Controlled, Running, Wish};
 use crate::disks::Disks;
+use crate::nics::Nics;
 use crate::output::Output;
-use crate::{RunError, RunSpec, SerialSpec, engines, pci, services, signals, synthetic};
+use crate::station::StationDevices;
+use crate::vmbus::Bus;
+use crate::vnc::OpenVnc;
+use crate::{RunError, RunSpec, SerialSpec, engines, pci, services, signals};
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +92,14 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let limits = spec.memory_limits(vmbus).map_err(RunError::Machine)?;
     let disks = Disks::open(&spec.disks, vmbus)?;
     let services = vmbus.then(|| services::open(limits)).transpose()?;
+    let bus = Bus::default();
+    let nics = Nics::open(&spec.nics, &bus, vmbus, spec.cpus)?;
+    let station = spec.screen.as_ref().map(|s| StationDevices::new(s.size));
+    if station.is_some() && !vmbus {
+        return Err(RunError::NoVmBus);
+    }
+    let vnc = spec.screen.as_ref().and_then(|s| s.vnc.as_ref());
+    let vnc = vnc.map(OpenVnc::open).transpose().map_err(RunError::Vnc)?;
     let (mut console, listener) = Console::open(&spec.serial)?;
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
@@ -103,12 +115,23 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         translation_memory: spec.translation_memory,
         cpu_model,
         enlightenments,
+        windows: spec.screen.is_some(),
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
-        devices: devices(spec.cpus, services.as_ref(), &disks, further.as_ref()),
+        devices: devices(
+            spec.cpus,
+            services.as_ref().map(|s| (&bus, s)),
+            &disks,
+            &nics,
+            station.as_ref(),
+            further.as_ref(),
+        ),
         events: board_events,
     };
     let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, vmbus))
         .map_err(|e| RunError::Machine(e.to_string()))?;
+    let station = station.map(|s| s.station());
+    let vnc = station.clone().zip(vnc).map(|(station, vnc)| vnc.start(station));
+    let _vnc = vnc.transpose().map_err(RunError::Vnc)?;
     let resets = Arc::<AtomicU32>::default();
     let started = Instant::now();
     let running = Running {
@@ -118,7 +141,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         resets: Arc::clone(&resets),
         wish,
     };
-    let controlled = Arc::new(Controlled { running, disks, services });
+    let controlled = Arc::new(Controlled { running, disks, nics, station, services });
     let start = |path: &PathBuf| ControlServer::start(path, &controlled).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());
@@ -223,18 +246,23 @@ impl FurtherConsole {
 /// The devices beyond the chipset's.
 fn devices(
     cpus: u32,
-    services: Option<&Arc<Services>>,
+    bus: Option<(&Bus, &Arc<Services>)>,
     disks: &Disks,
+    nics: &Arc<Nics>,
+    station: Option<&StationDevices>,
     further: Option<&FurtherConsole>,
 ) -> Vec<Attach> {
-    let mut devices = Vec::new();
-    if let Some(services) = services {
-        devices.push(synthetic::attach(vec![disks.synthetic(cpus), services::synthetic(services)]));
-    }
-    devices.extend(disks.attach());
-    if services.is_none() {
+    let mut devices = disks.attach();
+    devices.extend(nics.attach());
+    match bus {
+        Some((bus, services)) => {
+            let plugs = disks.plugs(cpus).into_iter().chain(nics.plugs());
+            let plugs = plugs.chain(station.into_iter().flat_map(StationDevices::plugs));
+            devices.push(bus.attach(plugs.chain([services::plug(services)]).collect()));
+            devices.extend(station.map(|s| s.attach(bus)));
+        }
         // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
-        devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new()));
+        None => devices.push(pci::attach(pci::RNG, "virtio-rng", vireo_virtio::Rng::new())),
     }
     devices.extend(further.map(|f| pci::attach(pci::CONSOLE, "virtio-console", Arc::clone(&f.device) as _)));
     devices

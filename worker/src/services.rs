@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use vireo_board::BoardError;
 use vireo_firmware::map::ram_layout;
 use vireo_services::{HostTime, MemoryLimits, PAGE, Services};
 
 use crate::RunError;
-use crate::synthetic::Synthetic;
+use crate::vmbus::{Plug, no_room};
 
 /// The services of a machine with this memory.
 pub fn open(limits: MemoryLimits) -> Result<Arc<Services>, RunError> {
@@ -20,12 +19,11 @@ pub fn open(limits: MemoryLimits) -> Result<Arc<Services>, RunError> {
 }
 
 /// How they come onto the bus.
-pub fn synthetic(services: &Arc<Services>) -> Synthetic {
+pub fn plug(services: &Arc<Services>) -> Plug {
     let services = Arc::clone(services);
-    Box::new(move |bus, hyperv| {
-        let hyperv = Arc::clone(hyperv);
+    Box::new(move |bus| {
+        let hyperv = Arc::clone(bus.hyperv());
         let time = Arc::new(HostTime(move || hyperv.reference_time()));
-        let full = || BoardError::Device("VMBus has no room for the integration services".into());
-        services.attach(bus, time).ok_or_else(full)
+        services.attach(bus, time).ok_or_else(|| no_room("the integration services"))
     })
 }

@@ -5,9 +5,12 @@ use std::str::FromStr;
 
 use vireo_core::Capabilities;
 use vireo_hyperv::Enlightenments;
+use vireo_screen::Size;
 use vireo_services::MemoryLimits;
 
 use crate::disks::DiskSpec;
+use crate::nics::NicSpec;
+use crate::vnc::VncSpec;
 
 /// Which engine executes the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +152,20 @@ pub struct DynamicMemory {
 /// Percent, where nobody says: as Hyper-V has it.
 const MEMORY_BUFFER: u32 = 20;
 
+/// The machine's screen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScreenSpec {
+    /// Its size, unless the guest chooses another.
+    pub size: Size,
+    /// By what it is seen from afar.
+    pub vnc: Option<VncSpec>,
+}
+
+impl ScreenSpec {
+    /// Its size where nobody says.
+    pub const SIZE: Size = Size { width: 1024, height: 768 };
+}
+
 /// A machine to run.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
@@ -174,6 +191,10 @@ pub struct RunSpec {
     pub enlightenments: EnlightenmentChoice,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
+    /// Screen, keyboard and mouse, if there are any.
+    pub screen: Option<ScreenSpec>,
+    /// Network adapters.
+    pub nics: Vec<NicSpec>,
     /// Socket by which the running machine is changed.
     pub control: Option<PathBuf>,
     /// Console on the first serial port.
@@ -272,6 +293,8 @@ mod tests {
             control: None,
             serial: SerialSpec::Stdio,
             virtio_console: None,
+            nics: Vec::new(),
+            screen: None,
             no_reboot: false,
         };
         let mib = |n: u64| Some(n << 20);

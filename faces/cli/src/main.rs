@@ -33,7 +33,7 @@ enum Command {
         #[command(subcommand)]
         command: disk::DiskCommand,
     },
-    /// Running machines: their disks, memory and guests.
+    /// Running machines: their disks, networks, screen, memory and guests.
     #[command(after_help = vm::AFTER_HELP)]
     Vm {
         #[command(subcommand)]

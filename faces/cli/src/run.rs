@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use vireo_core::PartitionStats;
+use vireo_screen::Size;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    DiskSpec, DynamicMemory, EngineChoice, EnlightenmentChoice, GuestEnd, Outcome, RunError, RunSpec,
-    SerialSpec, parse_memory, parse_translation_memory,
+    DiskSpec, DynamicMemory, EngineChoice, EnlightenmentChoice, GuestEnd, NicSpec, Outcome, RunError,
+    RunSpec, ScreenSpec, SerialSpec, VncSpec, parse_memory, parse_translation_memory,
 };
 
 /// Shown below the options.
@@ -62,6 +63,17 @@ pub struct RunArgs {
     /// A CD or DVD in its drive: an ISO image. Options as of a disk; bus=scsi|ide. May be given often.
     #[arg(long = "cdrom", value_name = "FILE[,OPTION…]", value_parser = DiskSpec::parse_cd)]
     cds: Vec<DiskSpec>,
+    /// A network adapter, plugged into nat (a private network that reaches the host's) or tap=NAME. Options:
+    /// model=netvsc|virtio|e1000, mac=ADDRESS, and of nat forward=tcp:127.0.0.1:8080:80 and mtu=N. May be given often.
+    #[arg(long = "nic", value_name = "NETWORK[,OPTION…]")]
+    nics: Vec<NicSpec>,
+    /// Gives the machine a screen of this size, a keyboard and a mouse (`vireo vm screenshot`, `vireo vm type`).
+    #[arg(long, value_name = "WIDTHxHEIGHT", num_args = 0..=1, default_missing_value = "1024x768")]
+    screen: Option<Size>,
+    /// Serves screen, keyboard and mouse by VNC, at unix:PATH or HOST:PORT. Options: password-file=FILE (its first line, at most
+    /// 8 characters), tls (with a certificate of its own) or tls=CERTIFICATE:KEY, size=WIDTHxHEIGHT.
+    #[arg(long, value_name = "ADDRESS[,OPTION…]")]
+    vnc: Option<VncSpec>,
     /// Makes a Unix socket by which the running machine can be changed (`vireo vm`).
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
@@ -101,6 +113,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
         cpu_model: args.cpu_model.clone(),
         enlightenments: args.enlightenments,
         disks: args.disks.iter().chain(&args.cds).cloned().collect(),
+        nics: args.nics.clone(),
+        screen: screen(args),
         control: args.control.clone(),
         serial: args.serial.clone(),
         virtio_console: args.virtio_console.clone(),
@@ -112,6 +126,13 @@ pub fn run(args: &RunArgs) -> ExitCode {
     };
     print_last(&report);
     ExitCode::from(code)
+}
+
+/// A screen, if there is to be one.
+fn screen(args: &RunArgs) -> Option<ScreenSpec> {
+    let size = args.vnc.as_ref().and_then(|v| v.size).or(args.screen).unwrap_or(ScreenSpec::SIZE);
+    let wanted = args.screen.is_some() || args.vnc.is_some();
+    wanted.then(|| ScreenSpec { size, vnc: args.vnc.clone() })
 }
 
 /// The last words on standard error. A terminal that takes nothing must not keep the process.

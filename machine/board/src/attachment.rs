@@ -8,6 +8,7 @@ use vireo_hyperv::Hyperv;
 use vireo_memory::GuestMemory;
 
 use crate::BoardError;
+use crate::window::Windows;
 
 /// A device, or several, that others bring to a board. It is made paused.
 ///
@@ -35,6 +36,8 @@ pub struct Seat<'a> {
     pub memory: &'a Arc<GuestMemory>,
     /// The interface of Hyper-V, if the guest has it.
     pub hyperv: Option<&'a Arc<Hyperv>>,
+    /// Windows for memory of its own.
+    pub windows: &'a Arc<Windows>,
 }
 
 /// Puts a device onto a board that is being built.

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vireo_chipset::clock::{Clock, HostClock};
+use vireo_chipset::layout::PCI_HOLE_END;
 use vireo_chipset::lines::{SerialSink, SystemEvent, SystemEventSink};
 use vireo_chipset::timer_thread::TimerThread;
 use vireo_chipset::{Chipset, ChipsetBuilder, Seams};
@@ -21,6 +22,7 @@ use vireo_memory::{GuestMemory, MemoryError};
 use crate::attachment::{Attach, Attachments, Seat};
 use crate::bus::{BoardBus, InterruptWires};
 use crate::input::SerialInput;
+use crate::window::Windows;
 
 /// What a board is made of.
 pub struct BoardSpec {
@@ -36,6 +38,8 @@ pub struct BoardSpec {
     pub cpu_model: Arc<CpuModel>,
     /// What the guest is told of the hypervisor interface of Hyper-V; `None`: there is none.
     pub enlightenments: Option<&'static Enlightenments>,
+    /// Whether devices may put memory of theirs into the PCI hole ([`crate::Window`]): the engine keeps tables for it.
+    pub windows: bool,
     /// Takes what the guest writes to its first serial port.
     pub serial: Arc<dyn SerialSink>,
     /// Devices beyond the chipset's own, attached in this order.
@@ -195,7 +199,7 @@ impl Board {
         let partition = engine.new_partition(&PartitionSpec {
             vcpus: spec.vcpus,
             cpu_model,
-            ram_limit: memory.layout().limit(),
+            ram_limit: memory.layout().limit().max(if spec.windows { PCI_HOLE_END } else { 0 }),
             translation_memory: spec.translation_memory,
         })?;
         if let Some(set) =
@@ -234,11 +238,16 @@ impl Board {
                 vcpus: spec.vcpus,
             }))
         });
-        let seat = Seat { chipset: &mut chipset, memory: &memory, hyperv: hyperv.as_ref() };
+        let windows = Arc::<Windows>::default();
+        let seat =
+            Seat { chipset: &mut chipset, memory: &memory, hyperv: hyperv.as_ref(), windows: &windows };
         let devices = Attachments::attach(&spec.devices, seat)?;
         let chipset = Arc::new(chipset.build()?);
         wires.connect(Arc::clone(&partition));
         let gate = RunGate::new(Arc::clone(&partition), spec.vcpus);
+        if spec.windows {
+            windows.connect(Arc::clone(&partition), Arc::clone(&gate));
+        }
         let mut board = Self {
             input: SerialInput::new(chipset.uart()).map_err(BoardError::Thread)?,
             partition,

@@ -16,7 +16,9 @@ mod attachment;
 mod board;
 mod bus;
 mod input;
+mod window;
 
 pub use attachment::{Attach, Attachment, Seat};
 pub use board::{Board, BoardError, BoardEvent, BoardSpec, Boot};
 pub use input::SerialInput;
+pub use window::{Window, WindowError, Windows};

@@ -1,4 +1,4 @@
-//! Guest RAM: one memory file per virtual machine, and the accessors through which the host touches it.
+//! Guest RAM: one memory file per virtual machine (and one for each frame buffer), and the accessors through which the host touches it.
 //!
 //! Owns the memory file and its mapping, the layout of RAM around the holes of the address space, and every
 //! access of devices, loaders and DMA to it: each write tells the registered [`WriteObserver`] (the partition,
@@ -13,12 +13,14 @@
 #![warn(missing_docs)]
 
 mod access;
+mod device;
 mod error;
 mod layout;
 mod mapping;
 mod slice;
 
 pub use access::{GuestInt, GuestMemory, WriteObserver};
+pub use device::DeviceMemory;
 pub use error::MemoryError;
 pub use layout::{Holes, MIN_SIZE, RamLayout, RamSpan, SIZE_STEP};
 pub use slice::GuestSlice;

@@ -76,6 +76,24 @@ impl GuestSlice {
         self.memory.write(self.inside(offset, from.len())?, from)
     }
 
+    /// Copies `len` bytes of another slice, from `from_offset` on, into this one, from `offset` on; needs no [`Self::done_write`].
+    /// The two may be of different machines, or overlap.
+    pub fn copy_from(
+        &self,
+        offset: usize,
+        from: &Self,
+        from_offset: usize,
+        len: usize,
+    ) -> Result<(), MemoryError> {
+        from.inside(from_offset, len)?;
+        self.inside(offset, len)?;
+        // SAFETY: both ranges are inside their slices, as just checked, and these keep their mappings; guest memory is never
+        // referred to, only copied, and a racing guest may tear the copy.
+        unsafe { std::ptr::copy(from.start.add(from_offset), self.start.add(offset), len) };
+        self.done_write_at(offset, len);
+        Ok(())
+    }
+
     fn inside(&self, offset: usize, len: usize) -> Result<u64, MemoryError> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(self.gpa + offset as u64),
@@ -128,6 +146,12 @@ mod tests {
         let mut text = [0; 7];
         whole.read(5, &mut text).unwrap();
         assert_eq!(&text, b", guest");
+        told.lock().unwrap().clear();
+        let other = memory.slice(0x20_0000, 4).unwrap();
+        other.copy_from(1, &whole, 7, 3).unwrap();
+        assert_eq!(*told.lock().unwrap(), [(0x20_0001, 3)]);
+        assert_eq!(memory.read_obj::<u32>(0x20_0000).unwrap().to_le_bytes(), *b"\0gue");
+        assert!(other.copy_from(2, &whole, 0, 3).is_err() && other.copy_from(0, &whole, 10, 3).is_err());
         assert!(whole.read(6, &mut text).is_err() && whole.write(usize::MAX, &[0]).is_err());
         assert_eq!(whole.split_at(99).1.len(), 0);
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ahash::AHashMap as HashMap;
 
-use crate::Mac;
-use crate::frame::{Headers, Ip, Network, Transport};
 use crate::rate::Nanos;
+use vireo_frame::Mac;
+use vireo_frame::headers::{Headers, Ip, Network, Transport};
 
 /// Which way a frame goes, as the guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ahash::AHashMap as HashMap;
 
-use crate::frame::{Headers, Network, Transport, protocol};
 use crate::rate::Nanos;
 use crate::vlan::Vlan;
-use crate::{Mac, PortId};
+use vireo_frame::Mac;
+use vireo_frame::headers::{Headers, Network, Transport, protocol};
+
+use crate::PortId;
 
 /// A member that does not report again has left (RFC 3376, 8.4).
 const MEMBER: Nanos = 260_000_000_000;

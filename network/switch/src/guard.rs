@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::frame::{Headers, Ip, Network, Transport, protocol};
+use vireo_frame::headers::{Headers, Ip, Network, Transport, protocol};
 
 /// The guards of a port; each is off at first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,8 +14,6 @@
 #![warn(missing_docs)]
 
 pub mod acl;
-mod address;
-pub mod frame;
 mod groups;
 mod guard;
 mod port;
@@ -26,8 +24,7 @@ mod table;
 mod tests;
 pub mod vlan;
 
-pub use address::{Mac, NoMac};
 pub use guard::Guards;
-pub use port::{Counters, Filter, Kind, Limit, Mirror, Reason, Settings, Traffic};
+pub use port::{Counters, Kind, Limit, Mirror, Reason, Settings, Traffic};
 pub use rate::Nanos;
 pub use switch::{Delivery, PORTS_MAX, PortId, Switch, SwitchError, Verdict};

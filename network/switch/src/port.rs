@@ -1,12 +1,12 @@
 //! What a port is allowed, and what came of it.
 
-use std::collections::BTreeSet;
-
 use crate::acl::Acl;
 use crate::guard::Guards;
 use crate::rate::Bucket;
 use crate::vlan::{VlanError, VlanMode};
-use crate::{Mac, SwitchError};
+use vireo_frame::{Filter, Mac};
+
+use crate::SwitchError;
 
 /// What is behind a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,35 +93,6 @@ impl Settings {
         match self.kind.address() {
             Some(mac) if !mac.is_station() => Err(SwitchError::NoStation(mac)),
             _ => self.vlan.check().map_err(|e: VlanError| e.into()),
-        }
-    }
-}
-
-/// What whoever is behind a port wants to get (packet filters of NDIS, receive mode of virtio-net).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter {
-    /// Frames to its address.
-    pub directed: bool,
-    /// Frames to all.
-    pub broadcast: bool,
-    /// Frames to these groups; `None`: to any.
-    pub groups: Option<BTreeSet<Mac>>,
-}
-
-impl Default for Filter {
-    /// All.
-    fn default() -> Self {
-        Self { directed: true, broadcast: true, groups: None }
-    }
-}
-
-impl Filter {
-    /// Whether a frame to an address is wanted.
-    pub fn wants(&self, to: Mac) -> bool {
-        match to {
-            Mac::BROADCAST => self.broadcast,
-            to if to.is_group() => self.groups.as_ref().is_none_or(|groups| groups.contains(&to)),
-            _ => self.directed,
         }
     }
 }

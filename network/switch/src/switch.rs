@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use ahash::AHashMap as HashMap;
 
-use crate::Mac;
 use crate::acl::Direction;
-use crate::frame::{Headers, Tag};
 use crate::groups::{Groups, Interest};
 use crate::guard::Refusal;
-use crate::port::{Counters, Filter, Kind, Mirror, Port, Reason, Settings};
+use crate::port::{Counters, Kind, Mirror, Port, Reason, Settings};
 use crate::rate::Nanos;
 use crate::table::{AGE, Table};
 use crate::vlan::{Learning, Vlan, VlanError};
+use vireo_frame::Filter;
+use vireo_frame::Mac;
+use vireo_frame::headers::{Headers, Tag};
 
 /// Names a port of a switch; not given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

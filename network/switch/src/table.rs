@@ -4,7 +4,9 @@ use ahash::AHashMap as HashMap;
 
 use crate::rate::Nanos;
 use crate::vlan::Vlan;
-use crate::{Mac, PortId};
+use vireo_frame::Mac;
+
+use crate::PortId;
 
 /// A station that is silent for so long is forgotten (IEEE 802.1D's default).
 pub const AGE: Nanos = 300_000_000_000;

@@ -6,8 +6,9 @@ mod multicast;
 mod policy;
 mod vlans;
 
-use crate::frame::Tag;
-use crate::{Kind, Mac, PortId, Settings, Switch, Verdict};
+use crate::{Kind, PortId, Settings, Switch, Verdict};
+use vireo_frame::Mac;
+use vireo_frame::Tag;
 
 const SECOND: u64 = 1_000_000_000;
 

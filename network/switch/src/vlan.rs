@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::frame::Tag;
+use vireo_frame::Tag;
 
 /// A VLAN, 1 to 4094; 0 is the network of frames without tags, and with ones that have but a priority.
 pub type Vlan = u16;

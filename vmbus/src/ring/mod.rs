@@ -13,7 +13,7 @@ mod writer;
 pub use memory::{RingMemory, RingPair};
 pub use packet::{Packet, PacketError, kind};
 pub use reader::RingReader;
-pub use writer::{RingFull, RingWriter};
+pub use writer::{RingFull, RingWriter, TransferRange};
 
 /// Offsets of the control words (struct hv_ring_buffer).
 mod control {

@@ -2,12 +2,21 @@
 
 use super::control;
 use super::memory::{RingMemory, checked_index, distance};
-use super::packet::{COMPLETION_REQUESTED, DESCRIPTOR, FOOTER};
+use super::packet::{COMPLETION_REQUESTED, DESCRIPTOR, FOOTER, kind};
 
 /// There is no room for a packet. The guest signals the channel when there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the guest's ring is full")]
 pub struct RingFull;
+
+/// A part of a buffer that the guest gave away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferRange {
+    /// Bytes.
+    pub bytes: u32,
+    /// Where it starts in the buffer.
+    pub offset: u32,
+}
 
 /// Writes a ring that the guest reads.
 #[derive(Debug)]
@@ -63,19 +72,59 @@ impl RingWriter {
         wants_completion: bool,
         data: &[u8],
     ) -> Result<(), RingFull> {
-        let length = DESCRIPTOR + data.len().next_multiple_of(8);
-        let Ok(units) = u16::try_from(length / 8) else { return Err(RingFull) };
+        self.put(kind, transaction, wants_completion, |_| {}, data)
+    }
+
+    /// Puts a packet into the ring that names ranges of a buffer which the guest gave away: `set` is the guest's name for the
+    /// buffer. The guest says by a completion that it is done with them.
+    ///
+    /// # Errors
+    /// As of [`Self::push`].
+    pub fn push_transfer(
+        &mut self,
+        transaction: u64,
+        set: u16,
+        ranges: &[TransferRange],
+        data: &[u8],
+    ) -> Result<(), RingFull> {
+        let head = |packet: &mut Vec<u8>| {
+            packet.extend_from_slice(&u32::from(set).to_le_bytes());
+            packet.extend_from_slice(&(ranges.len() as u32).to_le_bytes());
+            for range in ranges {
+                packet.extend_from_slice(&range.bytes.to_le_bytes());
+                packet.extend_from_slice(&range.offset.to_le_bytes());
+            }
+        };
+        self.put(kind::TRANSFER_PAGES, transaction, true, head, data)
+    }
+
+    /// `head` appends what is between descriptor and data: whole units of 8 bytes.
+    fn put(
+        &mut self,
+        kind: u16,
+        transaction: u64,
+        wants_completion: bool,
+        head: impl FnOnce(&mut Vec<u8>),
+        data: &[u8],
+    ) -> Result<(), RingFull> {
+        self.packet.clear();
+        self.packet.resize(DESCRIPTOR, 0);
+        head(&mut self.packet);
+        let offset = self.packet.len();
+        let length = offset + data.len().next_multiple_of(8);
+        let (Ok(start), Ok(units)) = (u16::try_from(offset / 8), u16::try_from(length / 8)) else {
+            return Err(RingFull);
+        };
         let needed = u32::from(units) * 8 + FOOTER as u32;
         if self.room() <= needed && !self.find_room(needed) {
             return Err(RingFull);
         }
         let packet = &mut self.packet;
-        packet.clear();
         let flags = if wants_completion { COMPLETION_REQUESTED } else { 0 };
-        for half in [kind, (DESCRIPTOR / 8) as u16, units, flags] {
-            packet.extend_from_slice(&half.to_le_bytes());
+        for (at, half) in [kind, start, units, flags].into_iter().enumerate() {
+            packet[at * 2..at * 2 + 2].copy_from_slice(&half.to_le_bytes());
         }
-        packet.extend_from_slice(&transaction.to_le_bytes());
+        packet[8..DESCRIPTOR].copy_from_slice(&transaction.to_le_bytes());
         packet.extend_from_slice(data);
         packet.resize(length, 0);
         packet.extend_from_slice(&(u64::from(self.write) << 32).to_le_bytes());
@@ -107,6 +156,11 @@ impl RingWriter {
     ) -> Result<bool, RingFull> {
         self.push(kind, transaction, wants_completion, data)?;
         Ok(self.publish())
+    }
+
+    /// Whether the guest has read all that it was told of.
+    pub fn is_read(&self) -> bool {
+        self.reader() == self.published
     }
 
     fn tell(&mut self) {

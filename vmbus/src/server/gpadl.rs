@@ -14,7 +14,7 @@ const PAGES_MAX: usize = 1 << 20;
 const HEAD: usize = 8;
 
 /// A list.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Gpadl {
     relid: u32,
     /// Pages that it says it has.
@@ -30,7 +30,7 @@ struct Gpadl {
 }
 
 /// All lists of a guest.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gpadls {
     lists: HashMap<u32, Gpadl>,
     pages: usize,

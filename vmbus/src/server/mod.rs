@@ -5,8 +5,10 @@
 //!            offer            request offers          open            opened
 //!   (none) ───────▶ Hidden ────────────────▶ Offered ──────▶ Opening ────────▶ Open
 //!                     │ revoke                  │  ▲            │ refused        │
-//!                     ▼                         │  └────────────┴──── close ─────┘
-//!                  (gone) ◀──── released ──── Revoked ◀── revoke (after a close, if it was open)
+//!                     ▼                         │  └────────────┴──── close ─────┤
+//!                  (gone)                       │ revoke                         │ revoke
+//!                     ▲                         ▼                                ▼
+//!                     └─────── released ───── Revoked ◀── close, or time is up ─ Leaving
 //! ```
 //! A guest that makes first contact anew, or unloads, puts every channel back to Hidden and loses the revoked ones.
 
@@ -88,6 +90,8 @@ enum State {
     Opening { id: u32, gpadl: u32 },
     /// It is in use.
     Open { gpadl: u32 },
+    /// It is in use, and the guest was told that it is gone: it closes it when it has got back what is under way.
+    Leaving { gpadl: u32 },
     /// The guest was told that it is gone, and has not released it yet.
     Revoked,
 }
@@ -101,7 +105,7 @@ struct Entry {
 }
 
 /// The server of one partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Server {
     connection: Option<Connection>,
     channels: BTreeMap<u32, Entry>,
@@ -157,10 +161,28 @@ impl Server {
         Ok(self.tell_of(&new))
     }
 
-    /// Takes a device away.
+    /// Takes a device away: the guest is told. Its open channels stay until the guest closes them, or
+    /// [`Self::close_revoked`]: drivers wait for what is under way.
     pub fn revoke(&mut self, device: u64) -> Vec<Effect> {
-        let its = |e: &Entry| e.device == device;
-        self.revoke_where(its)
+        self.revoke_where(|e| e.device == device, true)
+    }
+
+    /// Whether a device that was taken away has channels that the guest has not closed.
+    pub fn is_leaving(&self, device: u64) -> bool {
+        self.channels.values().any(|e| e.device == device && matches!(e.state, State::Leaving { .. }))
+    }
+
+    /// Closes them: the guest had time enough.
+    pub fn close_revoked(&mut self, device: u64) -> Vec<Effect> {
+        let relids: Vec<u32> =
+            self.channels.iter().filter(|(_, e)| e.device == device).map(|(r, _)| *r).collect();
+        relids.into_iter().flat_map(|relid| self.close(relid)).collect()
+    }
+
+    /// Addresses of the pages that the guest gave away under this name, for a device: by its first channel.
+    pub fn gpadl(&self, device: u64, name: u32) -> Option<Arc<[u64]>> {
+        let first = self.channels.iter().find(|(_, e)| e.device == device && e.subchannel == 0);
+        self.gpadls.pages(*first?.0, name)
     }
 
     /// A device has opened a channel, or not.
@@ -240,6 +262,7 @@ impl Server {
                 subchannel: entry.subchannel,
                 relid,
                 connection: connection_of(relid),
+                memory: entry.offer.memory,
                 user_data: entry.offer.user_data,
             }));
             effects.push(Effect::Post { vp: connection.vp, message });
@@ -285,28 +308,39 @@ impl Server {
     /// The effects of closing a channel that may be open; it is Offered, or Revoked, afterwards.
     fn close(&mut self, relid: u32) -> Vec<Effect> {
         let Some(entry) = self.channels.get_mut(&relid) else { return Vec::new() };
-        let State::Open { gpadl } = entry.state else { return Vec::new() };
-        entry.state = State::Offered;
+        let (gpadl, next) = match entry.state {
+            State::Open { gpadl } => (gpadl, State::Offered),
+            State::Leaving { gpadl } => (gpadl, State::Revoked),
+            _ => return Vec::new(),
+        };
+        entry.state = next;
         let (device, subchannel) = (entry.device, entry.subchannel);
         self.gpadls.set_used(gpadl, false);
         let mut effects = vec![Effect::Close { relid, device, subchannel }];
         if subchannel == 0 {
             // Its further channels were for this opening.
-            effects.extend(self.revoke_where(|e| e.device == device && e.subchannel != 0));
+            effects.extend(self.revoke_where(|e| e.device == device && e.subchannel != 0, false));
         }
         effects
     }
 
-    fn revoke_where(&mut self, which: impl Fn(&Entry) -> bool) -> Vec<Effect> {
+    /// `gently`: open channels stay open until the guest closes them.
+    fn revoke_where(&mut self, which: impl Fn(&Entry) -> bool, gently: bool) -> Vec<Effect> {
         let relids: Vec<u32> = self.channels.iter().filter(|(_, e)| which(e)).map(|(r, _)| *r).collect();
         let mut effects = Vec::new();
         for relid in relids {
-            effects.extend(self.close(relid));
+            if !gently {
+                effects.extend(self.close(relid));
+            }
             let Some(entry) = self.channels.get_mut(&relid) else { continue };
             match entry.state {
                 State::Hidden => _ = self.channels.remove(&relid),
-                State::Revoked => {}
-                _ => {
+                State::Revoked | State::Leaving { .. } => {}
+                State::Open { gpadl } => {
+                    entry.state = State::Leaving { gpadl };
+                    effects.extend(self.say(ToGuest::Rescind { relid }));
+                }
+                State::Offered | State::Opening { .. } => {
                     entry.state = State::Revoked;
                     effects.extend(self.say(ToGuest::Rescind { relid }));
                 }
@@ -324,11 +358,13 @@ impl Server {
     }
 
     fn released(&mut self, relid: u32) -> Vec<Effect> {
+        let leaving = self.channels.get(&relid).is_some_and(|e| matches!(e.state, State::Leaving { .. }));
+        let effects = if leaving { self.close(relid) } else { Vec::new() };
         if self.channels.get(&relid).is_some_and(|e| e.state == State::Revoked) {
             self.channels.remove(&relid);
             self.gpadls.release(relid);
         }
-        Vec::new()
+        effects
     }
 
     fn unload(&mut self) -> Vec<Effect> {
@@ -340,21 +376,24 @@ impl Server {
 
     /// Every channel is closed and hidden; those that the guest was told are gone, and further ones, are.
     fn close_all(&mut self) -> Vec<Effect> {
-        let open = |e: &Entry| matches!(e.state, State::Open { .. } | State::Opening { .. });
+        let open =
+            |e: &Entry| matches!(e.state, State::Open { .. } | State::Opening { .. } | State::Leaving { .. });
         let effects = self
             .channels
             .iter()
             .filter(|(_, e)| open(e))
             .map(|(&relid, e)| Effect::Close { relid, device: e.device, subchannel: e.subchannel })
             .collect();
-        self.channels.retain(|_, e| e.state != State::Revoked && e.subchannel == 0);
+        let gone = |e: &Entry| matches!(e.state, State::Revoked | State::Leaving { .. });
+        self.channels.retain(|_, e| !gone(e) && e.subchannel == 0);
         self.channels.values_mut().for_each(|e| e.state = State::Hidden);
         self.gpadls = Gpadls::default();
         effects
     }
 
     fn modify(&mut self, relid: u32, vp: u32) -> Vec<Effect> {
-        let done = self.channels.get(&relid).is_some_and(|e| matches!(e.state, State::Open { .. }));
+        let open = |e: &Entry| matches!(e.state, State::Open { .. } | State::Leaving { .. });
+        let done = self.channels.get(&relid).is_some_and(open);
         let mut effects = Vec::new();
         if done {
             effects.push(Effect::Retarget { relid, vp });

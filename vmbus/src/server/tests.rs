@@ -8,7 +8,7 @@ use super::*;
 const V5_3: Version = Version(0x5_0003);
 
 fn an_offer(n: u128) -> Offer {
-    Offer { interface: Uuid::from_u128(1), instance: Uuid::from_u128(n), user_data: [0; 120] }
+    Offer { interface: Uuid::from_u128(1), instance: Uuid::from_u128(n), memory: 0, user_data: [0; 120] }
 }
 
 fn gpadl_list(pages: &[u64]) -> Vec<u8> {
@@ -127,10 +127,21 @@ fn devices_come_and_go() {
     let mut s = opened();
     let effects = s.offer(9, an_offer(9)).unwrap();
     assert!(matches!(&said(&effects)[..], [ToGuest::Offer(o)] if o.relid == 3));
-    let effects = s.revoke(1);
-    assert_eq!(effects[0], Effect::Close { relid: 1, device: 1, subchannel: 0 });
-    assert_eq!(said(&effects), [ToGuest::Rescind { relid: 1 }]);
+    assert_eq!(said(&s.revoke(1)), [ToGuest::Rescind { relid: 1 }]);
     assert_eq!(s.revoke(1), [], "once");
+    assert!(
+        s.is_leaving(1)
+            && matches!(s.message(FromGuest::Modify { relid: 1, vp: 0 })[0], Effect::Retarget { .. })
+    );
+    let closed = [Effect::Close { relid: 1, device: 1, subchannel: 0 }];
+    assert_eq!(s.clone().close_revoked(1), closed, "time is up");
+    assert_eq!(s.clone().message(FromGuest::Released { relid: 1 }), closed, "it has let go of it altogether");
+    assert_eq!(s.message(FromGuest::Close { relid: 1 }), closed);
+    assert!(!s.is_leaving(1) && s.close_revoked(1).is_empty());
+    assert_eq!(
+        s.message(open_of(1)),
+        [Effect::Post { vp: 3, message: ToGuest::OpenResult { relid: 1, id: 77, open: false } }]
+    );
     // Its number is free when the guest says so.
     assert!(matches!(&said(&s.offer(10, an_offer(10)).unwrap())[..], [ToGuest::Offer(o)] if o.relid == 4));
     s.message(FromGuest::Released { relid: 1 });
@@ -195,7 +206,7 @@ proptest! {
     /// Whatever a guest says, each device sees its channels opened and closed in turn, with memory that is whole.
     #[test]
     fn devices_see_openings_and_closings_in_turn(
-        messages in prop::collection::vec((any_message(), 0..5_u8), 1..200),
+        messages in prop::collection::vec((any_message(), 0..6_u8), 1..200),
     ) {
         let mut s = Server::new();
         s.offer(1, an_offer(1));
@@ -208,6 +219,7 @@ proptest! {
                 0 => { s.offer(next, an_offer(next.into())); next += 1; }
                 1 => effects.extend(s.offer_subchannels(1, 1, 4).unwrap_or_default()),
                 2 => effects.extend(s.revoke(next - 1)),
+                3 => effects.extend(s.close_revoked(next - 1)),
                 _ => {}
             }
             while !effects.is_empty() {

@@ -106,6 +106,7 @@ impl Machine {
             translation_memory: 200 << 20,
             cpu_model: CpuModel::named("vireo-v2").unwrap(),
             enlightenments: None,
+            windows: false,
             serial: Arc::clone(&serial) as _,
             devices: vec![attach(drives, move |ide| _ = made.set(Arc::clone(ide)))],
             events: sender,

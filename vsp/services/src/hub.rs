@@ -248,7 +248,7 @@ impl Hub {
         });
         for (which, interface) in interfaces.into_iter().enumerate() {
             let instance = Uuid::from_u128(INSTANCES.as_u128() + which as u128);
-            let offer = Offer { interface, instance, user_data: [0; 120] };
+            let offer = Offer { interface, instance, memory: 0, user_data: [0; 120] };
             bus.add(offer, |_| self.device(which))?;
         }
         Some(())

@@ -104,6 +104,7 @@ fn the_clock_is_right_after_a_pause() {
         translation_memory: 200 << 20,
         cpu_model: CpuModel::named("vireo-v2").unwrap(),
         enlightenments: Some(Enlightenments::best(true)),
+        windows: false,
         serial: Arc::clone(&clocks) as _,
         devices: vec![Box::new(move |seat| {
             let hyperv = Arc::clone(seat.hyperv.expect("its interface"));

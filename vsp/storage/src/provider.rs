@@ -74,7 +74,7 @@ impl Provider {
         controller: Arc<Controller>,
         subchannels: u16,
     ) -> Option<u64> {
-        let offer = Offer { interface: INTERFACE, instance, user_data: [0; 120] };
+        let offer = Offer { interface: INTERFACE, instance, memory: 0, user_data: [0; 120] };
         bus.add(offer, |number| Arc::new(Self::new(Arc::downgrade(bus), number, controller, subchannels)))
     }
 

@@ -11,7 +11,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
 
-use crate::device::{Device, Turn};
+use crate::device::{Device, DeviceState, Turn};
 use crate::interrupt::Interrupts;
 use crate::memory::QueueMemory;
 use crate::queue::{Broken, NO_VECTOR, ServedQueue, Slot};
@@ -173,6 +173,7 @@ impl Core {
         let starts = new & !old & DRIVER_OK != 0 && registers.running();
         if starts {
             (0..self.queues()).for_each(|index| self.slot(index).queue.set_event_idx(event_idx));
+            self.device.start(registers.driver_features);
             // Under the registers' lock: a reset by another vCPU comes before, or after.
             self.run.activate();
         }
@@ -201,6 +202,7 @@ impl Core {
         for index in 0..self.queues() {
             self.slot(index).reset();
         }
+        self.device.stop();
         self.interrupts.forget();
         self.run.reset_done();
         *registers = Registers { generation: registers.generation, ..Registers::new() };
@@ -215,14 +217,18 @@ impl Core {
     }
 
     /// Takes over registers and queues of a saved state; the device rests. The interrupts are restored by now.
-    pub(crate) fn restore(&self, registers: Registers, slots: Vec<Slot>) {
+    pub(crate) fn restore(&self, registers: Registers, slots: Vec<Slot>, device: Option<&DeviceState>) {
         self.run.deactivate();
         for (index, slot) in slots.into_iter().enumerate() {
             *self.slot(index) = slot;
         }
         let running = registers.running();
+        let features = registers.driver_features;
+        self.device.stop();
         *self.registers() = registers;
         if running {
+            self.device.start(features);
+            device.inspect(|state| self.device.restore(state));
             self.run.activate();
         }
     }
@@ -254,13 +260,27 @@ impl Core {
 
     /// Returns a chain to the driver.
     pub(crate) fn complete(&self, index: usize, head: u16, written: u32) {
-        let pushed = self.slot(index).push(&self.queue_memory, head, written);
-        match pushed {
+        self.publish(index, &[(head, written)]);
+        self.tell(index);
+        self.abandon();
+    }
+
+    /// Returns chains to the driver, which is not told.
+    pub(crate) fn publish(&self, index: usize, chains: &[(u16, u32)]) {
+        let published = self.slot(index).publish(&self.queue_memory, chains);
+        if let Err(broken) = published {
+            self.broken(&broken);
+        }
+    }
+
+    /// Tells the driver of chains that were returned, if it wants that.
+    pub(crate) fn tell(&self, index: usize) {
+        let told = self.slot(index).tell(&self.queue_memory);
+        match told {
             Ok(Some(vector)) => self.interrupts.queue(vector),
             Ok(None) => {}
             Err(broken) => self.broken(&broken),
         }
-        self.abandon();
     }
 
     /// A chain is in flight no more. Comes last: a device at rest must not interrupt.
@@ -294,13 +314,10 @@ impl Core {
         drop(slot);
         let queue = ServedQueue::new(self, index);
         let turn = self.device.serve(&queue)?;
-        if queue.turn_is_over() {
-            self.run.kick(index);
-            return Ok(());
-        }
         match turn {
             Turn::Waits => {}
             Turn::At(at) => self.run.kick_at(index, at),
+            Turn::Drained if queue.turn_is_over() => self.run.kick(index),
             Turn::Drained => {
                 // What came while the driver did not tell.
                 if self.slot(index).queue.enable_notification(&self.queue_memory)? {

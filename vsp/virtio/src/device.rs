@@ -1,10 +1,14 @@
 //! What a virtio device is, apart from its transport.
 
-use std::sync::Weak;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::queue::{Broken, ServedQueue};
+use crate::run::Rests;
 
 /// What a device is to the driver, before anything is negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +17,16 @@ pub struct Identity {
     pub kind: u16,
     /// PCI class in bits 23:16, subclass in 15:8, programming interface in 7:0.
     pub class: u32,
+}
+
+/// Saved state of what devices keep for their drivers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceState(pub(crate) Kept);
+
+/// The same, by kinds of devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kept {
+    Net(crate::net::Settings),
 }
 
 /// How it goes on with a queue after [`Device::serve`].
@@ -46,6 +60,27 @@ pub trait Device: Send + Sync {
         let _ = kicker;
     }
 
+    /// It leaves its transport: when this returns, nobody else calls it, or has anything to do with its queues.
+    fn disconnect(&self) {}
+
+    /// There is a driver, and this was agreed on; its queues are served from now on, each once. It calls nobody else from here.
+    fn start(&self, features: u64) {
+        let _ = features;
+    }
+
+    /// There is no driver any more: as after power-on. The device rests. It calls nobody else from here.
+    fn stop(&self) {}
+
+    /// What the driver has set, beside what its transport keeps.
+    fn save(&self) -> Option<DeviceState> {
+        None
+    }
+
+    /// Takes over what [`Self::save`] of a device that offers the same gave; there is a driver, and the device rests.
+    fn restore(&self, state: &DeviceState) {
+        let _ = state;
+    }
+
     /// Takes chains from `queue` until there are none, or it can take no more now. Chains complete here or, later, on other
     /// threads.
     ///
@@ -66,10 +101,34 @@ impl Kicker {
         }
     }
 
+    /// Lets the calling thread use the queues, beside the device's own.
+    pub(crate) fn visit(&self) -> Result<Visit, Rests> {
+        let core = self.0.upgrade().ok_or(Rests::NoDriver)?;
+        core.run.visit()?;
+        Ok(Visit(core))
+    }
+
     /// The device-specific configuration has changed.
     pub fn config_changed(&self) {
         if let Some(core) = self.0.upgrade() {
             core.config_changed();
         }
+    }
+}
+
+/// Leave to use a device's queues; while it lasts, the device does not rest.
+pub(crate) struct Visit(Arc<Core>);
+
+impl Deref for Visit {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }

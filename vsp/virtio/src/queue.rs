@@ -1,8 +1,10 @@
 //! Queues as devices use them: chains whose descriptors were read once and checked, and their way back.
 
+mod gather;
+
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use vireo_memory::{GuestMemory, GuestSlice};
@@ -11,6 +13,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::core::Core;
 use crate::memory::QueueMemory;
+
+pub(crate) use gather::{Gathered, Room};
 
 /// Most pieces of a chain: what a disk request of [`crate::blk::SEGMENTS_MAX`] segments has. Drivers are told; who sends more
 /// breaks the rules.
@@ -48,6 +52,8 @@ pub(crate) struct Slot {
     pub(crate) vector: u16,
     /// Chains taken and not returned.
     in_flight: u16,
+    /// Chains returned since the driver's wish for an interrupt was last looked at.
+    untold: u16,
 }
 
 /// Saved state of a [`Slot`].
@@ -67,12 +73,12 @@ pub(crate) struct SlotState {
 
 impl Slot {
     pub(crate) fn new(max_size: u16) -> Result<Self, virtio_queue::Error> {
-        Ok(Self { queue: Queue::new(max_size)?, vector: NO_VECTOR, in_flight: 0 })
+        Ok(Self { queue: Queue::new(max_size)?, vector: NO_VECTOR, in_flight: 0, untold: 0 })
     }
 
     pub(crate) fn reset(&mut self) {
         self.queue.reset();
-        (self.vector, self.in_flight) = (NO_VECTOR, 0);
+        (self.vector, self.in_flight, self.untold) = (NO_VECTOR, 0, 0);
     }
 
     pub(crate) fn save(&self) -> SlotState {
@@ -106,7 +112,9 @@ impl Slot {
         };
         let same_size = s.max_size == self.queue.max_size();
         let queue = same_size.then(|| Queue::try_from(state).ok()).flatten()?;
-        Some(Self { queue, vector: s.vector, in_flight: 0 })
+        // Whether the driver was told of all that was returned is not known: it may be told once more.
+        let untold = queue.size();
+        Some(Self { queue, vector: s.vector, in_flight: 0, untold })
     }
 
     /// The next chain's head and descriptors, each read once.
@@ -134,31 +142,54 @@ impl Slot {
         Ok(Some((head, descriptors)))
     }
 
-    /// Returns a chain. The vector to interrupt by, if the driver wants it.
-    pub(crate) fn push(
-        &mut self,
-        memory: &QueueMemory,
-        head: u16,
-        written: u32,
-    ) -> Result<Option<u16>, Broken> {
+    /// Has the chain that was popped last available again.
+    fn put_back(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if !self.queue.ready() {
-            return Ok(None);
-        }
-        self.queue.add_used(memory, head, written)?;
-        let wanted = self.queue.needs_notification(memory)? && !self.suppressed(memory)?;
-        Ok(wanted.then_some(self.vector))
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
     }
 
-    /// Whether the driver wants no interrupts; with event indices it says so otherwise.
-    fn suppressed(&self, memory: &QueueMemory) -> Result<bool, Broken> {
-        if self.queue.event_idx_enabled() {
-            return Ok(false);
+    /// Returns chains, with how much was written: the driver sees all of them at once, and is not told yet.
+    pub(crate) fn publish(&mut self, memory: &QueueMemory, chains: &[(u16, u32)]) -> Result<(), Broken> {
+        let count = chains.len() as u16;
+        self.in_flight = self.in_flight.saturating_sub(count);
+        if !self.queue.ready() {
+            return Ok(());
         }
-        let flags: u16 = memory
-            .read_obj(GuestAddress(self.queue.avail_ring()))
-            .map_err(|e| Broken::new(format!("the available ring: {e}")))?;
-        Ok(u16::from_le(flags) & AVAIL_NO_INTERRUPT != 0)
+        let (ring, size, next) = (self.queue.used_ring(), self.queue.size(), self.queue.next_used());
+        let bad = |e: vm_memory::GuestMemoryError| Broken::new(format!("the used ring: {e}"));
+        let at = |offset: u64| GuestAddress(ring.wrapping_add(offset));
+        for (n, (head, written)) in (0..count).zip(chains) {
+            let entry = u64::from(*head) | u64::from(*written) << 32;
+            let place = 4 + 8 * u64::from(next.wrapping_add(n) % size.max(1));
+            memory.write_obj(entry.to_le(), at(place)).map_err(bad)?;
+        }
+        let next = next.wrapping_add(count);
+        self.queue.set_next_used(next);
+        self.untold = self.untold.saturating_add(count);
+        memory.store(next.to_le(), at(2), Ordering::Release).map_err(bad)
+    }
+
+    /// The vector to interrupt by, if chains were returned that the driver wants to be told of.
+    pub(crate) fn tell(&mut self, memory: &QueueMemory) -> Result<Option<u16>, Broken> {
+        let untold = std::mem::take(&mut self.untold);
+        if untold == 0 || !self.queue.ready() {
+            return Ok(None);
+        }
+        // The driver says what it wants, and looks at the used ring; here it is the other way round.
+        fence(Ordering::SeqCst);
+        let word = |offset: u64| -> Result<u16, Broken> {
+            let address = GuestAddress(self.queue.avail_ring().wrapping_add(offset));
+            let word = memory.read_obj::<u16>(address);
+            word.map(u16::from_le).map_err(|e| Broken::new(format!("the available ring: {e}")))
+        };
+        let wanted = if self.queue.event_idx_enabled() {
+            // It wants to be told when this entry of the used ring is there (§2.7.10).
+            let event = word(4 + 2 * u64::from(self.queue.size()))?;
+            self.queue.next_used().wrapping_sub(event).wrapping_sub(1) < untold
+        } else {
+            word(0)? & AVAIL_NO_INTERRUPT == 0
+        };
+        Ok(wanted.then_some(self.vector))
     }
 }
 
@@ -221,6 +252,11 @@ impl<'a> ServedQueue<'a> {
     /// Whether the turn is over, though there may be more chains.
     pub(crate) fn turn_is_over(&self) -> bool {
         self.left.get() == 0
+    }
+
+    /// Has the driver told of chains that were returned by [`Chain::finish`].
+    pub fn tell(&self) {
+        self.core.tell(self.index);
     }
 
     /// Takes the next chain. `None`: there is none, or this turn is over.
@@ -346,6 +382,21 @@ impl Chain {
     pub fn complete(mut self, written: u32) {
         self.returned = true;
         self.core.complete(self.index, self.head, written);
+    }
+
+    /// As [`Self::complete`], but the driver is not interrupted before [`ServedQueue::tell`]. The device's thread alone does so, and
+    /// tells before its turn is over.
+    pub fn finish(mut self, written: u32) {
+        self.returned = true;
+        self.core.publish(self.index, &[(self.head, written)]);
+        self.core.abandon();
+    }
+
+    /// Has it available again, as if it had not been taken. The device's thread alone does so, with the chain that it took last.
+    pub fn put_back(mut self) {
+        self.returned = true;
+        self.core.slot(self.index).put_back();
+        self.core.abandon();
     }
 
     /// Takes it out of the count of those in flight; the driver never gets it back.

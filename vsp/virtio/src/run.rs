@@ -71,6 +71,15 @@ impl State {
     }
 }
 
+/// Why another thread than the device's may not use its queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rests {
+    /// It is paused; when it goes on, all its queues are served.
+    Paused,
+    /// There is no driver, or it broke the rules.
+    NoDriver,
+}
+
 /// What the thread is to do.
 pub(crate) enum Work {
     /// Serve these queues, then say [`Run::served`].
@@ -177,6 +186,19 @@ impl Run {
     /// A chain is taken from a queue; the thread serves it.
     pub(crate) fn request_begins(&self) {
         self.lock().in_flight += 1;
+    }
+
+    /// Another thread than the device's is to use the queues; it is as a chain in flight.
+    pub(crate) fn visit(&self) -> Result<(), Rests> {
+        let mut state = self.lock();
+        if !state.active || state.ended || state.reset != Reset::None {
+            return Err(Rests::NoDriver);
+        }
+        if state.pauses != 0 {
+            return Err(Rests::Paused);
+        }
+        state.in_flight += 1;
+        Ok(())
     }
 
     /// A chain was returned. Whether the caller has to do the driver's reset now.

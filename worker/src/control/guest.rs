@@ -1,4 +1,4 @@
-//! Requests to the guest, by the machine's integration services.
+//! What is asked of the guest, by the machine's integration services.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,32 +11,16 @@ use super::{Answer, Pair, PairPool, Reason, Request};
 /// Takes what is to be said before the answer; whether to go on.
 pub type Tell<'a> = &'a mut dyn FnMut(Answer) -> bool;
 
-/// The answer, if it is such a request.
-pub fn answer(request: &Request, services: Option<&Services>, tell: Tell) -> Option<Answer> {
-    let asks_guest = matches!(
-        request,
-        Request::Shutdown { .. }
-            | Request::Freeze { .. }
-            | Request::Thaw
-            | Request::Copy { .. }
-            | Request::KvpGet { .. }
-            | Request::KvpSet { .. }
-            | Request::KvpDelete { .. }
-            | Request::KvpList { .. }
-            | Request::Memory
-            | Request::MemorySet { .. }
-    );
-    if !asks_guest {
-        return None;
-    }
+/// Does what is asked.
+pub fn answer(request: &Request, services: Option<&Services>, tell: Tell) -> Answer {
     let Some(services) = services else {
         let why = "the guest has no integration services: the machine was started with --enlightenments none";
-        return Some(Answer::Refused { why: why.into(), reason: Some(Reason::NoService) });
+        return Answer::Refused { why: why.into(), reason: Some(Reason::NoService) };
     };
-    Some(match request {
+    match request {
         Request::Copy { file, to } => copy(services, file, to, tell),
         other => ask(services, other).unwrap_or_else(|e| refused(&e)),
-    })
+    }
 }
 
 fn ask(services: &Services, request: &Request) -> Result<Answer, ServiceError> {

@@ -3,6 +3,8 @@
 mod disk;
 mod guest;
 mod info;
+mod nic;
+mod screen;
 mod server;
 
 use std::io::{Read, Write};
@@ -14,14 +16,17 @@ use serde::{Deserialize, Serialize};
 use vireo_services::{CopyTo, MemoryStatus};
 
 use crate::disks::DiskStatus;
+use crate::nics::NicStatus;
 
 pub use info::{GuestReport, MachineInfo};
 pub use server::{ControlServer, Controlled, Running, Wish};
 
 /// Version of the protocol: both sides say theirs, and understand none but their own.
 const VERSION: u32 = 1;
-/// Longest line.
-const LINE_MAX: usize = 64 * 1024;
+/// Longest line that is taken of those who ask.
+const REQUEST_MAX: usize = 64 * 1024;
+/// Longest answer: the largest screen, of noise.
+const ANSWER_MAX: usize = 512 << 20;
 
 /// What is wanted of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +51,30 @@ pub enum Request {
     },
     /// Which disks there are.
     DiskList,
+    /// A further network adapter.
+    NicAdd {
+        /// As on the command line.
+        nic: String,
+    },
+    /// A network adapter less.
+    NicRemove {
+        /// Its name.
+        name: String,
+    },
+    /// Which network adapters there are.
+    NicList,
+    /// What is on the screen.
+    Screenshot,
+    /// Text to be typed on the keyboard.
+    Type {
+        /// At most [`TEXT_MAX`] characters.
+        text: String,
+    },
+    /// Keys to be pressed one after the other, and let go in the opposite order.
+    Keys {
+        /// Their names.
+        keys: Vec<String>,
+    },
     /// What the machine is, and what its guest tells.
     Info,
     /// The guest ends, or starts anew, in good order.
@@ -135,6 +164,9 @@ pub enum Reason {
     NoAnswer,
 }
 
+/// Most characters that are typed at a time: what can be typed while somebody waits.
+pub const TEXT_MAX: usize = 1000;
+
 /// What a machine says to that.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
@@ -145,6 +177,16 @@ pub enum Answer {
     Disks {
         /// In order of their names.
         disks: Vec<DiskStatus>,
+    },
+    /// These are network adapters: all, or the one that was added.
+    Nics {
+        /// In order of their names.
+        nics: Vec<NicStatus>,
+    },
+    /// The screen.
+    Screen {
+        /// A PNG, in base64.
+        png: String,
     },
     /// The machine, and its guest.
     Info {
@@ -246,7 +288,7 @@ pub fn ask_with(
     let no_answer = |why: String| ControlError::NoAnswer { path: socket.into(), why };
     let stream = UnixStream::connect(socket).map_err(not_there)?;
     send(&stream, request).map_err(|e| no_answer(e.to_string()))?;
-    let mut lines = Lines::new(&stream);
+    let mut lines = Lines::new(&stream, ANSWER_MAX);
     loop {
         match lines.receive(PATIENCE).map_err(no_answer)? {
             Answer::Refused { why, reason } => return Err(ControlError::Refused { why, reason }),
@@ -265,25 +307,29 @@ fn send<T: Serialize>(mut to: &UnixStream, what: &T) -> std::io::Result<()> {
 /// Lines of the other side.
 struct Lines<'a> {
     from: &'a UnixStream,
+    /// Longest line.
+    most: usize,
     /// What came after the last line.
     rest: Vec<u8>,
 }
 
 impl<'a> Lines<'a> {
-    fn new(from: &'a UnixStream) -> Self {
-        Self { from, rest: Vec::new() }
+    fn new(from: &'a UnixStream, most: usize) -> Self {
+        Self { from, most, rest: Vec::new() }
     }
 
     /// Reads a line, which has to be there within `patience`. The last may lack its end.
     fn read(&mut self, patience: Duration) -> std::io::Result<Vec<u8>> {
         let deadline = Instant::now() + patience;
-        let mut part = [0; 1024];
+        let mut part = [0; 16 << 10];
+        let mut searched = 0;
         loop {
-            if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-                let rest = self.rest.split_off(end + 1);
+            if let Some(end) = self.rest[searched..].iter().position(|b| *b == b'\n') {
+                let rest = self.rest.split_off(searched + end + 1);
                 return Ok(std::mem::replace(&mut self.rest, rest));
             }
-            if self.rest.len() >= LINE_MAX {
+            searched = self.rest.len();
+            if searched >= self.most {
                 return Ok(std::mem::take(&mut self.rest));
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -343,7 +389,7 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let said = |text: &str| {
             (&a).write_all(text.as_bytes()).unwrap();
-            Lines::new(&b).receive::<Request>(Duration::from_secs(5)).unwrap_err()
+            Lines::new(&b, REQUEST_MAX).receive::<Request>(Duration::from_secs(5)).unwrap_err()
         };
         assert!(said("{\"version\":2,\"command\":\"disk-list\"}\n").contains("version 2"));
         said("{\"version\":1,\"command\":\"disk-burn\"}\n");

@@ -7,10 +7,12 @@ use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use vireo_screen::Station;
 use vireo_services::Services;
 
-use super::{Answer, Lines, Request, disk, guest, info, send};
+use super::{Answer, Lines, REQUEST_MAX, Request, disk, guest, info, nic, screen, send};
 use crate::disks::Disks;
+use crate::nics::Nics;
 use crate::socket::Socket;
 
 /// Who connects and says nothing is not waited for longer.
@@ -55,6 +57,10 @@ pub struct Controlled {
     pub running: Running,
     /// Its disks.
     pub disks: Arc<Disks>,
+    /// Its network adapters.
+    pub nics: Arc<Nics>,
+    /// Its screen, keyboard and mouse, if it has them; they do not keep it.
+    pub station: Option<Station>,
     /// Its integration services, if its guest can have any.
     pub services: Option<Arc<Services>>,
 }
@@ -110,7 +116,7 @@ fn admit(stream: UnixStream, controlled: &Weak<Controlled>, clients: &mut Vec<Jo
 /// Serves one client.
 fn serve(stream: &UnixStream, controlled: &Weak<Controlled>) {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let request = Lines::new(stream).receive(PATIENCE);
+    let request = Lines::new(stream, REQUEST_MAX).receive(PATIENCE);
     // The machine has ended.
     let Some(controlled) = controlled.upgrade() else { return };
     let answer = match request {
@@ -125,15 +131,24 @@ fn serve(stream: &UnixStream, controlled: &Weak<Controlled>) {
 }
 
 fn answer(request: &Request, controlled: &Controlled, tell: guest::Tell) -> Answer {
-    let wish = |wish| (controlled.running.wish)(wish).map_or_else(Answer::refused, |()| Answer::Done);
-    match request {
-        Request::Info => Answer::Info { info: Box::new(info::info(controlled)) },
+    let wish = |wish| (controlled.running.wish)(wish).map(|()| Answer::Done);
+    let done = match request {
+        Request::DiskAdd { .. }
+        | Request::DiskRemove { .. }
+        | Request::DiskGrow { .. }
+        | Request::DiskList => disk::answer(request, &controlled.disks),
+        Request::NicAdd { .. } | Request::NicRemove { .. } | Request::NicList => {
+            nic::answer(request, &controlled.nics)
+        }
+        Request::Screenshot | Request::Type { .. } | Request::Keys { .. } => {
+            screen::answer(request, controlled.station.as_ref())
+        }
+        Request::Info => Ok(Answer::Info { info: Box::new(info::info(controlled)) }),
         Request::Reset => wish(Wish::Reset),
         Request::Nmi => wish(Wish::Nmi),
-        other => disk::answer(other, &controlled.disks)
-            .or_else(|| guest::answer(other, controlled.services.as_deref(), tell))
-            .unwrap_or_else(|| Answer::refused("nobody answers this")),
-    }
+        _ => Ok(guest::answer(request, controlled.services.as_deref(), tell)),
+    };
+    done.unwrap_or_else(Answer::refused)
 }
 
 #[cfg(test)]
@@ -154,7 +169,8 @@ mod tests {
             wish: Box::new(|_| Err("it does nothing".into())),
         };
         let disks = Disks::open(&[], true).unwrap();
-        let controlled = Arc::new(Controlled { running, disks, services: None });
+        let nics = Nics::open(&[], &crate::vmbus::Bus::default(), true, 1).unwrap();
+        let controlled = Arc::new(Controlled { running, disks, nics, station: None, services: None });
         let _server = ControlServer::start(&path, &controlled).unwrap();
         let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let answer = ask(&path, &Request::DiskList).unwrap();

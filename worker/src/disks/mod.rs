@@ -11,15 +11,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vireo_block::{BlockDevice, Limited};
-use vireo_board::{Attach, BoardError};
+use vireo_board::Attach;
 use vireo_ide::{Drives, IdeDrive, Place as IdePlace};
 use vireo_live::{LiveDisk, LiveError, OpenOptions};
 use vireo_scsi::{LogicalUnit, ScsiCd, ScsiDisk};
 use vireo_storvsp::{Controller, LUNS, Provider, UnitError};
 use vireo_virtio::Blk;
+use vireo_vmbus::VmBus;
 
 use crate::pci;
-use crate::synthetic::Synthetic;
+use crate::vmbus::{Plug, no_room};
 pub use spec::{DiskBus, DiskSpec};
 
 /// SCSI controllers of a machine, at most: as Hyper-V has it.
@@ -287,18 +288,18 @@ impl Disks {
         self.entries().iter().filter_map(blk).collect()
     }
 
-    /// How their controllers come onto the VMBus of a machine with so many vCPUs.
-    pub fn synthetic(&self, vcpus: u32) -> Synthetic {
-        let controllers = self.controllers.clone();
-        Box::new(move |bus, _| {
-            for (number, controller) in (0..).zip(&controllers) {
+    /// How their controllers come onto the VMBus of a board with so many vCPUs.
+    pub fn plugs(&self, vcpus: u32) -> Vec<Plug> {
+        let subchannels = u16::try_from(vcpus.saturating_sub(1)).unwrap_or(u16::MAX);
+        let plug = |(number, controller): (u128, &Arc<Controller>)| {
+            let controller = Arc::clone(controller);
+            Box::new(move |bus: &Arc<VmBus>| {
                 let instance = Uuid::from_u128(CONTROLLER_NAMES.as_u128() + number);
-                let subchannels = u16::try_from(vcpus.saturating_sub(1)).unwrap_or(u16::MAX);
-                Provider::attach(bus, instance, Arc::clone(controller), subchannels)
-                    .ok_or_else(|| BoardError::Device("VMBus has no room for a SCSI controller".into()))?;
-            }
-            Ok(())
-        })
+                let attached = Provider::attach(bus, instance, Arc::clone(&controller), subchannels);
+                attached.map(|_| ()).ok_or_else(|| no_room("a SCSI controller"))
+            }) as Plug
+        };
+        (0..).zip(&self.controllers).map(plug).collect()
     }
 
     /// How those that are not on VMBus come onto a board.

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use vireo_worker::control::{Answer, Request};
 use vireo_worker::{DiskSpec, DiskStatus, parse_bytes};
 
-use super::{Target, refused, unexpected};
+use super::{Target, tell};
 use crate::output::{print, printable};
 use crate::size::Size;
 
@@ -50,25 +50,17 @@ pub enum VmDiskCommand {
 /// Runs a subcommand.
 pub fn run(command: &VmDiskCommand) -> ExitCode {
     let (target, request) = match command {
-        VmDiskCommand::Add { target, disk } => match absolute(disk) {
-            Ok(disk) => (target, Request::DiskAdd { disk }),
-            Err(why) => {
-                crate::complain(&why);
-                return ExitCode::FAILURE;
-            }
-        },
-        VmDiskCommand::Remove { target, name } => (target, Request::DiskRemove { name: name.clone() }),
+        VmDiskCommand::Add { target, disk } => (target, absolute(disk).map(|disk| Request::DiskAdd { disk })),
+        VmDiskCommand::Remove { target, name } => (target, Ok(Request::DiskRemove { name: name.clone() })),
         VmDiskCommand::Grow { target, name, size } => {
-            (target, Request::DiskGrow { name: name.clone(), size: *size })
+            (target, Ok(Request::DiskGrow { name: name.clone(), size: *size }))
         }
-        VmDiskCommand::List { target } => (target, Request::DiskList),
+        VmDiskCommand::List { target } => (target, Ok(Request::DiskList)),
     };
-    match target.machine.ask(&request) {
-        Ok(Answer::Disks { disks }) => print(target.output, &disks, |d, out| print_disks(d, out)),
-        Ok(Answer::Done) => ExitCode::SUCCESS,
-        Ok(_) => unexpected(),
-        Err(e) => refused(&e),
-    }
+    tell(target.ask(request), |answer| match answer {
+        Answer::Disks { disks } => print(target.output, &disks, |d, out| print_disks(d, out)),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// The machine may run in another folder: it is told an absolute path.

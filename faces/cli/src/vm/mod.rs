@@ -5,7 +5,9 @@ mod disk;
 mod info;
 mod kvp;
 mod memory;
+mod nic;
 mod power;
+mod screen;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +30,15 @@ pub enum VmCommand {
         #[command(subcommand)]
         command: disk::VmDiskCommand,
     },
+    /// Network adapters of a running machine.
+    Nic {
+        #[command(subcommand)]
+        command: nic::VmNicCommand,
+    },
+    /// Writes what is on the screen to a PNG file.
+    Screenshot(screen::ScreenshotArgs),
+    /// Types on the keyboard.
+    Type(screen::TypeArgs),
     /// Says what a machine is, and what its guest tells of itself.
     Info(info::InfoArgs),
     /// Asks the guest to switch itself off, or to restart, in good order.
@@ -84,6 +95,24 @@ impl Machine {
     }
 }
 
+impl Target {
+    /// Asks the machine, if there is something to ask.
+    fn ask(&self, request: Result<Request, String>) -> Result<Answer, String> {
+        self.machine.ask(&request?).map_err(|e| e.to_string())
+    }
+}
+
+/// Says what was answered, or why nothing was.
+fn tell(answer: Result<Answer, String>, say: impl FnOnce(Answer) -> ExitCode) -> ExitCode {
+    match answer {
+        Ok(answer) => say(answer),
+        Err(e) => {
+            crate::complain(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Says why something was not done; the exit code that tells it.
 fn refused(e: &ControlError) -> ExitCode {
     crate::complain(e);
@@ -104,6 +133,9 @@ fn unexpected() -> ExitCode {
 pub fn run(command: &VmCommand) -> ExitCode {
     match command {
         VmCommand::Disk { command } => disk::run(command),
+        VmCommand::Nic { command } => nic::run(command),
+        VmCommand::Screenshot(args) => screen::shoot(args),
+        VmCommand::Type(args) => screen::type_keys(args),
         VmCommand::Info(args) => info::run(args),
         VmCommand::Shutdown(args) => power::shutdown(args),
         VmCommand::Reset(machine) => machine.have(&Request::Reset),

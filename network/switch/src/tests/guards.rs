@@ -1,8 +1,8 @@
 //! What a guest may claim to be.
 
 use super::*;
-use crate::frame::{ether_type, protocol};
 use crate::{Guards, Reason};
+use vireo_frame::headers::{ether_type, protocol};
 
 const OWN: [u8; 4] = [10, 0, 0, 1];
 const ROUTER: [u8; 4] = [10, 0, 0, 254];

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::Headers;
 use crate::vlan::{VlanMode, VlanSet};
 use crate::{Guards, Limit, Mirror};
+use vireo_frame::headers::Headers;
 
 fn settings() -> impl Strategy<Value = Settings> {
     let vlan = prop_oneof![

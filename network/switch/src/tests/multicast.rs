@@ -1,8 +1,8 @@
 //! Who has asked for a group.
 
 use super::*;
-use crate::Filter;
-use crate::frame::{ether_type, protocol};
+use vireo_frame::Filter;
+use vireo_frame::headers::{ether_type, protocol};
 
 const GROUP: [u8; 4] = [239, 255, 1, 2];
 const GROUP_MAC: Mac = Mac([1, 0, 0x5e, 0x7f, 1, 2]);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::acl::{Acl, Action, Direction, Rule, Who};
-use crate::frame::{ether_type, protocol};
-use crate::{Filter, Limit, Mirror, Reason, SwitchError};
+use crate::{Limit, Mirror, Reason, SwitchError};
+use vireo_frame::Filter;
+use vireo_frame::headers::{ether_type, protocol};
 
 #[test]
 fn who_is_known_gets_what_is_for_it_and_nobody_else_does() {

@@ -16,7 +16,7 @@ use vireo_chipset::pci::{BarWindow, ConfigSpace, ConfigSpaceState, MsixState, Pc
 use vireo_memory::MemoryError;
 
 use crate::core::{Core, Registers};
-use crate::device::{Device, Kicker};
+use crate::device::{Device, DeviceState, Kicker};
 use crate::interrupt::Interrupts;
 use crate::memory::queue_memory;
 use crate::queue::{Slot, SlotState};
@@ -57,8 +57,8 @@ impl From<TransportError> for BoardError {
     }
 }
 
-/// Saved state of a [`VirtioPci`]: transport and queues. What a device keeps beyond it is not of the guest: input that it has not
-/// taken, and the state of a disk.
+/// Saved state of a [`VirtioPci`]: transport, queues, and what an adapter's driver has set. What a device keeps beyond it is not of the
+/// guest: input that it has not taken, and the state of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtioState {
     version: u32,
@@ -68,6 +68,9 @@ pub struct VirtioState {
     isr: u8,
     registers: Registers,
     queues: Vec<SlotState>,
+    /// What the device keeps for its driver, if it does.
+    #[serde(default)]
+    device: Option<DeviceState>,
 }
 
 /// A virtio device as a PCI function. Made paused; dropping it ends its thread.
@@ -131,6 +134,7 @@ impl VirtioPci {
             isr: interrupts.status(),
             registers: core.registers().clone(),
             queues: (0..core.queues()).map(|index| core.slot(index).save()).collect(),
+            device: core.device.save(),
         };
         core.run.resume();
         state
@@ -159,7 +163,7 @@ impl VirtioPci {
         core.run.pause(None);
         let result = self.restore_pci(state);
         if let (Ok(()), Some(slots)) = (&result, slots) {
-            core.restore(state.registers.clone(), slots);
+            core.restore(state.registers.clone(), slots, state.device.as_ref());
         }
         core.run.resume();
         result
@@ -277,6 +281,7 @@ impl Attachment for VirtioPci {
 
 impl Drop for VirtioPci {
     fn drop(&mut self) {
+        self.core.device.disconnect();
         self.core.run.end();
         if let Some(thread) = self.thread.take() {
             // One that panicked has said so itself.

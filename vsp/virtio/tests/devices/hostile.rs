@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use vireo_block::RamDisk;
-use vireo_virtio::{Blk, Console, Device, Rng};
+use vireo_frame::{Ability, Checksum, Intent, SegmentKind, Segmentation};
+use vireo_virtio::{Blk, Console, Device, Net, Rng};
 
 use crate::blk::{IN, header, request, start};
 use crate::disk::Held;
+use crate::net::{self, ADDRESS};
 use crate::rig::{
     EVENT_IDX, INDIRECT, NEEDS_RESET, NEXT, Rig, Ring, Seen, TABLE, VERSION_1, WRITE, descriptor, waits,
 };
+use crate::wire::Wire;
 
 fn ram_disk() -> Rig {
     Rig::new(Blk::new(Arc::new(RamDisk::new(1 << 20, 512)), 1))
@@ -203,6 +206,151 @@ fn descriptors() -> impl Strategy<Value = Vec<(u64, u32, u16, u16)>> {
     let flags = prop_oneof![6 => 0u16..4, 2 => 0u16..8, 1 => any::<u16>()];
     let next = prop_oneof![8 => 0u16..16, 1 => any::<u16>()];
     prop::collection::vec((address(), len, flags, next), 16)
+}
+
+/// An adapter, and a network that always has a frame for it.
+fn adapter() -> (Rig, Arc<Wire>) {
+    let wire = Wire::new(Ability { checksum: true, ..Ability::default() });
+    (Rig::new(Net::new(Arc::clone(&wire) as _, ADDRESS, 2)), wire)
+}
+
+fn gives(wire: &Wire, len: usize) {
+    let mut bytes = vec![0x45; len];
+    bytes[12..14].copy_from_slice(&[8, 0]);
+    let cut = Some(Segmentation { kind: SegmentKind::Tcp4, size: 100 });
+    let plain = Intent::default();
+    let to_cut =
+        Intent { checksum: Checksum::Wanted { start: 34, offset: 16 }, segmentation: cut, tag: None };
+    for intent in [plain, to_cut] {
+        _ = wire.gives(&bytes, intent);
+    }
+    wire.adapter().inspect(|adapter| adapter.flush());
+}
+
+/// After whatever happened, frames go both ways.
+fn adapter_is_mended(rig: &Rig, wire: &Wire) {
+    rig.settle();
+    rig.reset();
+    let (mut receive, mut transmit, _) = net::start(rig, 0, 2);
+    rig.memory.fill(0x30_0000, 100, 0).unwrap();
+    wire.take();
+    transmit.add(rig, &[(0x30_0000, 72, false)]);
+    transmit.run(rig);
+    waits("a frame", || wire.take().iter().any(|(bytes, _)| *bytes == [0; 60]));
+    receive.add(rig, &[(0x30_0000, 2000, true)]);
+    wire.gives(&[7; 60], Intent::default()).unwrap();
+    assert_eq!(receive.wait(rig).1, 72);
+}
+
+#[test]
+fn what_an_adapter_cannot_take_breaks_it() {
+    let all: [(&str, &dyn Fn(&Rig, &mut Ring)); 6] = [
+        ("a buffer without room", &|rig, ring| _ = ring.add(rig, &[(HEADER, 100, false)])),
+        ("a buffer that is no RAM", &|rig, ring| _ = ring.add(rig, &[(1 << 40, 100, true)])),
+        ("a loop", &|rig, ring| {
+            ring.describe(rig, 0, HEADER, 0, NEXT | WRITE, 0);
+            ring.make_available(rig, 0);
+        }),
+        ("a head beyond the queue", &|rig, ring| ring.make_available(rig, 64)),
+        ("an index that jumps", &|rig, ring| ring.set_available(rig, 65)),
+        ("a buffer longer than RAM", &|rig, ring| {
+            ring.add(rig, &[(HEADER, u32::MAX, true)]);
+        }),
+    ];
+    for (why, break_it) in all {
+        let (rig, wire) = adapter();
+        let (mut receive, _, _) = net::start(&rig, 1 << 15, 2);
+        break_it(&rig, &mut receive);
+        wire.gives(&[1; 1500], Intent::default()).unwrap();
+        assert_ne!(rig.status() & NEEDS_RESET, 0, "{why}");
+        assert_eq!(receive.used_index(&rig), 0, "{why}");
+        adapter_is_mended(&rig, &wire);
+    }
+}
+
+/// Rings, tables and headers change while frames go both ways, and the device is reset now and then.
+#[test]
+fn an_adapter_survives_what_changes_under_it() {
+    let (rig, wire) = adapter();
+    let features = 1 << 15 | 1 << 1 | 1 << 7 | INDIRECT | EVENT_IDX;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let area = [0x1_0000, 0x1_1000, 0x1_4000, 0x1_5000, LIST, HEADER][(n >> 61) as usize % 6];
+                let value = [0, 1, HEADER as u32, 2000, 0xFFFF_FFFF, 0x1_0003][(n >> 50) as usize % 6];
+                rig.memory.write_obj(area + ((n >> 32) % 128 & !3), value).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                gives(&wire, 60);
+                gives(&wire, 3000);
+            }
+        });
+        for round in 0..400u16 {
+            let (mut receive, mut transmit, _) = net::start(&rig, features, 2);
+            for n in 0..16 {
+                receive.describe(&rig, n, HEADER + 4096, 1700, WRITE, 0);
+                transmit.describe(&rig, n, HEADER, 12, NEXT, (n + 1) % 16);
+                receive.make_available(&rig, n);
+                transmit.make_available(&rig, n);
+                rig.notify(u64::from(n + round) % 2);
+            }
+            rig.reset();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    adapter_is_mended(&rig, &wire);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn any_rings_leave_an_adapter_that_can_be_reset(
+        (ring_descriptors, table) in (descriptors(), descriptors()),
+        header in any::<[u8; 12]>(), near in any::<bool>(), command in any::<[u8; 16]>(),
+        heads in prop::collection::vec(prop_oneof![8 => 0u16..16, 1 => any::<u16>()], 1..24),
+        jump in prop_oneof![4 => Just(None), 1 => any::<u16>().prop_map(Some)],
+        features in any::<u64>(),
+    ) {
+        let (rig, wire) = adapter();
+        rig.negotiate(rig.offered() & (features | VERSION_1));
+        let mut rings: Vec<Ring> =
+            (0..rig.common::<2>(18)).map(|index| Ring::new(&rig, index, 16, 0x1_0000 + index * 0x4000)).collect();
+        rig.driver_ok();
+        rig.memory.fill(HEADER, 0x1_0000, 0x45).unwrap();
+        let header = if near { [1, 1, 54, 0, 100, 0, 34, 0, 16, 0, header[10], header[11]] } else { header };
+        rig.memory.write(HEADER, &header).unwrap();
+        rig.memory.write(HEADER + 24, &[8, 0]).unwrap();
+        rig.memory.write(0x11_0000, &command.map(|b| b % 7)).unwrap();
+        for ring in &mut rings {
+            for (at, (address, len, flags, next)) in (0..).zip(&ring_descriptors) {
+                ring.describe(&rig, at, *address, *len, *flags, *next);
+                let (address, len, flags, next) = table[usize::from(at)];
+                descriptor(&rig, LIST + 16 * u64::from(at), address, len, flags, next);
+            }
+        }
+        for (n, head) in heads.iter().enumerate() {
+            for (index, ring) in (0..).zip(&mut rings) {
+                ring.make_available(&rig, *head);
+                if let Some(available) = jump.filter(|_| n == 7) {
+                    ring.set_available(&rig, available);
+                }
+                rig.notify(index);
+            }
+            gives(&wire, [60, 2000, 40_000][n % 3]);
+            if n == 5 {
+                wire.room.store(1, Ordering::Release);
+            }
+        }
+        rig.settle();
+        wire.room.store(usize::MAX, Ordering::Release);
+        wire.adapter().unwrap().room();
+        adapter_is_mended(&rig, &wire);
+    }
 }
 
 proptest! {

@@ -3,7 +3,9 @@
 mod blk;
 mod disk;
 mod hostile;
+mod net;
 mod rest;
 mod rig;
 mod simple;
 mod transport;
+mod wire;

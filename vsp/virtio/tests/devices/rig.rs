@@ -104,7 +104,8 @@ impl Rig {
         assert!(memory.set_observer(Box::new(Observer(seen.clone()))));
         let mut builder = ChipsetBuilder::new(&seams).unwrap();
         let slot = PciSlot::new(SLOT as u8, 0).unwrap();
-        let mut seat = Seat { chipset: &mut builder, memory: &memory, hyperv: None };
+        let mut seat =
+            Seat { chipset: &mut builder, memory: &memory, hyperv: None, windows: &Arc::default() };
         let function = VirtioPci::attach(&mut seat, slot, "device", device(&seen)).unwrap();
         let chipset = builder.build().unwrap();
         let mut rig = Self {

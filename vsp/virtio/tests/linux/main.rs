@@ -142,6 +142,7 @@ impl Machine {
             translation_memory: 200 << 20,
             cpu_model: CpuModel::named("vireo-v2").unwrap(),
             enlightenments: None,
+            windows: false,
             serial: Arc::clone(&serial) as _,
             devices: attach.collect(),
             events: sender,

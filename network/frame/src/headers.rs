@@ -1,4 +1,4 @@
-//! What the switch reads of a frame: headers at the places where the specifications have them, each byte once, nothing kept.
+//! What is read of a frame: headers at the places where the specifications have them, each byte once, nothing kept.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -41,7 +41,7 @@ impl Tag {
     }
 }
 
-/// What the switch decides by.
+/// What is decided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// To whom.
@@ -219,4 +219,18 @@ fn transport(frame: &[u8], at: usize, protocol: u8) -> Transport {
         })
     };
     read().unwrap_or(Transport::Malformed)
+}
+
+/// The kind of what is behind all tags, and where that starts.
+pub fn ether_type_at(frame: &[u8]) -> Option<(u16, usize)> {
+    let mut at = 12;
+    for _ in 0..=TAGS {
+        let kind = be16(frame, at)?;
+        at += 2;
+        if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
+            return Some((kind, at));
+        }
+        at += 2;
+    }
+    None
 }

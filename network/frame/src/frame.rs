@@ -1,0 +1,191 @@
+//! A frame, and what is still to be done to it.
+
+use vireo_memory::{GuestSlice, MemoryError};
+
+use crate::Tag;
+use crate::headers::{HEADER, ether_type_at};
+
+/// Bytes of the longest frame: the longest IP packet, an Ethernet header and two tags.
+pub const FRAME_MAX: usize = 65_535 + HEADER + 8;
+/// A head has so many bytes at least, or the whole frame: all headers that anybody decides by.
+pub const HEAD_MAX: usize = 256;
+
+/// What is known of a frame's checksum above IP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// It is in the frame, right or wrong: nobody looked.
+    #[default]
+    Unknown,
+    /// It is right, or the frame comes from memory of this host.
+    Good,
+    /// The sum from `start` to the end of the frame is to be put `offset` bytes behind `start`, where that of the pseudo header is
+    /// (as virtio has it, 5.1.6.2).
+    Wanted {
+        /// Bytes from the start of the frame: where TCP or UDP begins.
+        start: u16,
+        /// Bytes from there.
+        offset: u16,
+    },
+}
+
+/// What a frame is cut into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP, over either: each segment is a datagram.
+    Udp,
+}
+
+/// A frame is longer than the network takes, and is to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segmentation {
+    /// How.
+    pub kind: SegmentKind,
+    /// Bytes of payload in each segment but the last.
+    pub size: u16,
+}
+
+/// What is still to be done to a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Intent {
+    /// Its checksum.
+    pub checksum: Checksum,
+    /// A cut into segments, which wants a checksum as well.
+    pub segmentation: Option<Segmentation>,
+    /// A tag that is not in its bytes, and would be the outermost one.
+    pub tag: Option<Tag>,
+}
+
+/// Bytes, or what is said of them, make no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no frame: {0}")]
+pub struct BadFrame(&'static str);
+
+/// A frame: its head, which is private, and the rest, which may be in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    head: &'a [u8],
+    tail: &'a [GuestSlice],
+    length: usize,
+    intent: Intent,
+    /// Bytes before the payload of what is to be segmented; else 0.
+    headers: usize,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame of these bytes.
+    ///
+    /// # Errors
+    /// It is too short or too long; its head is too short; the checksum is not in the head; or it is to be cut and is not what can
+    /// be.
+    pub fn new(head: &'a [u8], tail: &'a [GuestSlice], intent: Intent) -> Result<Self, BadFrame> {
+        let length = tail.iter().fold(head.len(), |sum, s| sum.saturating_add(s.len()));
+        if head.len() < HEADER || length > FRAME_MAX || (head.len() < HEAD_MAX && length > head.len()) {
+            return Err(BadFrame("its length is out of range"));
+        }
+        if let Checksum::Wanted { start, offset } = intent.checksum
+            && (usize::from(start) < HEADER
+                || usize::from(start) + usize::from(offset) + 2 > head.len().min(HEAD_MAX))
+        {
+            return Err(BadFrame("its checksum is not in its headers"));
+        }
+        let mut frame = Self { head, tail, length, intent, headers: 0 };
+        if let Some(segmentation) = intent.segmentation {
+            frame.headers = frame.headers_of(segmentation)?;
+            if length - frame.headers <= usize::from(segmentation.size) {
+                frame.intent.segmentation = None;
+            }
+        }
+        Ok(frame)
+    }
+
+    /// A frame whose bytes are all private, and to which nothing is to be done.
+    ///
+    /// # Errors
+    /// Its length is out of range.
+    pub fn whole(bytes: &'a [u8]) -> Result<Self, BadFrame> {
+        Self::new(bytes, &[], Intent::default())
+    }
+
+    /// Bytes of all headers of what is to be segmented.
+    fn headers_of(&self, segmentation: Segmentation) -> Result<usize, BadFrame> {
+        let Checksum::Wanted { start, .. } = self.intent.checksum else {
+            return Err(BadFrame("it is to be cut, and no checksum to be made"));
+        };
+        let start = usize::from(start);
+        let (kind, at) = ether_type_at(self.head).ok_or(BadFrame("it has no type"))?;
+        let ip = match (segmentation.kind, kind) {
+            (SegmentKind::Tcp4 | SegmentKind::Udp, crate::headers::ether_type::IPV4) => 20,
+            (SegmentKind::Tcp6 | SegmentKind::Udp, crate::headers::ether_type::IPV6) => 40,
+            _ => return Err(BadFrame("it is to be cut as something that it is not")),
+        };
+        let transport = match segmentation.kind {
+            SegmentKind::Udp => 8,
+            _ => self.head.get(start + 12).map_or(0, |b| usize::from(b >> 4) * 4).max(20),
+        };
+        let headers = start + transport;
+        if segmentation.size == 0 || start < at + ip || headers > self.head.len().min(HEAD_MAX) {
+            return Err(BadFrame("it is to be cut, and has no room for headers"));
+        }
+        Ok(headers)
+    }
+
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Its first bytes: [`HEAD_MAX`] or more, or all.
+    pub fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// What follows its head, in order: for system calls that take pieces.
+    pub fn tail(&self) -> &'a [GuestSlice] {
+        self.tail
+    }
+
+    /// What is to be done to it.
+    pub fn intent(&self) -> Intent {
+        self.intent
+    }
+
+    /// Bytes of all headers, of what is to be segmented; else 0.
+    pub fn headers(&self) -> usize {
+        self.headers
+    }
+
+    /// Copies bytes from `offset` on; what is beyond its end is left as it is.
+    ///
+    /// # Errors
+    /// The guest's memory is not there.
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<(), MemoryError> {
+        let from = self.head.get(offset..).unwrap_or_default();
+        let mut done = from.len().min(to.len());
+        to[..done].copy_from_slice(&from[..done]);
+        let mut before = self.head.len();
+        for piece in self.tail {
+            let skip = (offset + done).saturating_sub(before).min(piece.len());
+            let count = (piece.len() - skip).min(to.len() - done);
+            piece.read(skip, &mut to[done..done + count])?;
+            before += piece.len();
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Appends all bytes to a buffer.
+    ///
+    /// # Errors
+    /// The guest's memory is not there.
+    pub fn append_to(&self, buffer: &mut Vec<u8>) -> Result<(), MemoryError> {
+        let start = buffer.len();
+        buffer.extend_from_slice(self.head);
+        buffer.resize(start + self.length, 0);
+        self.read(self.head.len(), &mut buffer[start + self.head.len()..])
+    }
+}

@@ -1,0 +1,217 @@
+//! Frames in pieces, and what is done to them, held against a second way of counting.
+
+use proptest::prelude::*;
+
+use crate::{Ability, Checksum, Frame, Full, Intent, SegmentKind, Segmentation, Tag, fit};
+
+/// The sum of RFC 1071, word by word.
+fn slow_sum(bytes: &[u8]) -> u16 {
+    let word = |w: &[u8]| u32::from(w[0]) << 8 | u32::from(w.get(1).copied().unwrap_or(0));
+    bytes
+        .chunks(2)
+        .map(word)
+        .fold(0, |a, w| (a + w) % 0xffff + u32::from(a + w > 0 && (a + w) % 0xffff == 0) * 0xffff) as u16
+}
+
+/// A TCP or UDP frame, with a field for its checksum that holds anything.
+fn packet(v6: bool, udp: bool, options: usize, payload: &[u8]) -> (Vec<u8>, Intent) {
+    let transport = if udp { 8 } else { 20 + options * 4 };
+    let length = transport + payload.len();
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    if v6 {
+        bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        bytes.extend((length as u16).to_be_bytes());
+        bytes.extend([if udp { 17 } else { 6 }, 64]);
+        bytes.extend((1..=32).collect::<Vec<u8>>());
+    } else {
+        bytes.extend([8, 0, 0x45, 0]);
+        bytes.extend((20 + length as u16).to_be_bytes());
+        bytes.extend([0xff, 0xfe, 0x40, 0, 64, if udp { 17 } else { 6 }, 0, 0]);
+        bytes.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+    }
+    let start = bytes.len();
+    bytes.extend([0x12, 0x34, 0, 80]);
+    if udp {
+        bytes.extend([0, 0, 0xaa, 0xbb]);
+    } else {
+        bytes.extend([
+            0xff,
+            0xff,
+            0xff,
+            0xf0,
+            0,
+            0,
+            0,
+            1,
+            (5 + options as u8) << 4,
+            0x99,
+            1,
+            0,
+            0xaa,
+            0xbb,
+            0,
+            0,
+        ]);
+        bytes.extend(vec![1; options * 4]);
+    }
+    bytes.extend(payload);
+    let offset = if udp { 6 } else { 16 };
+    (bytes, Intent { checksum: Checksum::Wanted { start: start as u16, offset }, ..Intent::default() })
+}
+
+/// Whether a frame's checksums are right.
+fn is_right(frame: &[u8], at: usize) -> bool {
+    let v6 = frame[at] >> 4 == 6;
+    let (addresses, start, protocol) = if v6 {
+        (&frame[at + 8..at + 40], at + 40, frame[at + 6])
+    } else {
+        (&frame[at + 12..at + 20], at + 20, frame[at + 9])
+    };
+    let length = (frame.len() - start) as u16;
+    let pseudo = [addresses, &length.to_be_bytes(), &[0, protocol], &frame[start..]].concat();
+    let says = u16::from_be_bytes([frame[at + if v6 { 4 } else { 2 }], frame[at + if v6 { 5 } else { 3 }]]);
+    let whole = usize::from(says) == frame.len() - if v6 { start } else { at };
+    whole && slow_sum(&pseudo) == 0xffff && (v6 || slow_sum(&frame[at..start]) == 0xffff)
+}
+
+fn pieces(frame: &Frame<'_>, ability: &Ability) -> Vec<(Vec<u8>, Intent)> {
+    let (mut all, mut done, mut scratch, mut turn) = (Vec::new(), 0, Vec::new(), 0);
+    loop {
+        let put = &mut |f: &Frame<'_>| {
+            turn += 1;
+            // Every third time there is no room.
+            if turn % 3 == 0 {
+                return Err(Full);
+            }
+            let mut bytes = Vec::new();
+            f.append_to(&mut bytes).expect("private");
+            all.push((bytes, f.intent()));
+            Ok(())
+        };
+        if fit(frame, ability, &mut done, &mut scratch, put).is_ok() {
+            return all;
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn segments_are_right_packets_and_have_all_bytes(
+        v6: bool, udp: bool, options in 0usize..11, payload in proptest::collection::vec(any::<u8>(), 1..20_000),
+        size in 1u16..9000, tag in proptest::option::of(any::<u16>()),
+    ) {
+        let size = size.max(payload.len() as u16 / 64 + 1);
+        prop_assume!(payload.len() > usize::from(size));
+        let options = if udp { 0 } else { options };
+        let (bytes, mut intent) = packet(v6, udp, options, &payload);
+        let kind = if udp { SegmentKind::Udp } else if v6 { SegmentKind::Tcp6 } else { SegmentKind::Tcp4 };
+        intent.segmentation = Some(Segmentation { kind, size });
+        intent.tag = tag.map(Tag);
+        let frame = Frame::new(&bytes, &[], intent).unwrap();
+        let got = pieces(&frame, &Ability::default());
+        let (shift, headers) = (if tag.is_some() { 4 } else { 0 }, bytes.len() - payload.len());
+        prop_assert_eq!(got.len(), payload.len().div_ceil(size.into()));
+        let mut joined = Vec::new();
+        for (n, (segment, intent)) in got.iter().enumerate() {
+            prop_assert_eq!((intent.segmentation, intent.tag), (None, None));
+            if let Some(tag) = tag {
+                prop_assert_eq!(&segment[12..16], &[&[0x81, 0][..], &tag.to_be_bytes()].concat()[..]);
+            }
+            prop_assert!(is_right(segment, 14 + shift), "{}", n);
+            let body = &segment[headers + shift..];
+            if !udp {
+                let tcp = headers + shift - 20 - options * 4;
+                let sequence = u32::from_be_bytes(*segment[tcp + 4..].first_chunk().unwrap());
+                prop_assert_eq!(sequence, 0xffff_fff0_u32.wrapping_add(joined.len() as u32));
+                let flags = 0x10 | if n == 0 { 0x80 } else { 0 } | if n + 1 == got.len() { 9 } else { 0 };
+                prop_assert_eq!(segment[tcp + 13], flags);
+            }
+            prop_assert!(body.len() == usize::from(size) || n + 1 == got.len());
+            joined.extend_from_slice(body);
+        }
+        prop_assert_eq!(joined, payload);
+    }
+
+    #[test]
+    fn a_checksum_is_filled_in_or_left_to_who_takes_it(v6: bool, udp: bool, payload in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        let (mut bytes, intent) = packet(v6, udp, 0, &payload);
+        let Checksum::Wanted { start, offset } = intent.checksum else { unreachable!() };
+        let (addresses, end) = if v6 { (22, 54) } else { (26, 34) };
+        let pseudo = [&bytes[addresses..end], &[0, if udp { 17 } else { 6 }], &((bytes.len() - usize::from(start)) as u16).to_be_bytes()].concat();
+        let at = usize::from(start + offset);
+        bytes[at..at + 2].copy_from_slice(&slow_sum(&pseudo).to_be_bytes());
+        if udp {
+            // Its length, which segments get by themselves.
+            let length = (bytes.len() as u16 - start).to_be_bytes();
+            bytes[usize::from(start) + 4..][..2].copy_from_slice(&length);
+        }
+        let frame = Frame::new(&bytes, &[], intent).unwrap();
+        let left = pieces(&frame, &Ability { checksum: true, ..Ability::default() });
+        prop_assert_eq!(&left, &[(bytes.clone(), intent)]);
+        let done = pieces(&frame, &Ability::default());
+        prop_assert_eq!(done[0].1.checksum, Checksum::Good);
+        let mut made = done[0].0.clone();
+        if !v6 {
+            // The header's own sum is its maker's.
+            let sum = !slow_sum(&made[14..34]);
+            made[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        prop_assert!(is_right(&made, 14));
+    }
+
+    #[test]
+    fn what_is_said_of_any_bytes_harms_nobody(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400), plain: bool, start: u16, offset in 0u16..80, size: u16,
+        kind in prop_oneof![Just(SegmentKind::Tcp4), Just(SegmentKind::Tcp6), Just(SegmentKind::Udp)], near: bool,
+    ) {
+        let mut bytes = bytes;
+        if plain && bytes.len() > 14 {
+            bytes[12..14].copy_from_slice(if near { &[8, 0] } else { &[0x86, 0xdd] });
+        }
+        let start = if near { start % 80 } else { start };
+        let intent = Intent {
+            checksum: Checksum::Wanted { start, offset }, segmentation: Some(Segmentation { kind, size }), tag: Some(Tag(7)),
+        };
+        if let Ok(frame) = Frame::new(&bytes, &[], intent) {
+            let got = pieces(&frame, &Ability::default());
+            prop_assert!(!got.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_header_of_virtio_says_what_an_intent_says() {
+    let (mut bytes, plain) = packet(true, false, 3, &[7; 3000]);
+    let cut = Some(Segmentation { kind: SegmentKind::Tcp6, size: 1200 });
+    let all = [
+        Intent::default(),
+        Intent { checksum: Checksum::Good, ..Intent::default() },
+        plain,
+        Intent { segmentation: cut, ..plain },
+    ];
+    for intent in all {
+        let header = Frame::new(&bytes, &[], intent).unwrap().offload_header();
+        assert_eq!(Intent::from_offload_header(&header), Ok(intent));
+    }
+    // As Linux has it: flags, kind, bytes of headers, size of segments, where TCP starts, where its sum is.
+    let header = |bytes: &[u8]| Frame::new(bytes, &[], all[3]).unwrap().offload_header();
+    bytes[54 + 13] &= !0x80;
+    assert_eq!(header(&bytes), [1, 4, 86, 0, 0xb0, 4, 54, 0, 16, 0]);
+    bytes[54 + 13] |= 0x80;
+    assert_eq!(header(&bytes), [1, 0x84, 86, 0, 0xb0, 4, 54, 0, 16, 0]);
+    assert!(Intent::from_offload_header(&[1, 3, 0, 0, 0, 4, 34, 0, 6, 0]).is_err(), "fragments of UDP");
+}
+
+#[test]
+fn what_is_no_frame_is_refused() {
+    let bytes = [0; 400];
+    let wanted = |start, offset| Intent { checksum: Checksum::Wanted { start, offset }, ..Intent::default() };
+    assert!(Frame::whole(&bytes[..13]).is_err() && Frame::whole(&bytes[..14]).is_ok());
+    assert!(Frame::new(&bytes[..60], &[], wanted(50, 8)).is_ok());
+    assert!(Frame::new(&bytes[..60], &[], wanted(50, 9)).is_err());
+    assert!(Frame::new(&bytes[..60], &[], wanted(13, 0)).is_err());
+    assert!(Frame::new(&bytes, &[], wanted(u16::MAX, u16::MAX)).is_err());
+    let cut =
+        Intent { segmentation: Some(Segmentation { kind: SegmentKind::Tcp4, size: 1 }), ..wanted(34, 16) };
+    assert!(Frame::new(&bytes, &[], cut).is_err(), "no IP");
+}

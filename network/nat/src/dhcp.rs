@@ -1,0 +1,342 @@
+//! DHCP: guests are told who they are (RFC 2131, 2132).
+
+use std::net::Ipv4Addr;
+
+use vireo_frame::Mac;
+
+use crate::config::Network;
+use crate::wire::be32;
+
+pub const SERVER: u16 = 67;
+pub const CLIENT: u16 = 68;
+/// Clients that are remembered.
+const CLIENTS: usize = 64;
+/// Seconds of a lease.
+const LEASE: u32 = 86_400;
+/// Bytes of the fields before the options, the cookie included.
+const FIXED: usize = 240;
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
+
+mod option {
+    pub const MASK: u8 = 1;
+    pub const ROUTER: u8 = 3;
+    pub const DNS: u8 = 6;
+    pub const HOST_NAME: u8 = 12;
+    pub const MTU: u8 = 26;
+    pub const BROADCAST: u8 = 28;
+    pub const WANTED: u8 = 50;
+    pub const LEASE: u8 = 51;
+    pub const KIND: u8 = 53;
+    pub const SERVER: u8 = 54;
+    pub const RENEWAL: u8 = 58;
+    pub const REBINDING: u8 = 59;
+    pub const END: u8 = 255;
+}
+
+mod kind {
+    pub const DISCOVER: u8 = 1;
+    pub const OFFER: u8 = 2;
+    pub const REQUEST: u8 = 3;
+    pub const DECLINE: u8 = 4;
+    pub const ACK: u8 = 5;
+    pub const NAK: u8 = 6;
+    pub const RELEASE: u8 = 7;
+    pub const INFORM: u8 = 8;
+}
+
+/// What a client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Message {
+    kind: u8,
+    transaction: u32,
+    broadcast: bool,
+    /// The address that it has.
+    address: Ipv4Addr,
+    client: Mac,
+    wanted: Option<Ipv4Addr>,
+    server: Option<Ipv4Addr>,
+}
+
+impl Message {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let fixed = bytes.first_chunk::<FIXED>()?;
+        // A request, by Ethernet, over no relay.
+        if fixed[..3] != [1, 1, 6] || fixed[236..] != COOKIE || fixed[24..28] != [0; 4] {
+            return None;
+        }
+        let mut message = Self {
+            kind: 0,
+            transaction: be32(fixed, 4)?,
+            broadcast: fixed[10] & 0x80 != 0,
+            address: Ipv4Addr::from(*fixed[12..].first_chunk::<4>()?),
+            client: Mac::first_of(&fixed[28..])?,
+            wanted: None,
+            server: None,
+        };
+        let mut options = &bytes[FIXED..];
+        loop {
+            match *options {
+                [] | [option::END, ..] => break,
+                [0, ref rest @ ..] => options = rest,
+                [code, length, ref rest @ ..] => {
+                    let (body, rest) = rest.split_at_checked(length.into())?;
+                    let address = body.first_chunk::<4>().map(|a| Ipv4Addr::from(*a));
+                    match code {
+                        option::KIND => message.kind = *body.first()?,
+                        option::WANTED => message.wanted = address,
+                        option::SERVER => message.server = address,
+                        _ => {}
+                    }
+                    options = rest;
+                }
+                _ => return None,
+            }
+        }
+        message.client.is_station().then_some(message)
+    }
+}
+
+/// An answer, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub bytes: Vec<u8>,
+    pub station: Mac,
+    pub address: Ipv4Addr,
+}
+
+/// Who has which address.
+#[derive(Debug)]
+pub struct Server {
+    network: Network,
+    mtu: u16,
+    name: Option<String>,
+    /// The one that was heard last at the end.
+    leases: Vec<(Mac, Ipv4Addr)>,
+}
+
+impl Server {
+    pub fn new(network: Network, mtu: u32, name: Option<String>) -> Self {
+        Self { network, mtu: mtu as u16, name, leases: Vec::new() }
+    }
+
+    /// Stations and their addresses.
+    pub fn leases(&self) -> &[(Mac, Ipv4Addr)] {
+        &self.leases
+    }
+
+    /// Forgets who has what.
+    pub fn forget(&mut self) {
+        self.leases.clear();
+    }
+
+    /// What a client is answered, if anything.
+    pub fn answer(&mut self, request: &[u8]) -> Option<Answer> {
+        let message = Message::read(request)?;
+        // It has chosen another server.
+        if message.server.is_some_and(|s| s != self.network.gateway) {
+            return None;
+        }
+        match message.kind {
+            kind::DISCOVER => {
+                let address = self.lease(message.client, message.wanted)?;
+                Some(self.make(&message, kind::OFFER, address))
+            }
+            kind::REQUEST => {
+                let wanted = message.wanted.unwrap_or(message.address);
+                match self.lease(message.client, Some(wanted)) {
+                    Some(address) if address == wanted => Some(self.make(&message, kind::ACK, address)),
+                    _ => Some(self.make(&message, kind::NAK, Ipv4Addr::UNSPECIFIED)),
+                }
+            }
+            kind::INFORM => Some(self.make(&message, kind::ACK, Ipv4Addr::UNSPECIFIED)),
+            kind::RELEASE | kind::DECLINE => {
+                self.leases.retain(|(client, _)| *client != message.client);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The address of a client: that which it has, wants if nobody has it, or the next one.
+    fn lease(&mut self, client: Mac, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+        if let Some(at) = self.leases.iter().position(|(c, _)| *c == client) {
+            let lease = self.leases.remove(at);
+            self.leases.push(lease);
+            return Some(lease.1);
+        }
+        if self.leases.len() >= CLIENTS {
+            self.leases.remove(0);
+        }
+        let free = |a: &Ipv4Addr| {
+            self.network.may_be_guest((*a).into()) && !self.leases.iter().any(|(_, taken)| taken == a)
+        };
+        // The first guest is the one that is forwarded to, whatever it had in another network.
+        let first = Some(self.network.guest).filter(free);
+        let from = self.network.guest.to_bits();
+        let next = || (1..=2 * CLIENTS as u32).map(|n| Ipv4Addr::from_bits(from.wrapping_add(n))).find(free);
+        let before =
+            || (1..=2 * CLIENTS as u32).map(|n| Ipv4Addr::from_bits(from.wrapping_sub(n))).find(free);
+        let address =
+            wanted.filter(free).filter(|_| first.is_none()).or(first).or_else(next).or_else(before)?;
+        self.leases.push((client, address));
+        Some(address)
+    }
+
+    fn make(&self, message: &Message, kind: u8, address: Ipv4Addr) -> Answer {
+        let mut bytes = vec![0; FIXED];
+        bytes[..3].copy_from_slice(&[2, 1, 6]);
+        bytes[4..8].copy_from_slice(&message.transaction.to_be_bytes());
+        bytes[10] = if message.broadcast { 0x80 } else { 0 };
+        let had = if kind == kind::NAK { Ipv4Addr::UNSPECIFIED } else { message.address };
+        bytes[12..16].copy_from_slice(&had.octets());
+        bytes[16..20].copy_from_slice(&address.octets());
+        bytes[28..34].copy_from_slice(&message.client.0);
+        bytes[236..].copy_from_slice(&COOKIE);
+        let mut add = |code: u8, body: &[u8]| {
+            bytes.extend_from_slice(&[code, body.len() as u8]);
+            bytes.extend_from_slice(body);
+        };
+        let net = &self.network;
+        add(option::KIND, &[kind]);
+        add(option::SERVER, &net.gateway.octets());
+        if kind != kind::NAK {
+            if !address.is_unspecified() {
+                add(option::LEASE, &LEASE.to_be_bytes());
+                add(option::RENEWAL, &(LEASE / 2).to_be_bytes());
+                add(option::REBINDING, &(LEASE / 8 * 7).to_be_bytes());
+            }
+            add(option::MASK, &net.mask().octets());
+            add(option::BROADCAST, &net.broadcast().octets());
+            add(option::ROUTER, &net.gateway.octets());
+            add(option::DNS, &net.dns.octets());
+            add(option::MTU, &self.mtu.to_be_bytes());
+            if let Some(name) = self.name.as_ref().filter(|_| address == net.guest) {
+                add(option::HOST_NAME, name.as_bytes());
+            }
+        }
+        bytes.push(option::END);
+        // Some clients take no less (RFC 1542, 2.1).
+        bytes.resize(bytes.len().max(300), 0);
+        // Who has an address hears at it. Others do by their station's, unless they say that they cannot.
+        let to = if !had.is_unspecified() { had } else { address };
+        let all = kind == kind::NAK || had.is_unspecified() && message.broadcast || to.is_unspecified();
+        match all {
+            true => Answer { bytes, station: Mac::BROADCAST, address: Ipv4Addr::BROADCAST },
+            false => Answer { bytes, station: message.client, address: to },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLIENT: Mac = Mac([0, 0x15, 0x5d, 0, 0, 1]);
+
+    fn server() -> Server {
+        Server::new(Network::default(), 9000, Some("guest".into()))
+    }
+
+    fn request(kind: u8, client: Mac, have: [u8; 4], options: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; FIXED];
+        bytes[..8].copy_from_slice(&[1, 1, 6, 0, 1, 2, 3, 4]);
+        bytes[12..16].copy_from_slice(&have);
+        bytes[28..34].copy_from_slice(&client.0);
+        bytes[236..].copy_from_slice(&COOKIE);
+        bytes.extend([option::KIND, 1, kind]);
+        bytes.extend(options);
+        bytes.push(option::END);
+        bytes
+    }
+
+    fn option(answer: &Answer, code: u8) -> Option<&[u8]> {
+        let mut at = FIXED;
+        while let [c, length, ..] = answer.bytes[at..] {
+            let body = &answer.bytes[at + 2..at + 2 + usize::from(length)];
+            match c {
+                255 => return None,
+                c if c == code => return Some(body),
+                _ => at += 2 + usize::from(length),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_client_gets_an_address_and_all_that_goes_with_it() {
+        let mut server = server();
+        let offer = server.answer(&request(kind::DISCOVER, CLIENT, [0; 4], &[])).unwrap();
+        assert_eq!(option(&offer, option::KIND), Some(&[kind::OFFER][..]));
+        assert_eq!((offer.station, offer.address), (CLIENT, [10, 0, 2, 15].into()));
+        let wish = [option::WANTED, 4, 10, 0, 2, 15, option::SERVER, 4, 10, 0, 2, 2];
+        let ack = server.answer(&request(kind::REQUEST, CLIENT, [0; 4], &wish)).unwrap();
+        assert_eq!(ack.bytes[4..8], [1, 2, 3, 4]);
+        assert_eq!(ack.bytes[16..20], [10, 0, 2, 15]);
+        for (code, body) in [
+            (option::KIND, &[kind::ACK][..]),
+            (option::MASK, &[255, 255, 255, 0]),
+            (option::ROUTER, &[10, 0, 2, 2]),
+            (option::DNS, &[10, 0, 2, 3]),
+            (option::MTU, &9000_u16.to_be_bytes()),
+            (option::HOST_NAME, b"guest"),
+            (option::SERVER, &[10, 0, 2, 2]),
+        ] {
+            assert_eq!(option(&ack, code), Some(body), "{code}");
+        }
+        // Renewal, to the address that it has.
+        let ack = server.answer(&request(kind::REQUEST, CLIENT, [10, 0, 2, 15], &[])).unwrap();
+        assert_eq!((ack.station, ack.address), (CLIENT, [10, 0, 2, 15].into()));
+        assert_eq!(ack.bytes[12..16], [10, 0, 2, 15]);
+    }
+
+    #[test]
+    fn addresses_of_others_are_refused_and_each_client_has_its_own() {
+        let mut server = server();
+        let mut seen = Vec::new();
+        for n in 0..100 {
+            let client = Mac([2, 0, 0, 0, 0, n]);
+            let offer = server.answer(&request(kind::DISCOVER, client, [0; 4], &[])).unwrap();
+            assert!(server.network.may_be_guest(offer.address.into()));
+            seen.push(offer.address);
+        }
+        assert!(server.leases.len() <= CLIENTS);
+        let mut now: Vec<_> = server.leases.iter().map(|l| l.1).collect();
+        now.sort();
+        now.dedup();
+        assert_eq!(now.len(), server.leases.len());
+        let taken = seen[99].octets();
+        let wish = [&[option::WANTED, 4][..], &taken].concat();
+        let nak = server.answer(&request(kind::REQUEST, CLIENT, [0; 4], &wish)).unwrap();
+        assert_eq!(option(&nak, option::KIND), Some(&[kind::NAK][..]));
+        assert_eq!(nak.station, Mac::BROADCAST);
+        // One outside of the network.
+        let wish = [option::WANTED, 4, 192, 168, 1, 7];
+        let nak = server.answer(&request(kind::REQUEST, Mac([2; 6]), [0; 4], &wish)).unwrap();
+        assert_eq!(option(&nak, option::KIND), Some(&[kind::NAK][..]));
+    }
+
+    #[test]
+    fn a_lease_that_is_given_back_is_given_again_and_another_servers_clients_are_left_alone() {
+        let mut server = server();
+        server.answer(&request(kind::DISCOVER, CLIENT, [0; 4], &[])).unwrap();
+        assert_eq!(server.answer(&request(kind::RELEASE, CLIENT, [10, 0, 2, 15], &[])), None);
+        let other = server.answer(&request(kind::DISCOVER, Mac([2; 6]), [0; 4], &[])).unwrap();
+        assert_eq!(other.address, server.network.guest);
+        let wish = [option::WANTED, 4, 10, 0, 2, 15, option::SERVER, 4, 10, 0, 2, 9];
+        assert_eq!(server.answer(&request(kind::REQUEST, CLIENT, [0; 4], &wish)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_do_no_harm(options in proptest::collection::vec(any::<u8>(), 0..80), kind in 0_u8..10, cut in 0_usize..330) {
+            let mut server = server();
+            let mut bytes = request(kind, CLIENT, [0; 4], &options);
+            bytes.truncate(cut.max(1));
+            if let Some(answer) = server.answer(&bytes) {
+                prop_assert!(answer.bytes.len() < 576);
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Places for flows, with names that are not given twice; and when who is to be looked at.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::host::Token;
+
+/// Since some moment that stays the same, in nanoseconds.
+pub type Nanos = u64;
+pub const MILLISECOND: Nanos = 1_000_000;
+pub const SECOND: Nanos = 1_000 * MILLISECOND;
+
+/// What a token is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Table {
+    Tcp = 1,
+    Talk = 2,
+    Forward = 3,
+}
+
+impl Token {
+    fn new(table: Table, index: usize, turn: u32) -> Self {
+        Self((table as u64) << 56 | (index as u64 & 0xff_ffff) << 32 | u64::from(turn))
+    }
+
+    pub fn table(self) -> Option<Table> {
+        [Table::Tcp, Table::Talk, Table::Forward].into_iter().find(|t| *t as u64 == self.0 >> 56)
+    }
+
+    fn index(self) -> usize {
+        (self.0 >> 32) as usize & 0xff_ffff
+    }
+}
+
+/// Places, at most so many. A name of one that was left is not that of who comes after.
+#[derive(Debug)]
+pub struct Slots<T> {
+    table: Table,
+    most: usize,
+    places: Vec<(u32, Option<T>)>,
+    free: Vec<usize>,
+}
+
+impl<T> Slots<T> {
+    pub fn new(table: Table, most: usize) -> Self {
+        Self { table, most: most.min(0xff_ffff), places: Vec::new(), free: Vec::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.most
+    }
+
+    /// The name that the next one will have; `None`: there is no place.
+    pub fn next(&mut self) -> Option<Token> {
+        if self.is_full() {
+            return None;
+        }
+        if self.free.is_empty() {
+            self.free.push(self.places.len());
+            self.places.push((0, None));
+        }
+        let index = *self.free.last()?;
+        Some(Token::new(self.table, index, self.places[index].0))
+    }
+
+    /// Takes the next place, whose name was told.
+    pub fn insert(&mut self, token: Token, item: T) {
+        if self.free.last() == Some(&token.index()) {
+            self.free.pop();
+            self.places[token.index()].1 = Some(item);
+        }
+    }
+
+    pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
+        let (turn, item) = self.places.get_mut(token.index())?;
+        item.as_mut().filter(|_| token == Token::new(self.table, token.index(), *turn))
+    }
+
+    pub fn remove(&mut self, token: Token) -> Option<T> {
+        self.get_mut(token)?;
+        let (turn, item) = &mut self.places[token.index()];
+        *turn = turn.wrapping_add(1);
+        self.free.push(token.index());
+        item.take()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
+        let table = self.table;
+        let name = move |(n, (turn, item)): (usize, &'_ (u32, Option<T>))| {
+            item.as_ref().map(|_| Token::new(table, n, *turn))
+        };
+        self.places
+            .iter()
+            .enumerate()
+            .filter_map(move |(n, place)| Some((name((n, place))?, place.1.as_ref()?)))
+    }
+}
+
+/// When who is to be looked at. Each looks for itself whether it is time: one that was told may be early, never late.
+#[derive(Debug, Default)]
+pub struct Timers {
+    heap: BinaryHeap<Reverse<(Nanos, Token)>>,
+}
+
+/// What a flow knows of its own timer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timer {
+    /// When it is to be looked at.
+    pub due: Option<Nanos>,
+    /// When it will be.
+    set: Option<Nanos>,
+}
+
+impl Timers {
+    /// A flow is to be looked at when it says. Later than it will be already costs nothing.
+    pub fn set(&mut self, token: Token, timer: &mut Timer, due: Option<Nanos>) {
+        timer.due = due;
+        if let Some(due) = due
+            && timer.set.is_none_or(|set| due < set)
+        {
+            timer.set = Some(due);
+            self.heap.push(Reverse((due, token)));
+        }
+    }
+
+    /// Who is to be looked at now; whoever it is calls [`Self::is_due`].
+    pub fn pop(&mut self, now: Nanos) -> Option<Token> {
+        let Reverse((due, _)) = self.heap.peek()?;
+        if *due > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((_, token))| token)
+    }
+
+    /// Whether it is time for a flow; else it will be told again.
+    pub fn is_due(&mut self, token: Token, timer: &mut Timer, now: Nanos) -> bool {
+        if timer.set.is_some_and(|set| set <= now) {
+            timer.set = None;
+        }
+        match timer.due {
+            Some(due) if due <= now => {
+                timer.due = None;
+                true
+            }
+            due => {
+                self.set(token, timer, due);
+                false
+            }
+        }
+    }
+
+    /// When the first is to be looked at.
+    pub fn first(&self) -> Option<Nanos> {
+        self.heap.peek().map(|Reverse((due, _))| *due)
+    }
+}

@@ -1,0 +1,183 @@
+//! The thread: it reads frames and puts them to the adapter.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use vireo_frame::{Adapter, FRAME_MAX, Frame, Full, Intent, OFFLOAD_HEADER, fit};
+
+use crate::tap::{Shared, signal};
+
+/// Frames that are put before they are to go, and before anything else is looked at.
+const BURST: usize = 64;
+/// What Linux says of TAP devices, in bits a second.
+const SPEED: u64 = 10_000_000_000;
+
+/// Starts the thread of a device.
+pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    let name = format!("tap {}", shared.interface.name());
+    std::thread::Builder::new().name(name).spawn(move || {
+        let buffer = vec![0; OFFLOAD_HEADER + FRAME_MAX].into();
+        let reader = Reader {
+            shared,
+            buffer,
+            scratch: Vec::new(),
+            length: 0,
+            done: 0,
+            full: false,
+            gone: false,
+            up: None,
+            told: None,
+        };
+        reader.run();
+    })
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    /// A header and a frame.
+    buffer: Box<[u8]>,
+    scratch: Vec<u8>,
+    /// Bytes in the buffer that are still to be put, and how many pieces of the frame are ([`fit`]).
+    length: usize,
+    done: usize,
+    /// The adapter had no room.
+    full: bool,
+    /// There is no interface any more.
+    gone: bool,
+    /// Whether the interface is up, if there was no news of it.
+    up: Option<bool>,
+    /// The carrier that the adapter was told of.
+    told: Option<bool>,
+}
+
+impl Reader {
+    fn run(mut self) {
+        while self.wait().is_some() {
+            self.deliver();
+        }
+    }
+
+    /// Waits for something to do. `None`: it is over.
+    fn wait(&mut self) -> Option<()> {
+        let shared = Arc::clone(&self.shared);
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::IN, !self.full);
+        wanted.set(PollFlags::OUT, shared.full.load(Ordering::Acquire));
+        // Of one that is gone there is nothing but errors: the bell once more, in its place.
+        let file = if self.gone { shared.bell() } else { &shared.file };
+        let news = shared.interface.news().unwrap_or(shared.bell());
+        let mut files = [
+            PollFd::new(file, wanted),
+            PollFd::new(shared.bell(), PollFlags::IN),
+            PollFd::new(news, PollFlags::IN),
+        ];
+        match poll(&mut files, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => {
+                tracing::error!(tap = shared.interface.name(), "cannot wait for frames: {e}");
+                return None;
+            }
+        }
+        let [file, bell, news] = files.map(|f| f.revents());
+        self.gone |= file.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+        if !bell.is_empty() {
+            self.hear(shared.take_signals())?;
+        }
+        if !news.is_empty() {
+            shared.interface.read_news();
+            self.up = None;
+        }
+        if (self.gone || file.contains(PollFlags::OUT))
+            && shared.full.swap(false, Ordering::AcqRel)
+            && let Some(adapter) = &*shared.adapter()
+        {
+            adapter.room();
+        }
+        Some(())
+    }
+
+    fn hear(&mut self, signals: u32) -> Option<()> {
+        if signals & signal::PLUGGED != 0 {
+            (self.told, self.up) = (None, None);
+        }
+        if signals & (signal::PLUGGED | signal::ROOM) != 0 {
+            self.full = false;
+        }
+        (signals & signal::END == 0).then_some(())
+    }
+
+    /// Whether frames can come and go.
+    fn carrier(&mut self) -> bool {
+        !self.gone && *self.up.get_or_insert_with(|| self.shared.interface.is_up())
+    }
+
+    /// Reads frames and puts them.
+    fn deliver(&mut self) {
+        let up = self.carrier();
+        let shared = Arc::clone(&self.shared);
+        let adapter = shared.adapter();
+        let Some(adapter) = &*adapter else { return self.lose() };
+        if self.told != Some(up) {
+            adapter.set_carrier(up, SPEED);
+            self.told = Some(up);
+        }
+        let mut put = false;
+        for _ in 0..BURST {
+            if self.full || self.length == 0 && !self.read() {
+                break;
+            }
+            self.full = self.put(&**adapter).is_err();
+            if !self.full {
+                (self.length, put) = (0, true);
+            }
+        }
+        if put {
+            adapter.flush();
+        }
+    }
+
+    /// Reads what there is for nobody.
+    fn lose(&mut self) {
+        for _ in 0..BURST {
+            if self.length == 0 && !self.read() {
+                break;
+            }
+            self.length = 0;
+            self.shared.lost_read.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads a frame, if there is one.
+    fn read(&mut self) -> bool {
+        if self.gone {
+            return false;
+        }
+        match rustix::io::read(&self.shared.file, &mut self.buffer[..]) {
+            Ok(length) => (self.length, self.done) = (length, 0),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // The interface is gone (EBADFD), or whatever else: poll tells.
+            Err(e) => {
+                tracing::debug!(tap = self.shared.interface.name(), "no more frames: {e}");
+                self.gone = true;
+            }
+        }
+        self.length > 0
+    }
+
+    /// Puts the frame in the buffer.
+    fn put(&mut self, adapter: &dyn Adapter) -> Result<(), Full> {
+        let Some((header, bytes)) = self.buffer[..self.length].split_first_chunk() else { return Ok(()) };
+        let frame = Intent::from_offload_header(header).ok().and_then(|i| Frame::new(bytes, &[], i).ok());
+        let Some(frame) = frame else {
+            self.shared.lost_read.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        let ability = self.shared.adapter_ability();
+        fit(&frame, &ability, &mut self.done, &mut self.scratch, &mut |f| adapter.put(f))
+    }
+}

@@ -1,0 +1,6 @@
+//! An adapter as its driver uses it, and as no driver would.
+
+mod driving;
+mod frames;
+mod hostile;
+mod rig;
