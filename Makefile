@@ -54,6 +54,11 @@ bench-io:
 	cargo run --release --quiet -p vireo-bench -- io --vireo $(VIREO) --guest guests/cache/$(GUEST)-disk \
 		--engine $(ENGINE) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
+# The switch (bench/net): alone, with policy, and from worker to worker beside the kernel's bridge. ONLY=alone,policy,pair.
+.PHONY: bench-net
+bench-net:
+	cargo run --release --quiet -p vireo-bench-net -- --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
 # Designs of the translator's TLB check on compiled code (bench/tlb-check).
 .PHONY: bench-tlb
 bench-tlb:
@@ -67,6 +72,7 @@ drivers:
 	guests/build.sh $(GUEST) debian-6.1-686-pae
 	cargo test --release -p vireo-virtio --test linux
 	cargo test --release -p vireo-ide --test linux
+	cargo test --release -p vireo-nic --test linux
 
 # Random instructions on the real CPU and on the software engine, compared bit for bit.
 CASES := 10000000

@@ -51,7 +51,8 @@ lay_out_disk() { # TREE KERNEL-DIR RELEASE PACKAGES-DIR DISK-DIR
     install -m 644 "$4/etc/mke2fs.conf" "$1/etc/mke2fs.conf"
     install_module_tree "$2" "$3" "$1"
     cp -r "$5/lib" "$5/tests" "$1/vireo/"
-    chmod 755 "$1"/vireo/tests/*
+    chmod 755 "$1"/vireo/tests/* "$1/vireo/lib/dhcp"
+    ln -s /run/resolv.conf "$1/etc/resolv.conf"
 }
 
 # Prints VALUE as COUNT bytes, the lowest first, in the notation of printf.

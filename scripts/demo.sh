@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Boots an unmodified Debian kernel whose root file system is a VHDX on the synthetic SCSI controller, and adds a second
-# disk while it runs: on a terminal with a shell to type in, elsewhere a scripted visit that ends by itself.
+# Boots an unmodified Debian kernel whose root file system is a VHDX on the synthetic SCSI controller, with a network adapter whose
+# network needs no privileges, fetches a page that the guest serves, and adds a second disk while it runs: on a terminal with a
+# shell to type in, elsewhere a scripted visit that ends by itself.
 set -euo pipefail
 
 # A visit takes seconds; this ends one that hangs.
@@ -15,6 +16,20 @@ end() {
 }
 trap end EXIT
 log=$place/log control=$place/control
+fail() { echo "demo: $*" >&2 && exit 1; }
+
+# A port that nobody has now.
+free_port() {
+    local port
+    for port in $(seq 8080 8180); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port" && return; }
+    done
+    fail "no free port from 8080 to 8180"
+}
+# Prints what a web server on this host's loopback answers, without what needs installing.
+fetch() { # PORT
+    exec 4<>"/dev/tcp/127.0.0.1/$1" && printf 'GET / HTTP/1.0\r\n\r\n' >&4 && timeout 30 sed '1,/^\r*$/d' <&4
+}
 
 # Waits until the guest has said something, or is gone.
 heard() { # PATTERN
@@ -25,18 +40,19 @@ heard() { # PATTERN
         fi
     done
 }
-fail() { echo "demo: $*" >&2 && exit 1; }
 show() { echo "\$ ${*/#$vireo/vireo}" && "$@"; }
 
+port=$(free_port)
 echo "Guest:  Debian's $(<"$guest/version"), unmodified"
 echo "Engine: $("$vireo" host info | sed -n 's/^engine \([a-z]*\) .*chosen.*/\1/p') (why: $vireo host info)"
 echo "Disks:  two VHDX, one from the start and one that comes while the guest runs"
+echo "Net:    a private network; port $port of this host's loopback leads to the guest's port 80"
 echo
 "$vireo" disk convert "$guest/root.img" "$place/root.vhdx"
 "$vireo" disk create --size 64M "$place/second.vhdx"
 show "$vireo" disk info "$place/root.vhdx"
 run=("$vireo" run --kernel "$guest/vmlinuz" --initrd "$guest/initrd.img" --memory 512M --cpus 2
-    --disk "$place/root.vhdx" --control "$control")
+    --disk "$place/root.vhdx" --nic "nat,forward=tcp:127.0.0.1:$port:80" --control "$control")
 append="console=ttyS0 quiet panic=-1 root=LABEL=vireo-root"
 
 if [ -t 0 ] && [ -t 1 ]; then
@@ -44,6 +60,7 @@ if [ -t 0 ] && [ -t 1 ]; then
     echo "Leave:  'exit' in the guest's shell powers it off; Ctrl-A x ends the machine at once; Ctrl-A h helps"
     echo "See:    lsblk; ten seconds from now there is one disk more. From another terminal:"
     echo "        $vireo vm disk list --control $control"
+    echo "        curl http://127.0.0.1:$port/"
     echo
     (sleep 10 && "$vireo" vm disk add --control "$control" "$place/second.vhdx" >/dev/null 2>&1) &
     status=0
@@ -57,6 +74,11 @@ machine=$!
 exec 3>"$place/keys"
 tail -n +1 -F --pid="$machine" "$log" 2>/dev/null | sed -u 's/\r//' &
 heard 'hotplug ready'
+heard 'vireo: network eth0 10'
+show "$vireo" vm nic list --control "$control"
+echo "\$ curl http://127.0.0.1:$port/"
+fetch "$port" | tee "$place/page"
+grep -q 'says hello' "$place/page" || fail "the guest's page did not come"
 show "$vireo" vm disk add --control "$control" "$place/second.vhdx"
 heard 'written ok'
 show "$vireo" vm disk list --control "$control"
@@ -70,4 +92,4 @@ sleep 0.5
 show "$vireo" disk check "$place/root.vhdx"
 show "$vireo" disk check "$place/second.vhdx"
 echo
-echo "demo: the guest booted from its VHDX, found a disk that was added while it ran, used it, saw it go, and switched its machine off."
+echo "demo: the guest booted from its VHDX, served a page over its network, found a disk that was added while it ran, used it, saw it go, and switched its machine off."

@@ -14,7 +14,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # stress guest; bench adds the peers measured against; io the tool that measures disks; tlb is for `make bench-tlb`
 # alone, fuzz for `make fuzz`.
 readonly DEMO="gcc:gcc make:make cpio:cpio xz:xz-utils depmod:kmod readelf:binutils mke2fs:e2fsprogs debugfs:e2fsprogs"
-readonly TEST="$DEMO zstd:zstd lz4:lz4 iasl:acpica-tools dmidecode:dmidecode qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils 7zz:7zip vhdiinfo:libvhdi-utils xorriso:xorriso"
+readonly TEST="$DEMO ip:iproute2 zstd:zstd lz4:lz4 iasl:acpica-tools dmidecode:dmidecode qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils 7zz:7zip vhdiinfo:libvhdi-utils xorriso:xorriso"
 readonly QEMU=qemu-system-x86
 readonly BENCH="$DEMO qemu-system-x86_64:qemu-system-x86"
 readonly IO="fio:fio"
@@ -39,6 +39,7 @@ missing_packages() {
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done
     [[ " $* " != *" test "* ]] || lab_qemu_suffices "$(installed_qemu)" || echo "$QEMU"
+    [[ " $* " != *" test "* ]] || perl -MNet::VNC -e 1 2>/dev/null || echo libnet-vnc-perl
     # Packages that are seen by a file instead of a command.
     [ -e /usr/include/stdio.h ] || echo libc6-dev
     [ -e "$APT_KEYRING" ] || echo debian-archive-keyring

@@ -53,7 +53,12 @@ impl Rig {
         };
         let memory = Self::memory();
         let mut builder = ChipsetBuilder::new(&seams).expect("a chipset");
-        let plugged = plug(&mut Seat { chipset: &mut builder, memory: &memory, hyperv: None, windows: &Arc::default() });
+        let plugged = plug(&mut Seat {
+            chipset: &mut builder,
+            memory: &memory,
+            hyperv: None,
+            windows: &Arc::default(),
+        });
         (Self { chipset: builder.build().expect("a chipset"), memory }, plugged)
     }
 

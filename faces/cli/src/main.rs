@@ -8,6 +8,7 @@ mod host;
 mod output;
 mod run;
 mod size;
+mod switch;
 mod vm;
 
 use std::io::Write;
@@ -39,6 +40,13 @@ enum Command {
         #[command(subcommand)]
         command: vm::VmCommand,
     },
+    /// Virtual switches: makes, serves, shows, changes them.
+    Switch {
+        #[command(flatten)]
+        place: switch::Place,
+        #[command(subcommand)]
+        command: switch::SwitchCommand,
+    },
     /// About this host.
     Host {
         #[command(subcommand)]
@@ -64,6 +72,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Disk { command } => disk::run(&command),
         Command::Vm { command } => vm::run(&command),
+        Command::Switch { place, command } => switch::run(&place, &command),
         Command::Host { command } => host::run(&command),
     }
 }

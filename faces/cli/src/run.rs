@@ -63,8 +63,9 @@ pub struct RunArgs {
     /// A CD or DVD in its drive: an ISO image. Options as of a disk; bus=scsi|ide. May be given often.
     #[arg(long = "cdrom", value_name = "FILE[,OPTION…]", value_parser = DiskSpec::parse_cd)]
     cds: Vec<DiskSpec>,
-    /// A network adapter, plugged into nat (a private network that reaches the host's) or tap=NAME. Options:
-    /// model=netvsc|virtio|e1000, mac=ADDRESS, and of nat forward=tcp:127.0.0.1:8080:80 and mtu=N. May be given often.
+    /// A network adapter, plugged into nat (a private network that reaches the host's), switch=NAME or tap=NAME. Options:
+    /// model=netvsc|virtio|e1000, mac=ADDRESS; of nat forward=tcp:127.0.0.1:8080:80 and mtu=N; of a switch port=NAME and vlan=N. May
+    /// be given often.
     #[arg(long = "nic", value_name = "NETWORK[,OPTION…]")]
     nics: Vec<NicSpec>,
     /// Gives the machine a screen of this size, a keyboard and a mouse (`vireo vm screenshot`, `vireo vm type`).

@@ -81,25 +81,33 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// It is too short or too long; its head is too short; the checksum is not in the head; or it is to be cut and is not what can
     /// be.
-    pub fn new(head: &'a [u8], tail: &'a [GuestSlice], intent: Intent) -> Result<Self, BadFrame> {
+    pub fn new(head: &'a [u8], tail: &'a [GuestSlice], mut intent: Intent) -> Result<Self, BadFrame> {
         let length = tail.iter().fold(head.len(), |sum, s| sum.saturating_add(s.len()));
+        let headers = Self::check(head, length, &mut intent)?;
+        Ok(Self { head, tail, length, intent, headers })
+    }
+
+    /// Whether a frame of `length` bytes that starts with `head` can be one, for those who keep frames in another form; takes out of
+    /// an intent what it says for nothing. Bytes of all headers, of what is to be segmented; else 0.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn check(head: &[u8], length: usize, intent: &mut Intent) -> Result<usize, BadFrame> {
         if head.len() < HEADER || length > FRAME_MAX || (head.len() < HEAD_MAX && length > head.len()) {
             return Err(BadFrame("its length is out of range"));
         }
         if let Checksum::Wanted { start, offset } = intent.checksum
             && (usize::from(start) < HEADER
-                || usize::from(start) + usize::from(offset) + 2 > head.len().min(HEAD_MAX))
+                || usize::from(start) + usize::from(offset) + 2 > headers_max(head))
         {
             return Err(BadFrame("its checksum is not in its headers"));
         }
-        let mut frame = Self { head, tail, length, intent, headers: 0 };
-        if let Some(segmentation) = intent.segmentation {
-            frame.headers = frame.headers_of(segmentation)?;
-            if length - frame.headers <= usize::from(segmentation.size) {
-                frame.intent.segmentation = None;
-            }
+        let Some(segmentation) = intent.segmentation else { return Ok(0) };
+        let headers = headers_of(head, intent.checksum, segmentation)?;
+        if length - headers <= usize::from(segmentation.size) {
+            intent.segmentation = None;
         }
-        Ok(frame)
+        Ok(headers)
     }
 
     /// A frame whose bytes are all private, and to which nothing is to be done.
@@ -108,29 +116,6 @@ impl<'a> Frame<'a> {
     /// Its length is out of range.
     pub fn whole(bytes: &'a [u8]) -> Result<Self, BadFrame> {
         Self::new(bytes, &[], Intent::default())
-    }
-
-    /// Bytes of all headers of what is to be segmented.
-    fn headers_of(&self, segmentation: Segmentation) -> Result<usize, BadFrame> {
-        let Checksum::Wanted { start, .. } = self.intent.checksum else {
-            return Err(BadFrame("it is to be cut, and no checksum to be made"));
-        };
-        let start = usize::from(start);
-        let (kind, at) = ether_type_at(self.head).ok_or(BadFrame("it has no type"))?;
-        let ip = match (segmentation.kind, kind) {
-            (SegmentKind::Tcp4 | SegmentKind::Udp, crate::headers::ether_type::IPV4) => 20,
-            (SegmentKind::Tcp6 | SegmentKind::Udp, crate::headers::ether_type::IPV6) => 40,
-            _ => return Err(BadFrame("it is to be cut as something that it is not")),
-        };
-        let transport = match segmentation.kind {
-            SegmentKind::Udp => 8,
-            _ => self.head.get(start + 12).map_or(0, |b| usize::from(b >> 4) * 4).max(20),
-        };
-        let headers = start + transport;
-        if segmentation.size == 0 || start < at + ip || headers > self.head.len().min(HEAD_MAX) {
-            return Err(BadFrame("it is to be cut, and has no room for headers"));
-        }
-        Ok(headers)
     }
 
     /// Bytes.
@@ -188,4 +173,35 @@ impl<'a> Frame<'a> {
         buffer.resize(start + self.length, 0);
         self.read(self.head.len(), &mut buffer[start + self.head.len()..])
     }
+}
+
+/// Where headers end, at the latest: a tag may come to them, and they are to be in the head still.
+fn headers_max(head: &[u8]) -> usize {
+    head.len().min(HEAD_MAX - 4)
+}
+
+/// Bytes of all headers of what is to be segmented.
+fn headers_of(head: &[u8], checksum: Checksum, segmentation: Segmentation) -> Result<usize, BadFrame> {
+    let Checksum::Wanted { start, offset } = checksum else {
+        return Err(BadFrame("it is to be cut, and no checksum to be made"));
+    };
+    let (start, offset) = (usize::from(start), usize::from(offset));
+    let (kind, at) = ether_type_at(head).ok_or(BadFrame("it has no type"))?;
+    let ip = match (segmentation.kind, kind) {
+        (SegmentKind::Tcp4 | SegmentKind::Udp, crate::headers::ether_type::IPV4) => 20,
+        (SegmentKind::Tcp6 | SegmentKind::Udp, crate::headers::ether_type::IPV6) => 40,
+        _ => return Err(BadFrame("it is to be cut as something that it is not")),
+    };
+    let transport = match segmentation.kind {
+        SegmentKind::Udp => 8,
+        _ => head.get(start + 12).map_or(0, |b| usize::from(b >> 4) * 4).max(20),
+    };
+    let headers = start + transport;
+    if segmentation.size == 0 || start < at + ip || headers > headers_max(head) {
+        return Err(BadFrame("it is to be cut, and has no room for headers"));
+    }
+    if start + offset + 2 > headers {
+        return Err(BadFrame("it is to be cut, and its checksum is not in what each piece has"));
+    }
+    Ok(headers)
 }

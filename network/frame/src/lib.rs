@@ -18,8 +18,10 @@ mod frame;
 pub mod headers;
 mod link;
 mod offload;
+mod rss;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 
 pub use address::{Mac, NoMac};
 pub use checksum::{Sum, pseudo_header};
@@ -29,3 +31,4 @@ pub use frame::{BadFrame, Checksum, FRAME_MAX, Frame, HEAD_MAX, Intent, SegmentK
 pub use headers::Tag;
 pub use link::{Adapter, End, Full, Link, NotAllowed};
 pub use offload::{OFFLOAD_HEADER, UnknownSegments};
+pub use rss::{RSS_KEY, rss_hash};

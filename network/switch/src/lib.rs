@@ -14,17 +14,20 @@
 #![warn(missing_docs)]
 
 pub mod acl;
-mod groups;
+pub mod groups;
 mod guard;
 mod port;
+mod querier;
 mod rate;
 mod switch;
 mod table;
 #[cfg(test)]
 mod tests;
+mod text;
 pub mod vlan;
 
 pub use guard::Guards;
 pub use port::{Counters, Kind, Limit, Mirror, Reason, Settings, Traffic};
 pub use rate::Nanos;
 pub use switch::{Delivery, PORTS_MAX, PortId, Switch, SwitchError, Verdict};
+pub use text::NotUnderstood;

@@ -71,6 +71,8 @@ pub struct Settings {
     pub storm: Option<Limit>,
     /// Stations that may be learned behind it.
     pub stations: usize,
+    /// Its share, beside others', of what the switch can carry at a time: at least 1.
+    pub weight: u16,
 }
 
 impl Settings {
@@ -86,6 +88,7 @@ impl Settings {
             bandwidth: None,
             storm: None,
             stations: 4096,
+            weight: 1,
         }
     }
 
@@ -122,6 +125,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Its name, for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Vlan => "vlan",
+            Self::Spoofed => "spoofed",
+            Self::Reserved => "reserved",
+            Self::Dhcp => "dhcp",
+            Self::Router => "router",
+            Self::Address => "address",
+            Self::Acl => "acl",
+            Self::Storm => "storm",
+        }
+    }
+
     /// How many there are.
     pub const COUNT: usize = Self::Storm as usize + 1;
     /// All of them.
@@ -152,6 +170,11 @@ impl Traffic {
         self.frames += 1;
         self.bytes += length as u64;
     }
+
+    pub(crate) fn take_back(&mut self, length: usize) {
+        self.frames = self.frames.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(length as u64);
+    }
 }
 
 /// What passed a port.
@@ -165,6 +188,8 @@ pub struct Counters {
     pub dropped: [u64; Reason::COUNT],
     /// Frames that its rules kept from it.
     pub refused: u64,
+    /// Frames that it had no room for.
+    pub lost: u64,
 }
 
 /// A port of a switch.

@@ -1,6 +1,6 @@
 //! The way of a frame through the switch.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::acl::Direction;
 use crate::groups::{Groups, Interest};
 use crate::guard::Refusal;
 use crate::port::{Counters, Kind, Mirror, Port, Reason, Settings};
+use crate::querier::Querier;
 use crate::rate::Nanos;
 use crate::table::{AGE, Table};
 use crate::vlan::{Learning, Vlan, VlanError};
@@ -21,6 +22,13 @@ use vireo_frame::headers::{Headers, Tag};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortId(u32);
 
+impl PortId {
+    /// The number that it is shown by: in the order in which ports came.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// Ports of a switch, at most.
 pub const PORTS_MAX: usize = 1024;
 
@@ -30,6 +38,9 @@ pub enum SwitchError {
     /// There is none of that name.
     #[error("the switch has no such port")]
     NoPort,
+    /// Another one has that name.
+    #[error("port {0} is connected already")]
+    Named(String),
     /// There are too many.
     #[error("the switch has {PORTS_MAX} ports already")]
     Full,
@@ -80,8 +91,9 @@ pub struct Switch {
     owners: HashMap<Mac, Arc<[PortId]>>,
     table: Table,
     groups: Groups,
-    /// Multicast goes only to who has asked for it by IGMP.
+    /// Multicast goes only to who has asked for it.
     snooping: bool,
+    pub(crate) querier: Querier,
     deliveries: Vec<Delivery>,
 }
 
@@ -102,10 +114,10 @@ struct Frame<'a> {
 enum To {
     /// A group.
     Group,
+    /// The port of which that is known, or behind which it was learned.
+    One(PortId),
     /// Ports of which that is known.
     Owners(Arc<[PortId]>),
-    /// The port behind which it was learned.
-    Learned(PortId),
     /// Nobody knows.
     Unknown,
 }
@@ -193,6 +205,26 @@ impl Switch {
         Ok(())
     }
 
+    /// A frame that was to be delivered to a port was not: there was no room for it.
+    pub fn lost(&mut self, id: PortId, length: usize) {
+        if let Ok(port) = self.port_mut(id) {
+            port.counters.received.take_back(length);
+            port.counters.lost += 1;
+        }
+    }
+
+    /// What came by a port was no frame, or what was said of it could not be.
+    pub fn refuse(&mut self, id: PortId, reason: Reason) {
+        if let Ok(port) = self.port_mut(id) {
+            port.counters.dropped[reason as usize] += 1;
+        }
+    }
+
+    /// The address that is known to be behind a port: its own, or its guest's choice.
+    pub fn address(&self, id: PortId) -> Option<Mac> {
+        self.port(id).and_then(|p| p.address)
+    }
+
     /// What passed a port so far.
     pub fn counters(&self, id: PortId) -> Option<Counters> {
         self.port(id).map(|p| p.counters)
@@ -214,7 +246,7 @@ impl Switch {
     }
 
     /// Members of multicast groups that were heard of, with the VLAN where they are.
-    pub fn members(&self) -> impl Iterator<Item = (Vlan, Ipv4Addr, PortId)> {
+    pub fn members(&self) -> impl Iterator<Item = (Vlan, IpAddr, PortId)> {
         self.groups.all()
     }
 
@@ -294,11 +326,12 @@ impl Switch {
         let place = self.learning.place(came);
         let to = find(&self.owners, &self.table, place, headers.destination, now);
         let floods = matches!(to, To::Group | To::Unknown);
-        if floods && port.storm().is_some_and(|bucket| bucket.take(1, now).is_err()) {
-            return drop(Reason::Storm);
-        }
+        // First what has it offered again: it is to count once by the others.
         if let Some(Err(wait)) = port.bandwidth().map(|bucket| bucket.take(length as u64, now)) {
             return Err(Verdict::Wait(wait));
+        }
+        if floods && port.storm().is_some_and(|bucket| bucket.take(1, now).is_err()) {
+            return drop(Reason::Storm);
         }
         if !own && port.learns() {
             let most = port.settings.stations;
@@ -316,7 +349,7 @@ impl Switch {
             To::Owners(owners) => {
                 owners.iter().for_each(|owner| mirrored |= self.deliver(*owner, frame, length));
             }
-            To::Learned(port) => mirrored |= self.deliver(*port, frame, length),
+            To::One(port) => mirrored |= self.deliver(*port, frame, length),
             To::Unknown => {
                 for n in 0..self.ports.len() {
                     if self.ports[n].1.learns() {
@@ -384,6 +417,11 @@ impl Switch {
         }
     }
 
+    /// Whether a router is in a VLAN.
+    pub(crate) fn has_routers(&self, vlan: Vlan, now: Nanos) -> bool {
+        self.groups.has_routers(self.learning.place(vlan), now)
+    }
+
     fn place_of(&self, id: PortId) -> Option<usize> {
         // They are in the order of their numbers.
         self.ports.binary_search_by_key(&id, |(id, _)| *id).ok()
@@ -434,8 +472,11 @@ fn find(owners: &HashMap<Mac, Arc<[PortId]>>, table: &Table, place: Vlan, to: Ma
         return To::Group;
     }
     match owners.get(&to) {
-        Some(owners) => To::Owners(Arc::clone(owners)),
-        None => table.find(place, to, now).map_or(To::Unknown, To::Learned),
+        Some(owners) => match owners[..] {
+            [owner] => To::One(owner),
+            _ => To::Owners(Arc::clone(owners)),
+        },
+        None => table.find(place, to, now).map_or(To::Unknown, To::One),
     }
 }
 

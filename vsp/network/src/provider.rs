@@ -18,7 +18,7 @@ use crate::control::{Control, Surroundings};
 use crate::protocol::{
     FromDriver, NdisConfig, SEND_SECTION, SEND_TABLE, ToDriver, VERSION_5, VERSION_6_1, VERSIONS, status,
 };
-use crate::receive::{Reception, Sections, infos};
+use crate::receive::{self, Reception, Sections, infos};
 use crate::rndis::{self, OVERHEAD_MAX};
 use crate::transmit::Sent;
 
@@ -539,7 +539,8 @@ impl End for Shared {
             }
         };
         // Links know what the driver takes, mostly.
-        match fit(frame, &reception.ability, &mut done, &mut Vec::new(), deliver) {
+        let ability = receive::ability_for(frame, reception.ability);
+        match fit(frame, &ability, &mut done, &mut Vec::new(), deliver) {
             Err(Full) if done == 0 => Err(Full),
             _ => Ok(()),
         }

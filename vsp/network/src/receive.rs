@@ -82,6 +82,13 @@ impl Sections {
     }
 }
 
+/// What may be left to be done to a frame. Sums of UDP may not: DHCP clients read raw frames, and look at them; the driver has no
+/// way to say that a sum is not there yet.
+pub fn ability_for(frame: &Frame<'_>, ability: Ability) -> Ability {
+    let udp = matches!(frame.intent().checksum, Checksum::Wanted { offset: 6, .. });
+    Ability { checksum: ability.checksum && !udp, ..ability }
+}
+
 /// What is said of a frame to the guest.
 pub fn infos(frame: &Frame<'_>, hash: Option<u32>) -> Infos {
     const TCP_RIGHT: u32 = 1 << 3;

@@ -27,8 +27,6 @@ mod phy;
 mod receive;
 mod registers;
 mod sender;
-#[cfg(test)]
-mod tests;
 mod transmit;
 
 pub use card::{E1000, E1000State, attach};

@@ -14,6 +14,8 @@ use vireo_board::Attach;
 use vireo_frame::Mac;
 use vireo_nat::{Nat, NatConfig, NatError};
 use vireo_netvsp::{Provider, Settings};
+use vireo_port::{ConnectError, PortRequest, SwitchPort};
+use vireo_switchd::Folders;
 use vireo_tap::{Tap, TapError};
 use vireo_virtio::Net;
 use vireo_vmbus::VmBus;
@@ -40,6 +42,12 @@ pub enum NicsError {
     /// Its private network.
     #[error(transparent)]
     Nat(#[from] NatError),
+    /// Its port of a switch.
+    #[error(transparent)]
+    Port(#[from] ConnectError),
+    /// Nobody knows where switches are.
+    #[error("{0}")]
+    Folder(String),
     /// Synthetic adapters are on VMBus.
     #[error(
         "an adapter with model=netvsc needs a guest with the interface of Hyper-V, so not --enlightenments none"
@@ -247,14 +255,20 @@ impl Entry {
         if model == NicModel::Netvsc && !vmbus {
             return Err(NicsError::NoVmBus);
         }
+        let address = spec.address.unwrap_or_else(|| made_up(number));
         let link = Metered::new(match &spec.network {
             Network::Nat { forwards, mtu } => {
                 let config = NatConfig { forwards: forwards.clone(), mtu: *mtu, ..NatConfig::default() };
                 Nat::start(config)? as _
             }
             Network::Tap(name) => Tap::open(name)? as _,
+            Network::Switch { name, port, vlan } => {
+                let port = port.clone().unwrap_or_else(|| address.to_string().replace(':', "-"));
+                let request = PortRequest { name: port, mac: address, vlan: *vlan };
+                let folders = Folders::usual().map_err(NicsError::Folder)?;
+                SwitchPort::connect(&folders.sockets(name).ports(), request)? as _
+            }
         });
-        let address = spec.address.unwrap_or_else(|| made_up(number));
         let device = match model {
             NicModel::Netvsc => Device::Netvsc(None),
             NicModel::Virtio => {

@@ -18,6 +18,15 @@ pub enum Network {
     },
     /// A TAP device of the host, by its name.
     Tap(String),
+    /// A port of a switch.
+    Switch {
+        /// The switch's name.
+        name: String,
+        /// The port's; `None`: that of the adapter's address. The switch keeps its settings by it.
+        port: Option<String>,
+        /// The VLAN that it is to be in, if the switch has no settings for it.
+        vlan: Option<u16>,
+    },
 }
 
 impl fmt::Display for Network {
@@ -28,6 +37,10 @@ impl fmt::Display for Network {
                 forwards.iter().try_for_each(|forward| write!(f, " {forward}"))
             }
             Self::Tap(name) => write!(f, "tap {name}"),
+            Self::Switch { name, port, .. } => {
+                write!(f, "switch {name}")?;
+                port.iter().try_for_each(|port| write!(f, " port {port}"))
+            }
         }
     }
 }
@@ -79,9 +92,8 @@ pub struct NicSpec {
 }
 
 /// What there is, for messages.
-const NETWORKS: &str = "nat or tap=NAME";
-const OPTIONS: &str =
-    "mac=ADDRESS, model=netvsc|virtio|e1000, and of nat forward=PROTOCOL:ADDRESS:PORT:PORT, mtu=N";
+const NETWORKS: &str = "nat, switch=NAME or tap=NAME";
+const OPTIONS: &str = "mac=ADDRESS, model=netvsc|virtio|e1000, of nat forward=PROTOCOL:ADDRESS:PORT:PORT and mtu=N, of a switch port=NAME and vlan=N";
 
 impl FromStr for NicSpec {
     type Err = String;
@@ -92,6 +104,9 @@ impl FromStr for NicSpec {
         let network = match network.split_once('=') {
             None if network == "nat" => Network::Nat { forwards: Vec::new(), mtu: 1500 },
             Some(("tap", name)) if !name.is_empty() => Network::Tap(name.into()),
+            Some(("switch", name)) if !name.is_empty() => {
+                Network::Switch { name: name.into(), port: None, vlan: None }
+            }
             _ => return Err(format!("'{network}' is no network: it is {NETWORKS}")),
         };
         let mut spec = Self { network, address: None, model: None };
@@ -109,6 +124,8 @@ impl FromStr for NicSpec {
                         "mtu={value}: a TAP device has its own: ip link set {name} mtu {value}"
                     ));
                 }
+                ("port", Network::Switch { port, .. }) if !value.is_empty() => *port = Some(value.into()),
+                ("vlan", Network::Switch { vlan, .. }) => *vlan = Some(parse_vlan(value)?),
                 _ => return Err(format!("{part}: the options of an adapter are {OPTIONS}")),
             }
         }
@@ -119,6 +136,11 @@ impl FromStr for NicSpec {
 fn station(value: &str) -> Result<Mac, String> {
     let mac: Mac = value.parse().map_err(|e: NoMac| e.to_string())?;
     mac.is_station().then_some(mac).ok_or_else(|| format!("mac={value}: it is a group's address, or zero"))
+}
+
+fn parse_vlan(value: &str) -> Result<u16, String> {
+    let vlan = value.parse().ok().filter(|n| *n < 4095);
+    vlan.ok_or_else(|| format!("vlan={value}: it is a number from 1 to 4094, or 0 for none"))
 }
 
 fn parse_mtu(value: &str) -> Result<u32, String> {
@@ -142,10 +164,15 @@ mod tests {
         let spec: NicSpec = "tap=tap0,mac=00-15-5d-01-02-03".parse().unwrap();
         assert_eq!(spec.network, Network::Tap("tap0".into()));
         assert_eq!(spec.address, Some(Mac([0, 0x15, 0x5d, 1, 2, 3])));
+        let spec: NicSpec = "switch=lan,port=web,vlan=7".parse().unwrap();
+        let (name, port) = ("lan".into(), Some("web".into()));
+        assert_eq!(spec.network, Network::Switch { name, port, vlan: Some(7) });
         for (text, word) in [
             ("", "is no network"),
             ("tap=", "is no network"),
-            ("bridge=br0", "nat or tap=NAME"),
+            ("bridge=br0", "nat, switch=NAME or tap=NAME"),
+            ("switch=a,vlan=4095", "from 1 to 4094"),
+            ("tap=a,vlan=5", "options of an adapter are"),
             ("nat,mac=1", "no MAC address"),
             ("nat,mac=01:00:5e:00:00:01", "a group's address"),
             ("nat,mtu=99999", "1280 to 65521"),

@@ -7,6 +7,7 @@ mod world;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use vireo_nat::NatConfig;
@@ -129,37 +130,81 @@ fn forwarded(world: &world::World) {
     assert_eq!(world.nat.forwards(), forwards[1..]);
 }
 
-/// iperf3 from the guest to the host and back; bits a second.
-fn iperf(world: &world::World, address: &str, options: &str) -> f64 {
-    let said = world.guest(&format!("iperf3 -c {address} -p 5999 -J {options}")).unwrap();
-    let at = said.find("\"sum_received\"").expect("a sum");
-    let rate = &said[at..];
-    let rate = &rate[rate.find("\"bits_per_second\":").unwrap() + 18..];
-    rate[..rate.find([',', '}']).unwrap()].trim().parse().unwrap()
+/// What iperf3 says of the bits a second that arrived, and of all bytes.
+fn rate(said: &str) -> (f64, f64) {
+    let sum = &said[said.find("\"sum_received\"").expect("a sum")..];
+    let number = |name: &str| {
+        let rest = &sum[sum.find(name).expect("a number") + name.len() + 3..];
+        rest[..rest.find([',', '}', '\n']).expect("more")].trim().parse::<f64>().expect("a number")
+    };
+    (number("bits_per_second"), number("bytes"))
+}
+
+/// Seconds of processor time that a process has used.
+fn used(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    // In hundredths of a second (`proc(5)`: utime and stime).
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+/// Runs iperf3 both ways; prints what passed, and how much in a second of the process in the middle.
+fn measure(name: &str, process: u32, guest: impl Fn(&str) -> Result<String, String>) {
+    for (way, option) in [("guest to host", ""), ("host to guest", "-R")] {
+        let before = used(process);
+        let (bits, bytes) = rate(&guest(&format!("iperf3 -c 10.0.2.2 -p 5999 -J -t 3 {option}")).unwrap());
+        let cost = used(process) - before;
+        println!(
+            "{name}, {way}: {:.2} Gbit/s, {:.2} Gbit per CPU second",
+            bits / 1e9,
+            bytes * 8.0 / 1e9 / cost
+        );
+    }
 }
 
 #[test]
 #[ignore = "a measurement: cargo test --release -p vireo-nat --test kernel -- --ignored --nocapture"]
 fn speed() {
-    for (name, mtu, offloads) in
-        [("1500-offloads", 1500, true), ("1500-plain", 1500, false), ("65520-offloads", 65_520, true)]
-    {
+    let server = || sh("timeout 60 iperf3 -s -B 127.0.0.1 -p 5999 -D; sleep 0.5").unwrap();
+    for (name, mtu, offloads) in [
+        ("MTU 1500, offloads", 1500, true),
+        ("MTU 1500, none", 1500, false),
+        ("MTU 65520, offloads", 65_520, true),
+    ] {
         let config = NatConfig { mtu, ..NatConfig::default() };
-        std::thread::spawn(move || {
-            let Some(world) = world(name, config, offloads, 0) else { return };
+        let run = move || {
+            let Some(world) = world(&name.replace([',', ' '], ""), config, offloads, 0) else { return };
             world.configure();
-            let server = std::thread::spawn(|| sh("timeout 20 iperf3 -s -B 127.0.0.1 -p 5999 -D; sleep 0.5"));
-            server.join().unwrap().unwrap();
-            let out = iperf(&world, "10.0.2.2", "-t 3");
-            let back = iperf(&world, "10.0.2.2", "-t 3 -R");
-            println!(
-                "{name}: guest to host {:.2} Gbit/s, host to guest {:.2} Gbit/s, {:?}",
-                out / 1e9,
-                back / 1e9,
-                world.nat.stats()
-            );
-        })
-        .join()
-        .unwrap();
+            server();
+            measure(name, std::process::id(), |script| world.guest(script));
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
+    if sh("slirp4netns --version").is_err() {
+        eprintln!("SKIPPED the comparison: slirp4netns is not installed");
+        return;
+    }
+    for mtu in [1500, 65_520] {
+        let run = move || {
+            world::unshare_network();
+            server();
+            let mut guest = Command::new("unshare").args(["-n", "sleep", "60"]).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+            let options = ["--configure", &format!("--mtu={mtu}"), &guest.id().to_string(), "tap0"];
+            let mut slirp = Command::new("slirp4netns")
+                .args(options)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+            let enter = format!("nsenter -t {} -n ", guest.id());
+            measure(&format!("slirp4netns, MTU {mtu}"), slirp.id(), |script| sh(&(enter.clone() + script)));
+            for child in [&mut slirp, &mut guest] {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+        };
+        std::thread::spawn(run).join().unwrap();
     }
 }

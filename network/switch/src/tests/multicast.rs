@@ -81,3 +81,90 @@ fn a_guest_joins_only_so_many_and_its_filter_counts_too() {
     s.set_filter(b, Filter { groups: Some([].into()), ..Filter::default() }).unwrap();
     assert_eq!(reached(&mut s, a, &data(1)), []);
 }
+
+fn mld(from: u8, to: [u8; 16], message: &[u8]) -> Vec<u8> {
+    let mut source = [0; 16];
+    (source[0], source[1], source[15]) = (0xfe, 0x80, from);
+    let [.., a, b, c, d] = to;
+    // A hop-by-hop header in front, as MLD has it.
+    let body = [&[58, 0, 5, 2, 0, 0, 1, 0], message].concat();
+    frame(Mac([0x33, 0x33, a, b, c, d]), mac(from), ether_type::IPV6, &ipv6(to, source, 0, &body))
+}
+
+const GROUP6: [u8; 16] = [0xff, 0x15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4];
+
+#[test]
+fn ipv6_groups_are_kept_account_of_as_well() {
+    let mut s = Switch::new();
+    s.set_snooping(true);
+    let [a, b, c] = [1, 2, 3].map(|n| s.add(guest(n)).unwrap());
+    let data = |to: [u8; 16]| mld(1, to, &[0; 8]);
+    assert_eq!(reached(&mut s, a, &data(GROUP6)), [b, c]);
+    let of = |kind: u8| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &GROUP6].concat();
+    reached(&mut s, b, &mld(2, GROUP6, &of(131)));
+    assert_eq!(reached(&mut s, a, &data(GROUP6)), [b]);
+    reached(&mut s, b, &mld(2, GROUP6, &of(132)));
+    assert_eq!(s.members().count(), 0);
+    // Version 2: two groups, one of them only to find neighbours, which all get.
+    let mut solicited = [0; 16];
+    solicited[..].copy_from_slice(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 3]);
+    let records = [&[4, 0, 0, 0][..], &GROUP6, &[4, 0, 0, 0], &solicited].concat();
+    let report = [&[143, 0, 0, 0, 0, 0, 0, 2][..], &records].concat();
+    let all_routers = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16];
+    reached(&mut s, c, &mld(3, all_routers, &report));
+    assert_eq!(s.members().map(|(_, g, p)| (g, p)).collect::<Vec<_>>(), [(GROUP6.into(), c)]);
+    assert_eq!(reached(&mut s, a, &data(GROUP6)), [c]);
+    assert_eq!(reached(&mut s, a, &data(solicited)), [b, c]);
+}
+
+#[test]
+fn groups_that_share_an_address_are_left_one_by_one() {
+    let mut s = Switch::new();
+    s.set_snooping(true);
+    let [a, b, _c] = [1, 2, 3].map(|n| s.add(guest(n)).unwrap());
+    // 239.255.1.2 and 239.127.1.2 are one address in frames.
+    let other = [239, 127, 1, 2];
+    reached(&mut s, b, &message(2, &igmp(0x16, GROUP)));
+    reached(&mut s, b, &message(2, &igmp(0x16, other)));
+    reached(&mut s, b, &message(2, &igmp(0x17, GROUP)));
+    assert_eq!(reached(&mut s, a, &data(1)), [b]);
+    // A packet for a host in a frame to the group, as network load balancing has it.
+    let one = frame(GROUP_MAC, mac(1), ether_type::IPV4, &ipv4([10, 0, 0, 9], [10, 0, 0, 1], 17, &udp(9, 9)));
+    assert_eq!(reached(&mut s, a, &one), [b]);
+}
+
+#[test]
+fn the_switch_asks_where_no_router_does() {
+    let mut s = Switch::new();
+    s.set_snooping(true);
+    let [a, b] = [1, 2].map(|n| s.add(guest(n)).unwrap());
+    let c = s.add(Settings { vlan: crate::vlan::VlanMode::Access(7), ..guest(3) }).unwrap();
+    let asked = |now: u64, s: &mut Switch| {
+        let mut all = Vec::new();
+        s.ask(now, |bytes, to| all.push((bytes.to_vec(), to.port)));
+        all
+    };
+    assert!(asked(0, &mut s).is_empty());
+    s.set_querier(true);
+    let questions = asked(0, &mut s);
+    assert_eq!(questions.iter().map(|q| q.1).collect::<Vec<_>>(), [a, a, b, b, c, c]);
+    for (question, _) in &questions[..2] {
+        // A second way of counting: the sum over all with its checksum is all ones.
+        let v6 = question[12] == 0x86;
+        let sum = match v6 {
+            true => {
+                let pseudo = [&question[22..54], &[0, 0, 0, 28, 0, 0, 0, 58], &question[62..]].concat();
+                vireo_frame::Sum::default().over(&pseudo).folded()
+            }
+            false => vireo_frame::Sum::default().over(&question[38..50]).folded(),
+        };
+        assert_eq!(sum, 0xffff);
+        let headers = vireo_frame::headers::Headers::read(question).unwrap();
+        let mut groups = crate::groups::Groups::default();
+        assert!(!groups.hear(0, a, question, &headers, 0), "it is no report");
+        assert_eq!(groups.has_routers(0, 1), v6, "IGMP's comes from nobody");
+    }
+    assert!(asked(124 * SECOND, &mut s).is_empty());
+    reached(&mut s, b, &message(2, &igmp(0x11, [0; 4])));
+    assert_eq!(asked(125 * SECOND, &mut s).iter().map(|q| q.1).collect::<Vec<_>>(), [c, c]);
+}

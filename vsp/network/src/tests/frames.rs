@@ -210,6 +210,22 @@ fn who_takes_no_coalesced_frames_gets_segments() {
 }
 
 #[test]
+fn datagrams_have_their_sums() {
+    let rig = Rig::ready(Wire::default(), 0x6_0001, true);
+    let mut frame = plain(ADDRESS, OTHER, 14);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame.extend([0x45, 0, 0, 33, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 67, 0, 68, 0, 13]);
+    let pseudo = [10, 0, 0, 1, 10, 0, 0, 2, 0, 17, 0, 13];
+    frame.extend(sum(&pseudo).to_be_bytes());
+    frame.extend(*b"hello");
+    let intent = Intent { checksum: Checksum::Wanted { start: 34, offset: 6 }, ..Intent::default() };
+    rig.put(&frame, intent).unwrap();
+    let got = frames_of(&rig.ranges(&rig.receive())).remove(0);
+    assert_eq!(sum(&[&pseudo, &got.0[34..]].concat()), 0xffff);
+    assert_eq!(got.1, [(0, 1 << 4 | 1 << 5)]);
+}
+
+#[test]
 fn a_guest_that_gives_nothing_back_makes_its_network_wait() {
     let rig = Rig::ready(Wire::default(), 0x6_0001, true);
     let frame = plain(ADDRESS, OTHER, 1000);

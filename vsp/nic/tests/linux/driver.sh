@@ -15,11 +15,10 @@ fail() {
     poweroff -f
 }
 
-rounds=1 bulk=0 mtu=
+rounds=1 mtu=
 for word in $(cat /proc/cmdline); do
     case $word in
         net.rounds=*) rounds=${word#*=} ;;
-        net.bulk=*) bulk=${word#*=} ;;
         net.mtu=*) mtu=${word#*=} ;;
     esac
 done
@@ -53,11 +52,6 @@ echo "NET-BUSY"
 for round in $(seq "$rounds"); do
     nc 10.9.8.1 7001 >/tmp/data </dev/null || fail "receive $round"
     nc 10.9.8.1 7002 </tmp/data >/dev/null || fail "send $round"
-done
-[ "$bulk" = 0 ] || while :; do
-    iperf3 -c 10.9.8.1 -p 7004 -t "$bulk" -f m | grep receiver | sed 's/^/NET-SENT /'
-    iperf3 -c 10.9.8.1 -p 7004 -t "$bulk" -f m -R | grep receiver | sed 's/^/NET-RECEIVED /'
-    break
 done
 echo "NET-ERRORS $(cat /sys/class/net/eth0/statistics/rx_errors) $(cat /sys/class/net/eth0/statistics/tx_errors)" \
     "$(awk '/^Tcp:/ { n++; if (n == 2) print $13, $15 }' /proc/net/snmp)"

@@ -93,6 +93,7 @@ impl Machine {
             cpu_model: CpuModel::named("vireo-v2").unwrap(),
             enlightenments: None,
             serial: Arc::clone(&serial) as _,
+            windows: false,
             devices,
             events: sender,
         };

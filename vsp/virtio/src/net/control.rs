@@ -8,6 +8,7 @@ use vireo_frame::Mac;
 use virtio_bindings::virtio_net as spec;
 
 use super::settings::{ADDRESSES_MAX, GUEST_OFFLOADS, Settings};
+use super::steering::Rss;
 
 /// Bytes of a command, at most: two tables of addresses, longer than any that is looked at.
 pub(super) const COMMAND_MAX: usize = 8192;
@@ -43,16 +44,7 @@ pub(super) fn command(settings: &mut Settings, pairs: u16, bytes: &[u8]) -> Resu
             settings.announce = false;
             Ok(Change::Nothing)
         }
-        spec::VIRTIO_NET_CTRL_MQ
-            if command == spec::VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET && settings.has(spec::VIRTIO_NET_F_MQ) =>
-        {
-            let wanted = data.first_chunk().map(|b| u16::from_le_bytes(*b)).ok_or(Refused)?;
-            if !(1..=pairs).contains(&wanted) {
-                return Err(Refused);
-            }
-            settings.pairs = wanted;
-            Ok(Change::Nothing)
-        }
+        spec::VIRTIO_NET_CTRL_MQ => queues(settings, pairs, command, data),
         spec::VIRTIO_NET_CTRL_GUEST_OFFLOADS
             if command == spec::VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET
                 && settings.has(spec::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) =>
@@ -66,6 +58,24 @@ pub(super) fn command(settings: &mut Settings, pairs: u16, bytes: &[u8]) -> Resu
         }
         _ => Err(Refused),
     }
+}
+
+fn queues(settings: &mut Settings, pairs: u16, command: u32, data: &[u8]) -> Result<Change, Refused> {
+    match command {
+        spec::VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET if settings.has(spec::VIRTIO_NET_F_MQ) => {
+            let wanted = data.first_chunk().map(|b| u16::from_le_bytes(*b)).ok_or(Refused)?;
+            if !(1..=pairs).contains(&wanted) {
+                return Err(Refused);
+            }
+            (settings.pairs, settings.rss) = (wanted, None);
+        }
+        spec::VIRTIO_NET_CTRL_MQ_RSS_CONFIG if settings.has(spec::VIRTIO_NET_F_RSS) => {
+            let (rss, transmit) = Rss::read(data, pairs).ok_or(Refused)?;
+            (settings.pairs, settings.rss) = (transmit, Some(rss));
+        }
+        _ => return Err(Refused),
+    }
+    Ok(Change::Nothing)
 }
 
 fn receive(settings: &mut Settings, command: u32, data: &[u8]) -> Result<Change, Refused> {

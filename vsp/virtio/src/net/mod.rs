@@ -14,7 +14,7 @@ mod transmit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vireo_frame::{Link, Mac};
+use vireo_frame::{Link, Mac, RSS_KEY};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net as spec;
 
@@ -82,9 +82,9 @@ impl Net {
     }
 
     /// The configuration (§5.1.4).
-    fn config(&self) -> [u8; 17] {
+    fn config(&self) -> [u8; 24] {
         let settings = self.port.settings();
-        let mut config = [0; 17];
+        let mut config = [0; 24];
         let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &settings.address);
         let link = if self.port.has_carrier() { spec::VIRTIO_NET_S_LINK_UP } else { 0 };
@@ -99,13 +99,17 @@ impl Net {
             Ok(speed) => (speed.min(i32::MAX as u32), 1),
         };
         put(12, &speed.to_le_bytes());
-        put(16, &[duplex]);
+        put(16, &[duplex, RSS_KEY as u8]);
+        put(18, &(steering::TABLE_MAX as u16).to_le_bytes());
+        put(20, &steering::HASH_KINDS.to_le_bytes());
         config
     }
 
     /// The queue of commands; where the driver does not know of several pairs, it follows the first.
     fn control_queue(&self) -> usize {
-        let pairs = if self.port.settings().has(spec::VIRTIO_NET_F_MQ) { self.pairs } else { 1 };
+        let settings = self.port.settings();
+        let several = settings.has(spec::VIRTIO_NET_F_MQ) || settings.has(spec::VIRTIO_NET_F_RSS);
+        let pairs = if several { self.pairs } else { 1 };
         usize::from(pairs) * 2
     }
 
@@ -199,7 +203,8 @@ impl Device for Net {
             spec::VIRTIO_NET_F_HOST_USO,
             spec::VIRTIO_NET_F_SPEED_DUPLEX,
         ];
-        let several = if self.pairs > 1 { 1 << spec::VIRTIO_NET_F_MQ } else { 0 };
+        let several = 1 << spec::VIRTIO_NET_F_MQ | 1 << spec::VIRTIO_NET_F_RSS;
+        let several = if self.pairs > 1 { several } else { 0 };
         always.iter().fold(several, |features, bit| features | 1 << bit)
     }
 
@@ -249,6 +254,7 @@ impl Device for Net {
         settings.features = features;
         settings.offloads &= features & settings::GUEST_OFFLOADS;
         settings.pairs = settings.pairs.clamp(1, self.pairs);
+        settings.rss = settings.rss.take().filter(|rss| rss.possible(self.pairs));
         self.tell_link.store(true, Ordering::Release);
     }
 

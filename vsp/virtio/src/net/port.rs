@@ -8,7 +8,6 @@ use virtio_bindings::virtio_net as spec;
 use virtio_queue::QueueT;
 
 use super::settings::Settings;
-use super::steering;
 use super::{HEADER, receive_queue};
 use crate::device::{Kicker, Visit};
 use crate::queue::{Broken, Gathered, Room};
@@ -158,7 +157,7 @@ impl End for Port {
         }
         let ability = settings.ability();
         let merge = settings.has(spec::VIRTIO_NET_F_MRG_RXBUF);
-        let pair = steering::pair(frame.head(), settings.pairs);
+        let pair = settings.pair(frame.head());
         drop(settings);
         let intent = frame.intent();
         if !ability.takes(&intent) {

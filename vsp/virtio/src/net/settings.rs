@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use vireo_frame::{Ability, Filter, Mac};
 use virtio_bindings::virtio_net as spec;
 
+use super::steering::{self, Rss};
+
 /// Addresses of each kind in the table of those that the driver wants frames to; where it has more, it gets all.
 pub(super) const ADDRESSES_MAX: usize = 64;
 
@@ -35,6 +37,8 @@ pub(crate) struct Settings {
     pub(super) offloads: u64,
     /// Pairs of queues that it uses.
     pub(super) pairs: u16,
+    /// How it wants frames spread over them, if it says so.
+    pub(super) rss: Option<Rss>,
     /// It has not said yet that it has announced itself.
     pub(super) announce: bool,
 }
@@ -55,6 +59,7 @@ impl Settings {
             groups: BTreeSet::new(),
             offloads: 0,
             pairs: 1,
+            rss: None,
             announce: false,
         }
     }
@@ -89,6 +94,14 @@ impl Settings {
             (false, false) => Some(self.groups.iter().map(|g| Mac(*g)).collect()),
         };
         Filter { directed: !self.no_stations || self.all_stations, broadcast: !self.no_broadcast, groups }
+    }
+
+    /// The pair of queues that a frame goes into.
+    pub(super) fn pair(&self, head: &[u8]) -> u16 {
+        match &self.rss {
+            Some(rss) => rss.pair(head),
+            None => steering::pair(head, self.pairs),
+        }
     }
 
     /// What frames that it gets may want.

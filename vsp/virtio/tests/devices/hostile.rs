@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 use vireo_block::RamDisk;
+use vireo_frame::trial::Wire;
 use vireo_frame::{Ability, Checksum, Intent, SegmentKind, Segmentation};
 use vireo_virtio::{Blk, Console, Device, Net, Rng};
 
@@ -14,7 +15,6 @@ use crate::net::{self, ADDRESS};
 use crate::rig::{
     EVENT_IDX, INDIRECT, NEEDS_RESET, NEXT, Rig, Ring, Seen, TABLE, VERSION_1, WRITE, descriptor, waits,
 };
-use crate::wire::Wire;
 
 fn ram_disk() -> Rig {
     Rig::new(Blk::new(Arc::new(RamDisk::new(1 << 20, 512)), 1))
@@ -244,7 +244,8 @@ fn adapter_is_mended(rig: &Rig, wire: &Wire) {
 
 #[test]
 fn what_an_adapter_cannot_take_breaks_it() {
-    let all: [(&str, &dyn Fn(&Rig, &mut Ring)); 6] = [
+    type Breaks<'a> = &'a dyn Fn(&Rig, &mut Ring);
+    let all: [(&str, Breaks); 6] = [
         ("a buffer without room", &|rig, ring| _ = ring.add(rig, &[(HEADER, 100, false)])),
         ("a buffer that is no RAM", &|rig, ring| _ = ring.add(rig, &[(1 << 40, 100, true)])),
         ("a loop", &|rig, ring| {
@@ -281,7 +282,7 @@ fn an_adapter_survives_what_changes_under_it() {
                 n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let area = [0x1_0000, 0x1_1000, 0x1_4000, 0x1_5000, LIST, HEADER][(n >> 61) as usize % 6];
                 let value = [0, 1, HEADER as u32, 2000, 0xFFFF_FFFF, 0x1_0003][(n >> 50) as usize % 6];
-                rig.memory.write_obj(area + ((n >> 32) % 128 & !3), value).unwrap();
+                rig.memory.write_obj(area + (((n >> 32) % 128) & !3), value).unwrap();
             }
         });
         scope.spawn(|| {

@@ -8,4 +8,3 @@ mod rest;
 mod rig;
 mod simple;
 mod transport;
-mod wire;

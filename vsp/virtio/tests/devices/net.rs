@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use vireo_board::Attachment;
+use vireo_frame::trial::Wire;
 use vireo_frame::{Ability, Checksum, Intent, Mac, SegmentKind, Segmentation};
 use vireo_virtio::Net;
 
 use crate::rig::{EVENT_IDX, HANGS, NEEDS_RESET, Rig, Ring, VERSION_1, waits};
-use crate::wire::Wire;
 
 pub const ADDRESS: Mac = Mac([0, 0x15, 0x5d, 1, 2, 3]);
 const NONE: Ability = Ability { checksum: false, tcp4: false, tcp6: false, udp: false, tag: false };
@@ -25,6 +25,7 @@ const MERGE: u64 = 1 << 15;
 const CONTROL: u64 = 1 << 17 | 1 << 18 | 1 << 20 | 1 << 23;
 const ANNOUNCE: u64 = 1 << 21;
 const MQ: u64 = 1 << 22;
+const RSS: u64 = 1 << 60;
 
 /// Where frames are in guest memory, to be sent and to be received.
 const SENT: u64 = 0x20_0000;
@@ -102,7 +103,7 @@ impl Lab {
 /// Receive and transmit queue of the first pair, and the control queue.
 pub fn start(rig: &Rig, features: u64, pairs: u16) -> (Ring, Ring, Ring) {
     rig.negotiate(VERSION_1 | features);
-    let control = if features & MQ != 0 { u64::from(pairs) * 2 } else { 2 };
+    let control = if features & (MQ | RSS) != 0 { u64::from(pairs) * 2 } else { 2 };
     let ring = |index| Ring::new(rig, index, 64, 0x1_0000 + index * 0x4000);
     let rings = (ring(0), ring(1), ring(control));
     rig.driver_ok();
@@ -475,6 +476,65 @@ fn several_pairs_of_queues() {
     assert!(used.last().unwrap().iter().all(|n| *n > 0), "{used:?}");
     assert!(used.last().unwrap().iter().all(|n| n.is_multiple_of(2)), "{used:?}");
     assert_eq!(used.last().unwrap().iter().sum::<u16>(), 48);
+}
+
+#[test]
+fn the_driver_says_which_queue_a_connection_goes_to() {
+    let mut lab = Lab::with_pairs(NONE, MERGE | CONTROL | RSS, 2);
+    assert_eq!(
+        (lab.config(16) >> 8, lab.config(18), lab.rig.read::<4>(lab.rig.device + 20)),
+        (40, 128, 0x3f)
+    );
+    let key = [
+        0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
+        0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
+        0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
+    ];
+    let config = |kinds: u8, unclassified: u8, table: &[u16], transmit: u8, key: &[u8]| {
+        let table: Vec<u8> = table.iter().flat_map(|q| q.to_le_bytes()).collect();
+        let mask = (table.len() / 2).wrapping_sub(1) as u16;
+        let [low, high] = mask.to_le_bytes();
+        [&[kinds, 0, 0, 0, low, high, unclassified, 0], &table[..], &[transmit, 0, key.len() as u8], key]
+            .concat()
+    };
+    // What it cannot be: kinds, a table of three, queues that there are not, a key that is too long, or not there.
+    let long = [7; 41];
+    let mut short = config(1, 0, &[0, 1], 2, &key);
+    short.pop();
+    for none in [
+        config(0x40, 0, &[0, 1], 2, &key),
+        config(1, 0, &[0, 1, 1], 2, &key),
+        config(1, 0, &[0, 2], 2, &key),
+        config(1, 2, &[0, 1], 2, &key),
+        config(1, 0, &[0, 1], 3, &key),
+        config(1, 0, &[0, 1], 2, &long),
+        config(1, 0, &[0; 256], 2, &key),
+        short,
+        vec![],
+    ] {
+        assert_eq!(lab.command(4, 1, &none), 1, "{none:?}");
+    }
+    let mut second = Ring::new(&lab.rig, 2, 64, 0x8_0000);
+    for n in 0..20 {
+        second.add(&lab.rig, &[(RECEIVED + 0x1_0000 + n * 100, 100, true)]);
+    }
+    lab.buffers(20, 100);
+    // The connection of the published example: 0x51ccc178 with ports, 0x323e8fc2 without.
+    let mut bytes = segment(4);
+    bytes[26..34].copy_from_slice(&[66, 9, 149, 187, 161, 142, 100, 80]);
+    bytes[34..38].copy_from_slice(&[0x0a, 0xea, 0x06, 0xe6]);
+    let goes_to = |lab: &Lab, bytes: &[u8]| {
+        let before = lab.receive.used_index(&lab.rig);
+        lab.wire.gives(bytes, Intent::default()).unwrap();
+        u16::from(lab.receive.used_index(&lab.rig) == before)
+    };
+    let table = |at: usize| (0..128).map(|n| u16::from(n == at)).collect::<Vec<_>>();
+    for (kinds, at, queue) in [(2, 0x78, 1), (2, 0x42, 0), (1, 0x42, 1), (1, 0x78, 0), (4, 0x78, 0)] {
+        assert_eq!(lab.command(4, 1, &config(kinds, 0, &table(at), 2, &key)), 0);
+        assert_eq!(goes_to(&lab, &bytes), queue, "{kinds} {at:#x}");
+    }
+    assert_eq!(lab.command(4, 1, &config(2, 1, &[0], 2, &key)), 0);
+    assert_eq!(goes_to(&lab, &frame(ADDRESS, 60)), 1, "no hash");
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! The best figures.
+
+use serde::Serialize;
+
+use crate::pair::Figures;
+use crate::{AnyResult, Format};
+
+/// What is wanted of one processor: frames in a second of the shortest, Gbit/s of the others.
+const WANTED: [(usize, f64); 3] = [(64, 5.0), (1514, 20.0), (65_226, 30.0)];
+
+#[derive(Serialize)]
+struct Alone {
+    length: usize,
+    /// Nanoseconds of a processor for a frame.
+    cost: f64,
+}
+
+#[derive(Serialize)]
+struct Policy {
+    name: &'static str,
+    cost: f64,
+}
+
+#[derive(Serialize)]
+struct Pair {
+    length: usize,
+    way: &'static str,
+    frames: f64,
+    gigabits: f64,
+    cost: f64,
+}
+
+/// All that was measured, the best of all rounds.
+#[derive(Default, Serialize)]
+pub struct Table {
+    alone: Vec<Alone>,
+    policy: Vec<Policy>,
+    pair: Vec<Pair>,
+}
+
+impl Table {
+    /// The data plane alone.
+    pub fn add_alone(&mut self, length: usize, cost: f64) {
+        match self.alone.iter_mut().find(|l| l.length == length) {
+            Some(line) => line.cost = line.cost.min(cost),
+            None => self.alone.push(Alone { length, cost }),
+        }
+    }
+
+    /// With policy.
+    pub fn add_policy(&mut self, name: &'static str, cost: f64) {
+        match self.policy.iter_mut().find(|l| l.name == name) {
+            Some(line) => line.cost = line.cost.min(cost),
+            None => self.policy.push(Policy { name, cost }),
+        }
+    }
+
+    /// From worker to worker.
+    pub fn add_pair(&mut self, length: usize, way: &'static str, figures: &Figures) {
+        let gigabits = figures.bytes * 8.0 / 1e9;
+        match self.pair.iter_mut().find(|l| l.length == length && l.way == way) {
+            Some(line) if line.frames >= figures.frames => line.cost = line.cost.min(figures.cost),
+            Some(line) => (line.frames, line.gigabits) = (figures.frames, gigabits),
+            None => {
+                self.pair.push(Pair { length, way, frames: figures.frames, gigabits, cost: figures.cost })
+            }
+        }
+    }
+
+    /// Prints it.
+    pub fn print(&self, format: Format) -> AnyResult<()> {
+        if format == Format::Json {
+            println!("{}", serde_json::to_string_pretty(self)?);
+            return Ok(());
+        }
+        if !self.alone.is_empty() {
+            println!("| the switch alone, one processor | ns a frame | Mpps | Gbit/s | to what is wanted |");
+            println!("|---|---|---|---|---|");
+        }
+        for Alone { length, cost } in &self.alone {
+            let (rate, gigabits) = (1e3 / cost, *length as f64 * 8.0 / cost);
+            let wanted = WANTED.iter().find(|(l, _)| l == length).map_or(f64::NAN, |w| w.1);
+            let figure = if *length == WANTED[0].0 { rate } else { gigabits };
+            println!("| {length} B | {cost:.0} | {rate:.2} | {gigabits:.1} | {:.1} |", figure / wanted);
+        }
+        if !self.policy.is_empty() {
+            println!("\n| policy, 64 B | ns a frame | more than none |\n|---|---|---|");
+        }
+        let none = self.policy.first().map_or(0.0, |l| l.cost);
+        for Policy { name, cost } in &self.policy {
+            println!("| {name} | {cost:.0} | {:.0} |", cost - none);
+        }
+        if !self.pair.is_empty() {
+            println!(
+                "\n| worker to worker | way | kpps | Gbit/s | ns of processors a frame | switch to bridge |"
+            );
+            println!("|---|---|---|---|---|---|");
+        }
+        for line in &self.pair {
+            let peer = self.pair.iter().find(|l| l.length == line.length && l.way == "bridge");
+            let ratio = peer
+                .filter(|_| line.way == "switch")
+                .map_or("-".into(), |p| format!("{:.1}", line.frames / p.frames));
+            let (kpps, gigabits) = (line.frames / 1e3, line.gigabits);
+            println!(
+                "| {} B | {} | {kpps:.0} | {gigabits:.1} | {:.0} | {ratio} |",
+                line.length, line.way, line.cost
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! What is said over a port's socket: messages of JSON, one a packet, and wake-ups, of one byte.
+//!
+//! The worker says [`Hello`]; the switch answers with [`Welcome`] and the memory file, or why not. Then either may wake the other, and
+//! the worker tells of its adapter ([`Word`]).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use vireo_frame::{Filter, Mac};
+
+/// Version of the protocol and of the rings: both sides say theirs, and understand none but their own.
+pub const VERSION: u32 = 1;
+/// Longest message, in bytes.
+pub const MESSAGE_MAX: usize = 16 * 1024;
+/// Groups that are named in a message; who wants more of them gets all.
+const GROUPS_MAX: usize = 512;
+/// Longest name of a port or a switch.
+const NAME_MAX: usize = 64;
+/// Connections that wait to be served.
+const BACKLOG: i32 = 64;
+
+/// What a worker wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortRequest {
+    /// What the port is called: the switch keeps its settings by that name. One connection has it at a time.
+    pub name: String,
+    /// The address of the adapter. The switch may have another one for that name: then it refuses.
+    #[serde(with = "text")]
+    pub mac: Mac,
+    /// The VLAN that it is to be in (1 to 4094; 0 is the network without tags), if the switch has no settings for that name, or the
+    /// same VLAN in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+/// The first thing that a worker says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What it wants.
+    pub port: PortRequest,
+}
+
+/// What it gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Welcome {
+    /// A port, whose memory file is with the message.
+    Port {
+        /// [`VERSION`].
+        version: u32,
+        /// Bytes of each ring.
+        ring: u32,
+        /// The longest packet behind an Ethernet header, in bytes.
+        mtu: u32,
+        /// Bits in a second that adapters say they do.
+        speed: u64,
+    },
+    /// Nothing.
+    Refused {
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// What a worker tells of its adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "tell", rename_all = "kebab-case")]
+pub enum Word {
+    /// It wants another address: answered by [`Answer`].
+    Address {
+        /// Which.
+        #[serde(with = "text")]
+        mac: Mac,
+    },
+    /// What it wants to get.
+    Filter {
+        /// Frames to its address.
+        directed: bool,
+        /// Frames to all.
+        broadcast: bool,
+        /// Frames to these groups; none given: to any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        groups: Option<Vec<String>>,
+    },
+}
+
+/// Whether the adapter may have the address that it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// It may.
+    pub allowed: bool,
+}
+
+/// A name of a port or a switch: letters, digits, and some signs that mean nothing in paths and shells.
+pub fn is_name(name: &str) -> bool {
+    let sign = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
+    (1..=NAME_MAX).contains(&name.len()) && name.chars().all(sign) && !name.starts_with(['.', '-'])
+}
+
+impl From<&Filter> for Word {
+    fn from(filter: &Filter) -> Self {
+        let groups = filter.groups.as_ref().filter(|groups| groups.len() <= GROUPS_MAX);
+        let groups = groups.map(|groups| groups.iter().map(ToString::to_string).collect());
+        Self::Filter { directed: filter.directed, broadcast: filter.broadcast, groups }
+    }
+}
+
+impl Word {
+    /// The filter that it tells of, if it does.
+    pub fn filter(&self) -> Option<Filter> {
+        let Self::Filter { directed, broadcast, groups } = self else { return None };
+        let parse = |groups: &Vec<String>| groups.iter().filter_map(|g| g.parse().ok()).collect();
+        Some(Filter { directed: *directed, broadcast: *broadcast, groups: groups.as_ref().map(parse) })
+    }
+}
+
+/// What came by a socket.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// The other side wakes us.
+    Bell,
+    /// A message, with a file if one was with it.
+    Message(&'a [u8], Option<OwnedFd>),
+    /// Nothing, now.
+    Nothing,
+    /// The other side has closed, or the socket is of no use any more.
+    Gone,
+}
+
+fn socket(kind: SocketType) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Connects to a switch.
+///
+/// # Errors
+/// Nobody is there.
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let socket = socket(SocketType::SEQPACKET)?;
+    set_patience(&socket, Duration::from_secs(5))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Listens where workers connect, or others by streams; the socket is its owner's alone.
+///
+/// # Errors
+/// The name is taken, or cannot be.
+pub fn listen(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
+    let socket = socket(kind)?;
+    // The name gets the mode that the socket has when it is bound.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// How long receiving and sending wait.
+///
+/// # Errors
+/// The host refuses.
+pub fn set_patience(socket: impl AsFd, patience: Duration) -> io::Result<()> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
+    Ok(set_socket_timeout(&socket, Timeout::Send, Some(patience))?)
+}
+
+/// Wakes the other side. It does not wait: where the socket is full, the other side has much to wake up for already.
+pub fn ring(socket: impl AsFd) {
+    _ = rustix::net::send(socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+}
+
+/// Sends a message, with a file if one is given; `wait`: as long as the socket's patience lasts, if there is no room.
+///
+/// # Errors
+/// The other side is gone, or does not read; or the message is too long.
+pub fn send<T: Serialize>(
+    socket: impl AsFd,
+    what: &T,
+    file: Option<BorrowedFd<'_>>,
+    wait: bool,
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(what)?;
+    if bytes.len() > MESSAGE_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files = file.as_slice();
+    if file.is_some() {
+        control.push(SendAncillaryMessage::ScmRights(files));
+    }
+    let mut flags = SendFlags::NOSIGNAL;
+    flags.set(SendFlags::DONTWAIT, !wait);
+    rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, flags)?;
+    Ok(())
+}
+
+/// Receives what there is; `wait`: until something comes, or the socket's patience ends. Messages go to `buffer`, of [`MESSAGE_MAX`] bytes.
+pub fn receive<'a>(socket: impl AsFd, wait: bool, buffer: &'a mut [u8]) -> Heard<'a> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut flags = RecvFlags::CMSG_CLOEXEC;
+    flags.set(RecvFlags::DONTWAIT, !wait);
+    match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+        Ok(got) if got.bytes == 0 => Heard::Gone,
+        Ok(got) if got.bytes == 1 => Heard::Bell,
+        Ok(got) => {
+            let files = control.drain().filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(files) => Some(files),
+                _ => None,
+            });
+            let file = files.flatten().next();
+            Heard::Message(&buffer[..got.bytes.min(buffer.len())], file)
+        }
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Heard::Nothing,
+        Err(_) => Heard::Gone,
+    }
+}
+
+/// A message, understood.
+///
+/// # Errors
+/// It is none.
+pub fn parse<T: DeserializeOwned>(message: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(message).map_err(|e| format!("not understood: {e}"))
+}
+
+/// What has a text, as that.
+pub mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// To be used by serde.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<T: Display, S: Serializer>(what: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(what)
+    }
+
+    /// To be used by serde.
+    ///
+    /// # Errors
+    /// The text is none.
+    pub fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,270 @@
+//! How a running switch is asked and changed: one request and one answer, in a line of JSON each, over a Unix socket. A capture's
+//! answer is followed by the file.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::SwitchKind;
+use crate::plane::PortReport;
+use crate::policy::{Change, Policy};
+
+/// Version of the protocol: both sides say theirs, and understand none but their own.
+const VERSION: u32 = 1;
+/// Longest request, in bytes.
+const REQUEST_MAX: u64 = 256 << 10;
+/// Longest answer: of a switch with as many ports and stations as it may have.
+const ANSWER_MAX: u64 = 1 << 30;
+/// How long each side waits for the other's line.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is wanted of a switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Request {
+    /// All that can be told of it.
+    Show,
+    /// Other settings.
+    Set {
+        /// Of this port; else of the switch, and of ports without settings of their own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<String>,
+        /// Which.
+        changes: Vec<Change>,
+    },
+    /// A port is to have no settings of its own any more.
+    Forget {
+        /// Which.
+        port: String,
+    },
+    /// Copies of frames, in the format of pcapng, until the connection is closed.
+    Capture {
+        /// Only of frames that come or go by this port.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<String>,
+    },
+    /// It is to end.
+    End,
+}
+
+/// What a switch says to that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// It is done; or, of a capture, begins.
+    Done,
+    /// This is the switch.
+    Status(Box<Status>),
+    /// It is not.
+    Refused {
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// A switch, as it is seen from outside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// What it is called.
+    pub name: String,
+    /// What it connects.
+    pub kind: SwitchKind,
+    /// What is behind its uplink.
+    pub uplink: Option<String>,
+    /// Longest packet, in bytes.
+    pub mtu: u32,
+    /// Multicast goes only to who has asked for it.
+    pub snooping: bool,
+    /// It asks who wants which groups.
+    pub querier: bool,
+    /// Ports may come of which there are no settings.
+    pub strangers: bool,
+    /// Ports that are connected.
+    pub ports: Vec<PortStatus>,
+    /// Ports that have settings, and are not connected.
+    pub absent: BTreeMap<String, Policy>,
+    /// Where stations were heard.
+    pub stations: Vec<Station>,
+    /// Who has asked for which groups.
+    pub members: Vec<Member>,
+}
+
+/// A port that is connected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// What passed it.
+    #[serde(flatten)]
+    pub report: PortReport,
+    /// Its settings.
+    pub settings: Policy,
+}
+
+/// A station that was learned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Station {
+    /// In which VLAN.
+    pub vlan: u16,
+    /// Its address.
+    pub mac: String,
+    /// Behind which port.
+    pub port: String,
+    /// Seconds since it was heard last.
+    pub age: u64,
+}
+
+/// A member of a multicast group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// In which VLAN.
+    pub vlan: u16,
+    /// The group.
+    pub group: String,
+    /// Behind which port.
+    pub port: String,
+}
+
+/// A line of either side.
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    version: u32,
+    #[serde(flatten)]
+    what: T,
+}
+
+/// A switch could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody is there.
+    #[error("{}: {source}: the switch is not running, or is another user's", path.display())]
+    NotThere {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It went, or said nothing that is understood.
+    #[error("{}: the switch's answer is not understood: {why}", path.display())]
+    NoAnswer {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It refuses.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks the switch behind a socket.
+///
+/// # Errors
+/// It is not there, does not answer, or refuses.
+pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
+    converse(socket, request).map(|(answer, _)| answer)
+}
+
+/// A capture, to be read as a file.
+pub struct Capture(BufReader<UnixStream>);
+
+impl Capture {
+    /// Asks the switch behind a socket for one: of all frames, or of those that come or go by a port.
+    ///
+    /// # Errors
+    /// As for [`ask`].
+    pub fn start(socket: &Path, port: Option<String>) -> Result<Self, ControlError> {
+        let (_, stream) = converse(socket, &Request::Capture { port })?;
+        stream.get_ref().set_read_timeout(None).map_err(|e| no_answer(socket, e))?;
+        Ok(Self(stream))
+    }
+
+    /// What ends it, from any thread: what was captured by then can be read still.
+    ///
+    /// # Errors
+    /// The host has no file descriptor for it.
+    pub fn ender(&self) -> io::Result<impl Fn() + Send + use<>> {
+        let stream = self.0.get_ref().try_clone()?;
+        Ok(move || _ = stream.shutdown(std::net::Shutdown::Write))
+    }
+}
+
+impl Read for Capture {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.0.read(to)
+    }
+}
+
+fn no_answer(socket: &Path, why: impl ToString) -> ControlError {
+    ControlError::NoAnswer { path: socket.into(), why: why.to_string() }
+}
+
+fn converse(socket: &Path, request: &Request) -> Result<(Answer, BufReader<UnixStream>), ControlError> {
+    let not_there = |source| ControlError::NotThere { path: socket.into(), source };
+    let stream = UnixStream::connect(socket).map_err(not_there)?;
+    let prepared = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| send(&stream, request));
+    prepared.map_err(|e| no_answer(socket, e))?;
+    let mut stream = BufReader::new(stream);
+    match receive(&mut stream, ANSWER_MAX).map_err(|e| no_answer(socket, e))? {
+        Answer::Refused { why } => Err(ControlError::Refused(why)),
+        answer => Ok((answer, stream)),
+    }
+}
+
+/// What a client wants.
+pub(crate) fn hear(stream: &UnixStream) -> Result<Request, String> {
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    receive(&mut BufReader::new(stream), REQUEST_MAX)
+}
+
+/// Says something, on a line.
+pub(crate) fn send<T: Serialize>(mut to: &UnixStream, what: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&Envelope { version: VERSION, what })?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
+fn receive<T: DeserializeOwned>(from: &mut impl BufRead, most: u64) -> Result<T, String> {
+    let mut line = Vec::new();
+    from.by_ref().take(most).read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
+    let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&line).map_err(|e| e.to_string())?;
+    if envelope.version != VERSION {
+        return Err(format!(
+            "it is in version {} of the protocol, this program speaks {VERSION}",
+            envelope.version
+        ));
+    }
+    serde_json::from_value(envelope.what).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Golden: programs may speak this.
+    #[test]
+    fn requests_look_like_this() {
+        let line = |r: &Request| serde_json::to_string(&Envelope { version: VERSION, what: r }).unwrap();
+        assert_eq!(line(&Request::Show), r#"{"version":1,"command":"show"}"#);
+        let change = Change { key: "vlan".into(), value: "7".into() };
+        assert_eq!(
+            line(&Request::Set { port: Some("web".into()), changes: vec![change] }),
+            r#"{"version":1,"command":"set","port":"web","changes":[{"key":"vlan","value":"7"}]}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_request_is_not_understood() {
+        let said = |text: &str| receive::<Request>(&mut text.as_bytes(), REQUEST_MAX);
+        assert_eq!(said("{\"version\":1,\"command\":\"show\"}\n"), Ok(Request::Show));
+        assert!(said("{\"version\":2,\"command\":\"show\"}\n").unwrap_err().contains("version 2"));
+        for text in ["", "{\"command\":\"show\"}\n", "{\"version\":1,\"command\":\"burn\"}\n", "nonsense"] {
+            assert!(said(text).is_err(), "{text}");
+        }
+    }
+}
