@@ -24,7 +24,7 @@ use crate::join::{Joined, join};
 use crate::plane::{Handle, Plane};
 
 /// Bytes of each ring: some dozen of the longest frames, and not more than a processor's cache.
-const RING: u32 = 1 << 20;
+const RING: u32 = 8 << 20;
 /// Who connects and says nothing is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Who is served at a time, of each kind.
