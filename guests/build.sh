@@ -18,6 +18,8 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 . "$here/programs.sh"
 # shellcheck source=disk.sh
 . "$here/disk.sh"
+# shellcheck source=services.sh
+. "$here/services.sh"
 # shellcheck source=bench.sh
 . "$here/bench.sh"
 # shellcheck source=systemd.sh
@@ -26,7 +28,7 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 readonly BENCH=$here/../bench
 # What guests exist with as well, as NAME-VARIANT: all of them, and those of amd64.
 readonly VARIANTS="stress disk net"
-readonly AMD64_VARIANTS="bench programs parallel systemd"
+readonly AMD64_VARIANTS="bench programs parallel systemd services"
 # Of the variant "net".
 readonly NET_PROGRAMS="usr/bin/iperf3 sbin/ip sbin/bridge sbin/ethtool"
 # NAME RELEASE ARCH KERNEL-METAPACKAGE.
@@ -76,6 +78,7 @@ recipe_fingerprint() { # NAME
         cat "$here"/{build,packages,initrd,programs,bench,systemd}.sh "$here/init" "$here/power-button"
         case $(guest_variant "$1") in
             disk) cd "$here" && find disk.sh disk -type f -print0 | sort -z | xargs -0 cat ;;
+            services) cd "$here" && find disk.sh disk services.sh services -type f -print0 | sort -z | xargs -0 cat ;;
             systemd) cat "$here"/systemd-mark* ;;
             bench | programs | parallel) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
         esac
@@ -101,7 +104,7 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     case $5 in
         stress) install_program "$4" "$tree" usr/bin/stress-ng ;;
         net) for program in $NET_PROGRAMS; do install_program "$4" "$tree" "$program"; done ;;
-        disk) build_root_image "$1" "$2" "$3" "$4" "$here/disk" ;;
+        disk | services) build_root_image "$1" "$2" "$3" "$4" "$here/disk" "$5" ;;
         bench) install_bench "$BENCH" "$tree" "$1/out" ;;
         programs | parallel)
             install_bench "$BENCH" "$tree" "$1/out"
@@ -117,6 +120,7 @@ variant_packages() { # USERLAND-ROOT VARIANT
         stress) package_closure "$1" stress-ng ;;
         net) package_closure "$1" iperf3 iproute2 ethtool | awk '/^(iperf3|iproute2|ethtool)$/ || /^(lib|zlib)/' ;;
         disk) disk_packages "$1" ;;
+        services) services_packages "$1" ;;
         programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;
         parallel) package_closure "$1" "${BUILD_TOOLS[@]}" ;;
         systemd) minbase_packages "$1" ;;

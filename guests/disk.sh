@@ -85,9 +85,10 @@ own_by_root() { # FILE-SYSTEM TREE
 
 # Builds out/root.img. Features are named where mke2fs of a newer host would make what the oldest kernel cannot mount;
 # the tables are written here, or the guest would write them while something is measured.
-build_root_image() { # WORK KERNEL-DIR RELEASE PACKAGES-DIR DISK-DIR
+build_root_image() { # WORK KERNEL-DIR RELEASE PACKAGES-DIR DISK-DIR VARIANT
     local tree=$1/disk image=$1/out/root.img offset=$((DISK_PARTITION_MIB << 20))
     lay_out_disk "$tree" "$2" "$3" "$4" "$5"
+    [ "$6" != services ] || lay_out_services "$tree" "$4" "$5/../services"
     truncate -s "${DISK_MIB}M" "$image"
     write_partition_table "$image"
     mke2fs -q -F -t ext4 -b 4096 -L "$DISK_LABEL" -U 56495245-4f00-4000-8000-000000000001 -m 0 -N 8192 \

@@ -46,6 +46,31 @@ impl Machine {
         Ok(Self { process: Process::start(command, limit)?, socket: socket.into(), commands: 0 })
     }
 
+    /// Runs `vireo vm`; gives exit code, output and errors.
+    pub fn vm(&self, arguments: &[&str]) -> (i32, String, String) {
+        let socket = self.socket.to_string_lossy();
+        vireo_says(&[&["vm"], arguments, &["--control", &socket]].concat())
+    }
+
+    /// The same, of what has to succeed; gives what it prints.
+    ///
+    /// # Panics
+    /// It does not.
+    pub fn does(&self, arguments: &[&str]) -> String {
+        let (code, output, errors) = self.vm(arguments);
+        assert_eq!((code, errors.as_str()), (0, ""), "{}", self.process.failure(&arguments.join(" ")));
+        output
+    }
+
+    /// The same, as JSON.
+    ///
+    /// # Panics
+    /// As well when it prints none.
+    pub fn tells(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.does(&[arguments, &["-o", "json"]].concat());
+        serde_json::from_str(&output).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {output}"))
+    }
+
     /// Runs `vireo vm disk`; gives exit code, output and errors.
     pub fn disk(&self, command: &str, arguments: &[&str]) -> (i32, String, String) {
         let socket = self.socket.to_string_lossy();

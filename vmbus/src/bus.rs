@@ -76,6 +76,11 @@ impl VmBus {
         bus
     }
 
+    /// The interface whose bus it is.
+    pub fn hyperv(&self) -> &Arc<Hyperv> {
+        &self.hyperv
+    }
+
     /// Adds a device; its number, or `None` if there is no room for more channels.
     pub fn add(&self, offer: Offer, device: impl FnOnce(u64) -> Arc<dyn Device>) -> Option<u64> {
         let _turn = lock(&self.turn);

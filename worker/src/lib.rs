@@ -14,6 +14,7 @@ mod nics;
 pub mod output;
 mod pci;
 mod run;
+mod services;
 mod signals;
 mod socket;
 mod spec;
@@ -26,7 +27,7 @@ pub use error::RunError;
 pub use nics::{Network, NicModel, NicSpec, NicStatus, NicsError};
 pub use run::{GuestEnd, Outcome, run};
 pub use spec::{
-    EngineChoice, EnlightenmentChoice, RunSpec, ScreenSpec, SerialSpec, parse_bytes, parse_memory,
-    parse_translation_memory,
+    DynamicMemory, EngineChoice, EnlightenmentChoice, RunSpec, ScreenSpec, SerialSpec, parse_bytes,
+    parse_memory, parse_translation_memory,
 };
 pub use vnc::{VncAddress, VncSpec, VncTls};

@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vireo_board::{Attach, Board, BoardError, BoardEvent, BoardSpec, Boot};
@@ -16,16 +16,17 @@ use vireo_firmware::Start;
 use vireo_firmware::linux::{BootFile, File};
 use vireo_hyperv::GuestCrash;
 use vireo_memory::GuestMemory;
+use vireo_services::Services;
 
 use crate::console::{Console, ConsoleEvent, Events};
-use crate::control::ControlServer;
+use crate::control::{ControlServer, Controlled, Running, Wish};
 use crate::disks::Disks;
 use crate::nics::Nics;
 use crate::output::Output;
 use crate::station::StationDevices;
 use crate::vmbus::Bus;
 use crate::vnc::OpenVnc;
-use crate::{RunError, RunSpec, SerialSpec, engines, pci, signals};
+use crate::{RunError, RunSpec, SerialSpec, engines, pci, services, signals};
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Outcome {
 enum Event {
     Board(BoardEvent),
     Console(ConsoleEvent),
+    /// Somebody wants something, and to be told that it is done.
+    Wish(Wish, SyncSender<()>),
 }
 
 /// Runs the machine that the spec describes until its guest, or the user, ends it.
@@ -85,11 +88,14 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let enlightenments = spec.enlightenments.on(&chosen.capabilities);
     // Before the disks, so that it is dropped after them.
     let mut ending = None;
-    let disks = Disks::open(&spec.disks, enlightenments.is_some())?;
+    let vmbus = enlightenments.is_some();
+    let limits = spec.memory_limits(vmbus).map_err(RunError::Machine)?;
+    let disks = Disks::open(&spec.disks, vmbus)?;
+    let services = vmbus.then(|| services::open(limits)).transpose()?;
     let bus = Bus::default();
-    let nics = Nics::open(&spec.nics, &bus, enlightenments.is_some(), spec.cpus)?;
+    let nics = Nics::open(&spec.nics, &bus, vmbus, spec.cpus)?;
     let station = spec.screen.as_ref().map(|s| StationDevices::new(s.size));
-    if station.is_some() && enlightenments.is_none() {
+    if station.is_some() && !vmbus {
         return Err(RunError::NoVmBus);
     }
     let vnc = spec.screen.as_ref().and_then(|s| s.vnc.as_ref());
@@ -98,11 +104,13 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
     let further = spec.virtio_console.as_ref().map(FurtherConsole::open).transpose()?;
     let (events, inbox) = channel();
     let board_events = forward_board_events(&events);
+    let wish = wishes(events.clone());
     let user = Arc::new(User::new(events, Arc::clone(console.output())));
     // From the moment that there is something to put back or to remove.
     let ending = ending.insert(signals::watch(user.events()).map_err(RunError::Signals)?);
     let board_spec = BoardSpec {
-        memory: spec.memory,
+        memory: limits.startup,
+        memory_maximum: limits.maximum,
         vcpus: spec.cpus,
         translation_memory: spec.translation_memory,
         cpu_model,
@@ -111,7 +119,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         serial: Arc::clone(console.output()) as Arc<dyn SerialSink>,
         devices: devices(
             spec.cpus,
-            enlightenments.map(|_| &bus),
+            services.as_ref().map(|s| (&bus, s)),
             &disks,
             &nics,
             station.as_ref(),
@@ -119,21 +127,30 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         ),
         events: board_events,
     };
-    let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, enlightenments.is_some()))
+    let mut board = Board::new(&*chosen.engine, &board_spec, files.boot(spec, vmbus))
         .map_err(|e| RunError::Machine(e.to_string()))?;
     let station = station.map(|s| s.station());
     let vnc = station.clone().zip(vnc).map(|(station, vnc)| vnc.start(station));
     let _vnc = vnc.transpose().map_err(RunError::Vnc)?;
-    let start =
-        |path: &PathBuf| ControlServer::start(path, &disks, &nics, station).map_err(RunError::Control);
+    let resets = Arc::<AtomicU32>::default();
+    let started = Instant::now();
+    let running = Running {
+        engine: chosen.capabilities.engine.to_string(),
+        cpus: spec.cpus,
+        started,
+        resets: Arc::clone(&resets),
+        wish,
+    };
+    let controlled = Arc::new(Controlled { running, disks, nics, station, services });
+    let start = |path: &PathBuf| ControlServer::start(path, &controlled).map_err(RunError::Control);
     let _control = spec.control.as_ref().map(start).transpose()?;
     console.start(&spec.serial, listener, Arc::clone(board.serial_input()) as _, user.events());
     let further = further.map(|f| f.start(&user));
-    let started = Instant::now();
     board.resume();
-    let mut machine = Machine { board: &board, console: &console, user: &user, resets: 0 };
+    let machine = Machine { board: &board, console: &console, user: &user, resets: &resets };
     let end = machine.serve(spec, &inbox);
-    let resets = machine.resets;
+    // Those who wish for something now are told that it is too late.
+    drop(inbox);
     board.stop();
     let ran = started.elapsed();
     let unread_output = console.finish() + further.map_or(0, |f| f.finish());
@@ -144,7 +161,7 @@ pub fn run(spec: &RunSpec) -> Result<Outcome, RunError> {
         passed_over: chosen.passed_over,
         stats: board.partition().stats(),
         ran,
-        resets,
+        resets: resets.load(Ordering::Relaxed),
         unread_output,
         failed_output: console.output().failure(),
     })
@@ -229,7 +246,7 @@ impl FurtherConsole {
 /// The devices beyond the chipset's.
 fn devices(
     cpus: u32,
-    bus: Option<&Bus>,
+    bus: Option<(&Bus, &Arc<Services>)>,
     disks: &Disks,
     nics: &Arc<Nics>,
     station: Option<&StationDevices>,
@@ -238,10 +255,10 @@ fn devices(
     let mut devices = disks.attach();
     devices.extend(nics.attach());
     match bus {
-        Some(bus) => {
+        Some((bus, services)) => {
             let plugs = disks.plugs(cpus).into_iter().chain(nics.plugs());
             let plugs = plugs.chain(station.into_iter().flat_map(StationDevices::plugs));
-            devices.push(bus.attach(plugs.collect()));
+            devices.push(bus.attach(plugs.chain([services::plug(services)]).collect()));
             devices.extend(station.map(|s| s.attach(bus)));
         }
         // Guests with VMBus have processors with random numbers; others, older ones, may have no other source.
@@ -260,6 +277,19 @@ fn forward_board_events(to: &Sender<Event>) -> Sender<BoardEvent> {
         .spawn(move || receiver.into_iter().all(|e| to.send(Event::Board(e)).is_ok()))
         .ok();
     sender
+}
+
+/// How others have the main loop do something, and wait until it is done.
+fn wishes(events: Sender<Event>) -> Box<dyn Fn(Wish) -> Result<(), String> + Send + Sync> {
+    let events = Mutex::new(events);
+    Box::new(move |wish| {
+        let (done, wait) = sync_channel(1);
+        // The lock is for this moment only: several may wait.
+        let sent = events.lock().unwrap_or_else(PoisonError::into_inner).send(Event::Wish(wish, done));
+        let ended = || "the machine has ended".to_string();
+        sent.map_err(|_| ended())?;
+        wait.recv().map_err(|_| ended())
+    })
 }
 
 /// What the user wants, on its way to the main loop.
@@ -301,12 +331,12 @@ struct Machine<'a> {
     board: &'a Board,
     console: &'a Console,
     user: &'a User,
-    resets: u32,
+    resets: &'a AtomicU32,
 }
 
 impl Machine<'_> {
     /// Serves events until one of them ends the machine.
-    fn serve(&mut self, spec: &RunSpec, inbox: &Receiver<Event>) -> Result<GuestEnd, RunError> {
+    fn serve(&self, spec: &RunSpec, inbox: &Receiver<Event>) -> Result<GuestEnd, RunError> {
         for event in inbox {
             match event {
                 Event::Board(BoardEvent::PowerOff) => return Ok(GuestEnd::PowerOff),
@@ -324,13 +354,21 @@ impl Machine<'_> {
                 Event::Console(ConsoleEvent::Quit) => return Ok(GuestEnd::Quit),
                 Event::Console(ConsoleEvent::PowerButton) => self.board.press_power_button(),
                 Event::Console(ConsoleEvent::Help) => self.console.help(),
+                Event::Wish(wish, done) => {
+                    match wish {
+                        Wish::Reset => self.reset()?,
+                        Wish::Nmi => self.board.inject_nmi(),
+                    }
+                    // One that waits no more need not know.
+                    _ = done.try_send(());
+                }
             }
         }
         Ok(GuestEnd::Quit)
     }
 
-    fn reset(&mut self) -> Result<(), RunError> {
-        self.resets += 1;
+    fn reset(&self) -> Result<(), RunError> {
+        self.resets.fetch_add(1, Ordering::Relaxed);
         loop {
             match self.board.reset() {
                 // Disks that are slow, or limited, may have more to do than a pause waits for.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use vireo_core::Capabilities;
 use vireo_hyperv::Enlightenments;
 use vireo_screen::Size;
+use vireo_services::MemoryLimits;
 
 use crate::disks::DiskSpec;
 use crate::nics::NicSpec;
@@ -137,6 +138,20 @@ impl FromStr for EnlightenmentChoice {
     }
 }
 
+/// Memory that changes while the machine runs, as far as it was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DynamicMemory {
+    /// Least that the guest is left with, in bytes.
+    pub minimum: Option<u64>,
+    /// Most that it gets.
+    pub maximum: Option<u64>,
+    /// How much more than it needs it is to have, in percent of that.
+    pub buffer: Option<u32>,
+}
+
+/// Percent, where nobody says: as Hyper-V has it.
+const MEMORY_BUFFER: u32 = 20;
+
 /// The machine's screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScreenSpec {
@@ -162,6 +177,8 @@ pub struct RunSpec {
     pub append: String,
     /// RAM in bytes.
     pub memory: u64,
+    /// How it may change.
+    pub dynamic_memory: DynamicMemory,
     /// Number of vCPUs.
     pub cpus: u32,
     /// Engine.
@@ -186,6 +203,38 @@ pub struct RunSpec {
     pub virtio_console: Option<SerialSpec>,
     /// End instead of starting again when the guest resets.
     pub no_reboot: bool,
+}
+
+impl RunSpec {
+    /// What memory the guest may have. The error says what contradicts.
+    pub fn memory_limits(&self, vmbus: bool) -> Result<MemoryLimits, String> {
+        let DynamicMemory { minimum, maximum, buffer } = self.dynamic_memory;
+        let startup = self.memory;
+        let limits = MemoryLimits {
+            minimum: minimum.unwrap_or(startup),
+            startup,
+            maximum: maximum.unwrap_or(startup),
+            buffer: buffer.unwrap_or(MEMORY_BUFFER),
+        };
+        let mib = |n: u64| n >> 20;
+        if self.dynamic_memory != DynamicMemory::default() && !vmbus {
+            return Err("memory that changes needs a guest with the interface of Hyper-V, so not --enlightenments none".into());
+        }
+        if limits.minimum > startup || startup > limits.maximum {
+            return Err(format!(
+                "--memory-min ({} MiB) is not more than --memory ({} MiB), and that is not more than --memory-max ({} MiB)",
+                mib(limits.minimum),
+                mib(startup),
+                mib(limits.maximum)
+            ));
+        }
+        if buffer.is_some() && !limits.dynamic() {
+            return Err(
+                "--memory-buffer is of memory that changes: it takes --memory-min or --memory-max".into()
+            );
+        }
+        Ok(limits)
+    }
 }
 
 #[cfg(test)]
@@ -225,6 +274,40 @@ mod tests {
         assert_eq!(on("auto", EngineKind::Kvm, none()), Ok(Some("hyperv-1")));
         let wrong = "hyperv-0".parse::<EnlightenmentChoice>();
         assert!(wrong.is_err_and(|e| e.contains("hyperv-1, hyperv-1-flush")));
+    }
+
+    #[test]
+    fn memory_that_changes_has_limits_in_order() {
+        let spec = |minimum, maximum, buffer| RunSpec {
+            kernel: PathBuf::new(),
+            initrd: None,
+            append: String::new(),
+            memory: 512 << 20,
+            dynamic_memory: DynamicMemory { minimum, maximum, buffer },
+            cpus: 1,
+            engine: EngineChoice::Auto,
+            translation_memory: 0,
+            cpu_model: String::new(),
+            enlightenments: EnlightenmentChoice::Auto,
+            disks: Vec::new(),
+            control: None,
+            serial: SerialSpec::Stdio,
+            virtio_console: None,
+            nics: Vec::new(),
+            screen: None,
+            no_reboot: false,
+        };
+        let mib = |n: u64| Some(n << 20);
+        let limits = spec(mib(256), mib(1024), None).memory_limits(true).unwrap();
+        assert_eq!((limits.minimum >> 20, limits.maximum >> 20, limits.buffer), (256, 1024, 20));
+        assert_eq!(
+            spec(None, None, None).memory_limits(false),
+            Ok(MemoryLimits { buffer: 20, ..MemoryLimits::fixed(512 << 20) })
+        );
+        assert!(spec(mib(256), None, None).memory_limits(false).is_err_and(|e| e.contains("enlightenments")));
+        assert!(spec(mib(513), None, None).memory_limits(true).is_err_and(|e| e.contains("513 MiB")));
+        assert!(spec(None, mib(511), None).memory_limits(true).is_err_and(|e| e.contains("511 MiB")));
+        assert!(spec(None, None, Some(5)).memory_limits(true).is_err());
     }
 
     #[test]

@@ -59,8 +59,11 @@ impl Table {
     pub fn add_pair(&mut self, length: usize, way: &'static str, figures: &Figures) {
         let gigabits = figures.bytes * 8.0 / 1e9;
         match self.pair.iter_mut().find(|l| l.length == length && l.way == way) {
-            Some(line) if line.frames >= figures.frames => line.cost = line.cost.min(figures.cost),
-            Some(line) => (line.frames, line.gigabits) = (figures.frames, gigabits),
+            Some(line) => {
+                line.frames = line.frames.max(figures.frames);
+                line.gigabits = line.gigabits.max(gigabits);
+                line.cost = line.cost.min(figures.cost);
+            }
             None => {
                 self.pair.push(Pair { length, way, frames: figures.frames, gigabits, cost: figures.cost })
             }

@@ -34,7 +34,8 @@ enum Command {
         #[command(subcommand)]
         command: disk::DiskCommand,
     },
-    /// Running machines: changes their disks, shows their screen, types on their keyboard.
+    /// Running machines: their disks, networks, screen, memory and guests.
+    #[command(after_help = vm::AFTER_HELP)]
     Vm {
         #[command(subcommand)]
         command: vm::VmCommand,

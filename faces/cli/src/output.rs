@@ -18,8 +18,13 @@ pub enum Format {
 
 /// A path on one line, which cannot steer a terminal.
 pub fn printable(path: &Path) -> String {
+    printable_text(&path.to_string_lossy())
+}
+
+/// The same, of a text.
+pub fn printable_text(text: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    path.to_string_lossy().chars().map(escaped).collect()
+    text.chars().map(escaped).collect()
 }
 
 /// Prints a result; `table` does for people.

@@ -8,8 +8,8 @@ use vireo_core::PartitionStats;
 use vireo_screen::Size;
 use vireo_worker::console::standard_error;
 use vireo_worker::{
-    DiskSpec, EngineChoice, EnlightenmentChoice, GuestEnd, NicSpec, Outcome, RunError, RunSpec, ScreenSpec,
-    SerialSpec, VncSpec, parse_memory, parse_translation_memory,
+    DiskSpec, DynamicMemory, EngineChoice, EnlightenmentChoice, GuestEnd, NicSpec, Outcome, RunError,
+    RunSpec, ScreenSpec, SerialSpec, VncSpec, parse_memory, parse_translation_memory,
 };
 
 /// Shown below the options.
@@ -35,6 +35,15 @@ pub struct RunArgs {
     /// Memory: 512M, 2G; a bare number is in MiB.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
     memory: u64,
+    /// Least memory that the guest is left with: what it does not need goes back to the host while it runs.
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory_min: Option<u64>,
+    /// Most memory that the guest gets while it runs, in pieces of 128M where it is more than --memory.
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory_max: Option<u64>,
+    /// How much more memory than it needs the guest is to have, in percent of that [default: 20].
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=2000))]
+    memory_buffer: Option<u32>,
     /// Number of virtual processors.
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u32,
@@ -94,6 +103,11 @@ pub fn run(args: &RunArgs) -> ExitCode {
         initrd: args.initrd.clone(),
         append: args.append.clone(),
         memory: args.memory,
+        dynamic_memory: DynamicMemory {
+            minimum: args.memory_min,
+            maximum: args.memory_max,
+            buffer: args.memory_buffer,
+        },
         cpus: args.cpus,
         engine: args.engine,
         translation_memory: args.translation_memory,

@@ -12,8 +12,8 @@ use vireo_chipset::lines::{SerialSink, SystemEvent, SystemEventSink};
 use vireo_chipset::timer_thread::TimerThread;
 use vireo_chipset::{Chipset, ChipsetBuilder, Seams};
 use vireo_core::{
-    CpuModel, Engine, EngineError, EngineKind, Exit, Partition, PartitionSpec, PauseError, RunGate, Vcpu,
-    VcpuState,
+    CpuModel, Engine, EngineError, EngineKind, Exit, MsiMessage, Partition, PartitionSpec, PauseError,
+    RunGate, Vcpu, VcpuState,
 };
 use vireo_firmware::map::ram_layout;
 use vireo_hyperv::{CrashSink, Enlightenments, GuestCrash, Hyperv};
@@ -26,8 +26,10 @@ use crate::window::Windows;
 
 /// What a board is made of.
 pub struct BoardSpec {
-    /// RAM in bytes.
+    /// RAM in bytes that the guest finds at its start.
     pub memory: u64,
+    /// RAM in bytes that there is: what is beyond the guest's start is offered to it later.
+    pub memory_maximum: u64,
     /// Number of vCPUs.
     pub vcpus: u32,
     /// Bytes that the engine may use for translated code and what goes with it.
@@ -189,7 +191,7 @@ impl Board {
     /// Builds a board, boots it, and leaves it paused before its first instruction.
     pub fn new(engine: &dyn Engine, spec: &BoardSpec, boot: Boot) -> Result<Self, BoardError> {
         // Memory first: it knows what the host can give, and an engine keeps tables as large as what it is asked for.
-        let memory = GuestMemory::new(ram_layout(spec.memory)?)?;
+        let memory = GuestMemory::with_reserve(ram_layout(spec.memory)?, ram_layout(spec.memory_maximum)?)?;
         let cpu_model = match spec.enlightenments {
             Some(set) => Arc::new(spec.cpu_model.with_hypervisor(&set.cpuid())),
             None => Arc::clone(&spec.cpu_model),
@@ -348,6 +350,15 @@ impl Board {
     /// Presses the ACPI power button.
     pub fn press_power_button(&self) {
         self.chipset.acpi().press_power_button();
+    }
+
+    /// Interrupts the first processor as nothing can keep out: for a guest that hangs, or is to write a dump of itself.
+    pub fn inject_nmi(&self) {
+        /// Of a message that is no interrupt of a vector: an NMI.
+        const DELIVERY_NMI: u32 = 4 << 8;
+        /// To the local APIC with number 0.
+        const FIRST: u64 = 0xfee0_0000;
+        self.partition.deliver_msi(MsiMessage { address: FIRST, data: DELIVERY_NMI });
     }
 
     /// The partition, for statistics, dirty log and clock.

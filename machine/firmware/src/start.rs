@@ -45,6 +45,6 @@ pub fn start(memory: &GuestMemory, start: &Start<'_>) -> Result<LoadedKernel, St
     let tables = AcpiSpec { vcpus, serial_ports, keyboard: false, pci_mmio64: None, ecam: None, vmbus };
     let rsdp = Some(acpi::install(memory, &tables)?);
     let names = SystemNames::default();
-    smbios::install(memory, &SmbiosSpec { names, uuid: [0; 16], vcpus, ram: memory.layout() })?;
+    smbios::install(memory, &SmbiosSpec { names, uuid: [0; 16], vcpus, ram: memory.startup() })?;
     Ok(load(memory, &LinuxBoot { kernel, initrd, command_line, rsdp, reserved: &[] })?)
 }

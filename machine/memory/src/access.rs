@@ -8,6 +8,9 @@ use vireo_core::{HostRam, Partition, RamRange};
 use crate::mapping::Mapping;
 use crate::{GuestSlice, MemoryError, RamLayout};
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// Learns of every write the host makes to guest memory, after it was made.
 pub trait WriteObserver: Send + Sync {
     /// `len` bytes at `gpa` may have changed.
@@ -28,19 +31,31 @@ impl WriteObserver for Arc<dyn Partition> {
 pub struct GuestMemory {
     mapping: Arc<Mapping>,
     layout: RamLayout,
+    startup: RamLayout,
     observer: OnceLock<Box<dyn WriteObserver>>,
 }
 
 impl GuestMemory {
     /// Makes zeroed RAM laid out as given. Host memory is used as the guest touches it.
     pub fn new(layout: RamLayout) -> Result<Arc<Self>, MemoryError> {
-        let mapping = Arc::new(Mapping::new(layout.size())?);
-        Ok(Arc::new(Self { mapping, layout, observer: OnceLock::new() }))
+        Self::with_reserve(layout.clone(), layout)
+    }
+
+    /// The same, of which the guest finds only a part at its start, and gets the rest later. `startup` is of the same board, and
+    /// not larger.
+    pub fn with_reserve(startup: RamLayout, layout: RamLayout) -> Result<Arc<Self>, MemoryError> {
+        let mapping = Arc::new(Mapping::new(layout.size(), startup.size())?);
+        Ok(Arc::new(Self { mapping, layout, startup, observer: OnceLock::new() }))
     }
 
     /// Where the RAM is.
     pub fn layout(&self) -> &RamLayout {
         &self.layout
+    }
+
+    /// What of it the guest finds at its start.
+    pub fn startup(&self) -> &RamLayout {
+        &self.startup
     }
 
     /// Registers who learns of writes; once, before the guest or any device runs. Writes made before (a loader's) are
@@ -150,6 +165,17 @@ impl GuestMemory {
         self.atomic_u64(gpa, |word| (word.fetch_or(bits, order), true))
     }
 
+    /// Gives whole pages back to the host: they hold zeros, and take host memory again when they are touched.
+    pub fn discard(&self, gpa: u64, len: u64) -> Result<(), MemoryError> {
+        if !(gpa | len).is_multiple_of(PAGE) {
+            return Err(MemoryError::Unaligned { gpa, size: PAGE });
+        }
+        let offset = self.layout.offset_of(gpa, len).ok_or(MemoryError::NotRam { gpa, len })?;
+        self.mapping.discard(offset, len)?;
+        self.wrote(gpa, len);
+        Ok(())
+    }
+
     /// A handle on `len` bytes at `gpa`, for I/O straight into or out of guest memory.
     pub fn slice(self: &Arc<Self>, gpa: u64, len: u64) -> Result<GuestSlice, MemoryError> {
         let start = self.pointer(gpa, len)?;
@@ -252,6 +278,27 @@ mod tests {
         assert_eq!(m.read_obj::<u32>(0x4ffc).unwrap(), 0xeeee_eeee);
         assert_eq!(m.read_obj::<u8>(0x5000).unwrap(), 0);
         assert_eq!(m.atomic_u32(0x8000, |w| (w.load(Ordering::Acquire), false)).unwrap(), 5);
+        assert_eq!(log.take(), []);
+    }
+
+    #[test]
+    fn what_was_given_back_is_zeros_and_costs_nothing() {
+        let (m, log) = memory(16);
+        m.fill(0x20_0000, 0x40_0000, 7).unwrap();
+        let used = m.mapping.resident();
+        log.take();
+        m.discard(0x20_0000, 0x20_0000).unwrap();
+        assert_eq!(log.take(), [(0x20_0000, 0x20_0000)]);
+        assert_eq!(m.read_obj::<u8>(0x3f_ffff).unwrap(), 0);
+        assert_eq!(m.read_obj::<u8>(0x40_0000).unwrap(), 7, "what is beside it stays");
+        assert!(used - m.mapping.resident() >= 0x1f_0000, "{used} {}", m.mapping.resident());
+        m.discard(0x1000, 0).unwrap();
+        for (gpa, len) in [(0x1000, 0x800), (0x800, 0x1000)] {
+            assert!(matches!(m.discard(gpa, len), Err(MemoryError::Unaligned { .. })));
+        }
+        for (gpa, len) in [(0x9_f000, 0x2000), (0xff_f000, 0x2000), (u64::MAX - 0xfff, 0x2000)] {
+            assert!(matches!(m.discard(gpa, len), Err(MemoryError::NotRam { .. })));
+        }
         assert_eq!(log.take(), []);
     }
 

@@ -26,7 +26,7 @@ impl DeviceMemory {
         if size == 0 || !size.is_multiple_of(SIZE_STEP) {
             return Err(MemoryError::BadSize { asked: size });
         }
-        Ok(Arc::new(Self { mapping: Arc::new(Mapping::new(size)?) }))
+        Ok(Arc::new(Self { mapping: Arc::new(Mapping::new(size, size)?) }))
     }
 
     /// Bytes of it.

@@ -71,6 +71,13 @@ impl RamLayout {
         &self.spans
     }
 
+    /// The ranges of addresses that this layout has beyond `smaller`, which is one around the same holes.
+    pub fn beyond(&self, smaller: &Self) -> Vec<Range<u64>> {
+        let end_of = |gpa: u64| smaller.spans.iter().find(|s| s.gpa == gpa).map_or(gpa, RamSpan::end);
+        let rest = self.spans.iter().map(|span| end_of(span.gpa)..span.end());
+        rest.filter(|range| !range.is_empty()).collect()
+    }
+
     /// First address above the RAM below 4 GiB.
     pub fn low_end(&self) -> u64 {
         self.spans[1].end()
@@ -106,6 +113,19 @@ pub(crate) mod tests {
         assert_eq!(l.spans()[2], RamSpan { gpa: 4 << 30, len: 1 << 30, offset: 3 << 30 });
         let exact = RamLayout::new(3 << 30, &HOLES).unwrap();
         assert_eq!((exact.spans().len(), exact.limit()), (2, 3 << 30));
+    }
+
+    #[test]
+    fn a_larger_layout_goes_on_where_a_smaller_one_ends() {
+        let layout = |mib: u64| RamLayout::new(mib << 20, &HOLES).unwrap();
+        let beyond = |large, small| {
+            let ranges = layout(large).beyond(&layout(small));
+            ranges.iter().map(|r| (r.start >> 20, r.end >> 20)).collect::<Vec<_>>()
+        };
+        assert_eq!(beyond(512, 512), []);
+        assert_eq!(beyond(1024, 512), [(512, 1024)]);
+        assert_eq!(beyond(4096, 512), [(512, 3072), (4096, 5120)]);
+        assert_eq!(beyond(5120, 4096), [(5120, 6144)]);
     }
 
     #[test]

@@ -32,10 +32,10 @@ unsafe impl HostRam for Mapping {
 }
 
 impl Mapping {
-    /// Makes `size` bytes of zeros; pages take host memory when first touched.
-    pub fn new(size: u64) -> Result<Self, MemoryError> {
-        if let Some(available) = available_memory().filter(|&a| a < size) {
-            return Err(MemoryError::HostShort { asked: size, available });
+    /// Makes `size` bytes of zeros; pages take host memory when first touched. The host has to have `at_once` bytes now.
+    pub fn new(size: u64, at_once: u64) -> Result<Self, MemoryError> {
+        if let Some(available) = available_memory().filter(|&a| a < at_once) {
+            return Err(MemoryError::HostShort { asked: at_once, available });
         }
         let failed = |step| move |e: rustix::io::Errno| MemoryError::Host { step, size, source: e.into() };
         let len = usize::try_from(size).map_err(|_| MemoryError::BadSize { asked: size })?;
@@ -63,6 +63,24 @@ impl Mapping {
     /// Asks for huge pages; false if the host does not give them.
     pub fn advise_huge_pages(&self) -> bool {
         self.advise(Advice::LinuxHugepage).is_ok()
+    }
+
+    /// Gives pages back to the host. The range is inside the file, and of whole pages.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), MemoryError> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len as u64);
+        if !inside || !(offset | len).is_multiple_of(4096) {
+            return Err(MemoryError::NotRam { gpa: offset, len });
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range is inside this mapping, which stays as it is; what it holds becomes zeros, as if the guest had
+        // written them.
+        unsafe {
+            let start = self.start.as_ptr().add(offset as usize).cast();
+            rustix::mm::madvise(start, len as usize, Advice::LinuxRemove)
+        }
+        .map_err(|e| MemoryError::Host { step: "give back", size: len, source: e.into() })
     }
 
     fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
@@ -93,11 +111,21 @@ fn parse_available(meminfo: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    impl Mapping {
+        /// Bytes of it that take memory of the host.
+        pub fn resident(&self) -> usize {
+            let mut pages = vec![0_u8; self.len / 4096];
+            // SAFETY: the range is this mapping, and there is a byte for each of its pages.
+            assert_eq!(unsafe { libc::mincore(self.as_ptr().cast(), self.len, pages.as_mut_ptr()) }, 0);
+            pages.iter().filter(|p| **p & 1 != 0).count() * 4096
+        }
+    }
+
     #[test]
     fn asking_for_more_than_the_host_has_names_both_figures() {
         let available = available_memory().expect("Linux says MemAvailable since 3.14");
         let asked = (available * 2) & !0xfffff;
-        let message = Mapping::new(asked).unwrap_err().to_string();
+        let message = Mapping::new(asked, asked).unwrap_err().to_string();
         assert!(
             message.starts_with(&format!("asked for {} MiB of memory, the host has", asked >> 20)),
             "{message}"

@@ -23,8 +23,8 @@ use crate::folders::{Folders, Sockets};
 use crate::join::{Joined, join};
 use crate::plane::{Handle, Plane};
 
-/// Bytes of each ring: some dozen of the longest frames, and not more than a processor's cache.
-const RING: u32 = 1 << 20;
+/// Bytes of each ring: a window of some dozen connections, whose frames are of 64 KiB, comes at once, and what has no room is lost.
+const RING: u32 = 4 << 20;
 /// Who connects and says nothing is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Who is served at a time, of each kind.

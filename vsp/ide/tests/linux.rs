@@ -101,6 +101,7 @@ impl Machine {
             [Some(IdeDrive::Disk(Arc::clone(&disk) as _)), None, Some(IdeDrive::Cd(Some(medium))), None];
         let spec = BoardSpec {
             memory: 256 << 20,
+            memory_maximum: 256 << 20,
             vcpus: 1,
             translation_memory: 200 << 20,
             cpu_model: CpuModel::named("vireo-v2").unwrap(),

@@ -145,7 +145,8 @@ impl Registers {
             return (Checksum::Unknown, None);
         }
         let to_the_end = end == 0 || end + 1 >= bytes.len();
-        let field = offset >= start && offset + 2 <= bytes.len().min(vireo_frame::HEAD_MAX);
+        // A frame that is no frame with its sum still to be made is summed here.
+        let field = offset >= start && offset + 2 <= bytes.len().min(vireo_frame::HEAD_MAX - 4);
         if to_the_end && field && start >= vireo_frame::headers::HEADER {
             let wanted = Checksum::Wanted { start: start as u16, offset: (offset - start) as u16 };
             return (wanted, None);

@@ -1,5 +1,9 @@
 //! How a running machine is changed from outside: one request and one answer, in a line of JSON each, over a Unix socket.
 
+mod disk;
+mod guest;
+mod info;
+mod nic;
 mod screen;
 mod server;
 
@@ -9,11 +13,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use vireo_services::{CopyTo, MemoryStatus};
 
 use crate::disks::DiskStatus;
 use crate::nics::NicStatus;
 
-pub use server::ControlServer;
+pub use info::{GuestReport, MachineInfo};
+pub use server::{ControlServer, Controlled, Running, Wish};
 
 /// Version of the protocol: both sides say theirs, and understand none but their own.
 const VERSION: u32 = 1;
@@ -69,13 +75,100 @@ pub enum Request {
         /// Their names.
         keys: Vec<String>,
     },
+    /// What the machine is, and what its guest tells.
+    Info,
+    /// The guest ends, or starts anew, in good order.
+    Shutdown {
+        /// It starts anew.
+        restart: bool,
+    },
+    /// The machine starts anew, whatever its guest is at.
+    Reset,
+    /// The guest is interrupted as nothing can keep out.
+    Nmi,
+    /// The guest's file systems are frozen.
+    Freeze {
+        /// For so long at most.
+        seconds: u64,
+    },
+    /// They are thawed.
+    Thaw,
+    /// A file comes into the guest.
+    Copy {
+        /// On the host, with an absolute path.
+        file: PathBuf,
+        /// In the guest.
+        to: CopyTo,
+    },
+    /// The value of a key.
+    KvpGet {
+        /// Where.
+        pool: PairPool,
+        /// Which.
+        key: String,
+    },
+    /// Leaves a pair for the guest.
+    KvpSet {
+        /// Its name.
+        key: String,
+        /// What it holds.
+        value: String,
+    },
+    /// Takes one away.
+    KvpDelete {
+        /// Its name.
+        key: String,
+    },
+    /// Which pairs there are.
+    KvpList {
+        /// Where.
+        pool: PairPool,
+    },
+    /// The guest's memory.
+    Memory,
+    /// It is to have other memory.
+    MemorySet {
+        /// In bytes; `None`: what it needs.
+        target: Option<u64>,
+    },
+}
+
+/// Where pairs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairPool {
+    /// What the host left for the guest.
+    Host,
+    /// What the guest left for the host.
+    Guest,
+    /// What the guest finds out about itself.
+    System,
+}
+
+/// A pair of a key and a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// Its name.
+    pub key: String,
+    /// What it holds.
+    pub value: String,
+}
+
+/// What kind of refusal it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The guest has nothing that could do it.
+    NoService,
+    /// The guest does not answer.
+    NoAnswer,
 }
 
 /// Most characters that are typed at a time: what can be typed while somebody waits.
 pub const TEXT_MAX: usize = 1000;
 
 /// What a machine says to that.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Answer {
     /// It is done.
@@ -95,11 +188,42 @@ pub enum Answer {
         /// A PNG, in base64.
         png: String,
     },
+    /// The machine, and its guest.
+    Info {
+        /// All of it.
+        info: Box<MachineInfo>,
+    },
+    /// These are pairs: all, or the one that was asked for.
+    Pairs {
+        /// As the guest tells them.
+        pairs: Vec<Pair>,
+    },
+    /// This is the guest's memory.
+    Memory {
+        /// In bytes.
+        memory: MemoryStatus,
+    },
+    /// It is under way; there is more to come.
+    Progress {
+        /// So much of it is done.
+        done: u64,
+        /// All.
+        total: u64,
+    },
     /// It is not.
     Refused {
         /// Why, and what to do.
         why: String,
+        /// What a program may want to tell apart.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Reason>,
     },
+}
+
+impl Answer {
+    fn refused(why: impl std::fmt::Display) -> Self {
+        Self::Refused { why: why.to_string(), reason: None }
+    }
 }
 
 /// A line of either side.
@@ -130,25 +254,47 @@ pub enum ControlError {
         why: String,
     },
     /// It refuses.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{why}")]
+    Refused {
+        /// Why, and what to do.
+        why: String,
+        /// What kind of refusal.
+        reason: Option<Reason>,
+    },
 }
 
-/// How long a machine may take: opening an image may replay its log.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a machine may take for the next thing that it says: opening an image may replay its log, freezing writes what the guest
+/// holds back.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Asks the machine behind a socket.
 ///
 /// # Errors
 /// It is not there, does not answer, or refuses.
 pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
+    ask_with(socket, request, &mut |_, _| ())
+}
+
+/// The same; `progress` is told how much is done, and of how much.
+///
+/// # Errors
+/// As of [`ask`].
+pub fn ask_with(
+    socket: &Path,
+    request: &Request,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Answer, ControlError> {
     let not_there = |source| ControlError::NotThere { path: socket.into(), source };
     let no_answer = |why: String| ControlError::NoAnswer { path: socket.into(), why };
     let stream = UnixStream::connect(socket).map_err(not_there)?;
     send(&stream, request).map_err(|e| no_answer(e.to_string()))?;
-    match receive(&stream, PATIENCE, ANSWER_MAX).map_err(no_answer)? {
-        Answer::Refused { why } => Err(ControlError::Refused(why)),
-        answer => Ok(answer),
+    let mut lines = Lines::new(&stream, ANSWER_MAX);
+    loop {
+        match lines.receive(PATIENCE).map_err(no_answer)? {
+            Answer::Refused { why, reason } => return Err(ControlError::Refused { why, reason }),
+            Answer::Progress { done, total } => progress(done, total),
+            answer => return Ok(answer),
+        }
     }
 }
 
@@ -158,40 +304,59 @@ fn send<T: Serialize>(mut to: &UnixStream, what: &T) -> std::io::Result<()> {
     to.write_all(&line)
 }
 
-/// Reads a line, which has to be there within `patience`.
-fn read_line(mut from: &UnixStream, patience: Duration, most: usize) -> std::io::Result<Vec<u8>> {
-    let deadline = Instant::now() + patience;
-    let mut line = Vec::new();
-    let mut part = [0; 16 << 10];
-    while line.last() != Some(&b'\n') && line.len() < most {
-        let left = deadline.saturating_duration_since(Instant::now());
-        from.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-        match from.read(&mut part)? {
-            0 => break,
-            n => line.extend(&part[..n]),
-        }
-        if Instant::now() >= deadline {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-    }
-    Ok(line)
+/// Lines of the other side.
+struct Lines<'a> {
+    from: &'a UnixStream,
+    /// Longest line.
+    most: usize,
+    /// What came after the last line.
+    rest: Vec<u8>,
 }
 
-fn receive<T: for<'a> Deserialize<'a>>(
-    from: &UnixStream,
-    patience: Duration,
-    most: usize,
-) -> Result<T, String> {
-    let line = read_line(from, patience, most).map_err(|e| e.to_string())?;
-    // The version first: what another one means is not for us to say.
-    let version: Envelope<serde_json::Value> = serde_json::from_slice(&line).map_err(|e| e.to_string())?;
-    if version.version != VERSION {
-        return Err(format!(
-            "it is in version {} of the protocol, this program speaks {VERSION}",
-            version.version
-        ));
+impl<'a> Lines<'a> {
+    fn new(from: &'a UnixStream, most: usize) -> Self {
+        Self { from, most, rest: Vec::new() }
     }
-    serde_json::from_value(version.what).map_err(|e| e.to_string())
+
+    /// Reads a line, which has to be there within `patience`. The last may lack its end.
+    fn read(&mut self, patience: Duration) -> std::io::Result<Vec<u8>> {
+        let deadline = Instant::now() + patience;
+        let mut part = [0; 16 << 10];
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.rest[searched..].iter().position(|b| *b == b'\n') {
+                let rest = self.rest.split_off(searched + end + 1);
+                return Ok(std::mem::replace(&mut self.rest, rest));
+            }
+            searched = self.rest.len();
+            if searched >= self.most {
+                return Ok(std::mem::take(&mut self.rest));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.from.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            match self.from.read(&mut part)? {
+                0 => return Ok(std::mem::take(&mut self.rest)),
+                n => self.rest.extend(&part[..n]),
+            }
+            if Instant::now() >= deadline {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
+    fn receive<T: for<'b> Deserialize<'b>>(&mut self, patience: Duration) -> Result<T, String> {
+        let line = self.read(patience).map_err(|e| e.to_string())?;
+        // The version first: what another one means is not for us to say.
+        let version: Envelope<serde_json::Value> =
+            serde_json::from_slice(&line).map_err(|e| e.to_string())?;
+        if version.version != VERSION {
+            return Err(format!(
+                "it is in version {} of the protocol, this program speaks {VERSION}",
+                version.version
+            ));
+        }
+        serde_json::from_value(version.what).map_err(|e| e.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -205,8 +370,18 @@ mod tests {
         let grow = Request::DiskGrow { name: "scsi0:1".into(), size: Some(4096) };
         assert_eq!(line(&grow), r#"{"version":1,"command":"disk-grow","name":"scsi0:1","size":4096}"#);
         assert_eq!(line(&Request::DiskList), r#"{"version":1,"command":"disk-list"}"#);
-        let refused = Answer::Refused { why: "no".into() };
+        let to = CopyTo { path: "/a".into(), overwrite: true, create_path: false };
+        assert_eq!(
+            line(&Request::Copy { file: "/b".into(), to }),
+            r#"{"version":1,"command":"copy","file":"/b","to":{"path":"/a","overwrite":true,"create-path":false}}"#
+        );
+        let get = Request::KvpGet { pool: PairPool::System, key: "OSName".into() };
+        assert_eq!(line(&get), r#"{"version":1,"command":"kvp-get","pool":"system","key":"OSName"}"#);
+        let refused = Answer::refused("no");
         assert_eq!(serde_json::to_string(&refused).unwrap(), r#"{"answer":"refused","why":"no"}"#);
+        let absent = Answer::Refused { why: "no".into(), reason: Some(Reason::NoService) };
+        let text = r#"{"answer":"refused","why":"no","reason":"no-service"}"#;
+        assert_eq!(serde_json::to_string(&absent).unwrap(), text);
     }
 
     #[test]
@@ -214,11 +389,31 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         let said = |text: &str| {
             (&a).write_all(text.as_bytes()).unwrap();
-            receive::<Request>(&b, Duration::from_secs(5), REQUEST_MAX).unwrap_err()
+            Lines::new(&b, REQUEST_MAX).receive::<Request>(Duration::from_secs(5)).unwrap_err()
         };
         assert!(said("{\"version\":2,\"command\":\"disk-list\"}\n").contains("version 2"));
         said("{\"version\":1,\"command\":\"disk-burn\"}\n");
         said("{\"command\":\"disk-list\"}\n");
         said("nonsense\n");
+    }
+
+    #[test]
+    fn what_is_under_way_is_told_before_the_answer() {
+        let path = std::env::temp_dir().join(format!("vireo-progress-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let machine = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            // More than one line at a time.
+            for done in [1, 2] {
+                send(&stream, &Answer::Progress { done, total: 2 }).unwrap();
+            }
+            send(&stream, &Answer::Done).unwrap();
+        });
+        let mut told = Vec::new();
+        let answer = ask_with(&path, &Request::Thaw, &mut |done, total| told.push((done, total)));
+        assert!(matches!(answer, Ok(Answer::Done)));
+        assert_eq!(told, [(1, 2), (2, 2)]);
+        machine.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -2,15 +2,17 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vireo_screen::Station;
+use vireo_services::Services;
 
-use super::{Answer, REQUEST_MAX, Request, receive, screen, send};
-use crate::disks::{DiskSpec, Disks};
-use crate::nics::{NicSpec, Nics};
+use super::{Answer, Lines, REQUEST_MAX, Request, disk, guest, info, nic, screen, send};
+use crate::disks::Disks;
+use crate::nics::Nics;
 use crate::socket::Socket;
 
 /// Who connects and says nothing is not waited for longer.
@@ -20,13 +22,47 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Clients that are served at a time: what one asks for may wait for a disk that does not answer.
 const CLIENTS_MAX: usize = 16;
 
-/// What can be changed of a machine, while there is one.
-#[derive(Clone)]
-struct Machine {
-    disks: Weak<Disks>,
-    nics: Weak<Nics>,
+/// What is wanted of a machine as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It starts anew.
+    Reset,
+    /// Its first processor gets an NMI.
+    Nmi,
+}
+
+/// A machine that runs.
+pub struct Running {
+    /// Which engine runs it.
+    pub engine: String,
+    /// Processors.
+    pub cpus: u32,
+    /// When it was started.
+    pub started: Instant,
+    /// How often it was reset since.
+    pub resets: Arc<AtomicU32>,
+    /// Has it do something, and waits until that is done; or says why not.
+    pub wish: Box<dyn Fn(Wish) -> Result<(), String> + Send + Sync>,
+}
+
+impl Running {
+    pub(super) fn resets(&self) -> u32 {
+        self.resets.load(Ordering::Relaxed)
+    }
+}
+
+/// What can be asked for by the socket.
+pub struct Controlled {
+    /// The machine.
+    pub running: Running,
+    /// Its disks.
+    pub disks: Arc<Disks>,
+    /// Its network adapters.
+    pub nics: Arc<Nics>,
     /// Its screen, keyboard and mouse, if it has them; they do not keep it.
-    station: Option<Station>,
+    pub station: Option<Station>,
+    /// Its integration services, if its guest can have any.
+    pub services: Option<Arc<Services>>,
 }
 
 /// The socket that a machine is changed by. Dropping it removes the socket.
@@ -36,24 +72,19 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Makes the socket, for this user alone, and serves it. The error says what is in the way.
-    pub fn start(
-        path: &Path,
-        disks: &Arc<Disks>,
-        nics: &Arc<Nics>,
-        station: Option<Station>,
-    ) -> Result<Self, String> {
+    pub fn start(path: &Path, controlled: &Arc<Controlled>) -> Result<Self, String> {
         let (socket, listener) = Socket::bind_private(path)?;
-        let machine = Machine { disks: Arc::downgrade(disks), nics: Arc::downgrade(nics), station };
+        let controlled = Arc::downgrade(controlled);
         Builder::new()
             .name("control".into())
             .spawn(move || {
                 let mut clients = Vec::new();
                 for stream in listener.incoming() {
-                    if machine.disks.strong_count() == 0 {
+                    if controlled.strong_count() == 0 {
                         return;
                     }
                     match stream {
-                        Ok(stream) => admit(stream, &machine, &mut clients),
+                        Ok(stream) => admit(stream, &controlled, &mut clients),
                         // The host has no file descriptor left, say: time for it to get some.
                         Err(_) => std::thread::sleep(RETRY),
                     }
@@ -65,72 +96,59 @@ impl ControlServer {
 }
 
 /// Has a client served by a thread of its own, if there are not too many.
-fn admit(stream: UnixStream, machine: &Machine, clients: &mut Vec<JoinHandle<()>>) {
+fn admit(stream: UnixStream, controlled: &Weak<Controlled>, clients: &mut Vec<JoinHandle<()>>) {
     clients.retain(|c| !c.is_finished());
     let busy = |stream: &UnixStream, why: String| {
         _ = stream.set_write_timeout(Some(PATIENCE));
-        _ = send(stream, &Answer::Refused { why });
+        _ = send(stream, &Answer::refused(why));
     };
     if clients.len() >= CLIENTS_MAX {
         return busy(&stream, format!("{CLIENTS_MAX} others are being served: try again later"));
     }
-    let machine = machine.clone();
+    let controlled = Weak::clone(controlled);
     let refused = stream.try_clone();
-    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &machine)) {
+    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &controlled)) {
         Ok(client) => clients.push(client),
         Err(e) => _ = refused.map(|stream| busy(&stream, format!("the host refuses a thread: {e}"))),
     }
 }
 
 /// Serves one client.
-fn serve(stream: &UnixStream, machine: &Machine) {
+fn serve(stream: &UnixStream, controlled: &Weak<Controlled>) {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let request = receive(stream, PATIENCE, REQUEST_MAX);
+    let request = Lines::new(stream, REQUEST_MAX).receive(PATIENCE);
     // The machine has ended.
-    let (Some(disks), Some(nics)) = (machine.disks.upgrade(), machine.nics.upgrade()) else { return };
+    let Some(controlled) = controlled.upgrade() else { return };
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
-            answer(&request, &disks, &nics, machine.station.as_ref())
+            answer(&request, &controlled, &mut |said| send(stream, &said).is_ok())
         }
-        Err(why) => Answer::Refused { why: format!("the request is not understood: {why}") },
+        Err(why) => Answer::refused(format_args!("the request is not understood: {why}")),
     };
     // Who does not want the answer goes without.
     _ = send(stream, &answer);
 }
 
-fn answer(request: &Request, disks: &Disks, nics: &Nics, station: Option<&Station>) -> Answer {
+fn answer(request: &Request, controlled: &Controlled, tell: guest::Tell) -> Answer {
+    let wish = |wish| (controlled.running.wish)(wish).map(|()| Answer::Done);
     let done = match request {
         Request::DiskAdd { .. }
         | Request::DiskRemove { .. }
         | Request::DiskGrow { .. }
-        | Request::DiskList => of_disks(request, disks),
-        Request::NicAdd { .. } | Request::NicRemove { .. } | Request::NicList => of_nics(request, nics),
-        Request::Screenshot | Request::Type { .. } | Request::Keys { .. } => screen::answer(request, station),
-    };
-    done.unwrap_or_else(|why| Answer::Refused { why })
-}
-
-fn of_disks(request: &Request, disks: &Disks) -> Result<Answer, String> {
-    let one = |status| Answer::Disks { disks: vec![status] };
-    match request {
-        Request::DiskAdd { disk } => disks.add(&disk.parse::<DiskSpec>()?).map(one),
-        Request::DiskRemove { name } => disks.remove(name).map(|()| Answer::Done),
-        Request::DiskGrow { name, size } => disks.grow(name, *size).map(one),
-        _ => Ok(Answer::Disks { disks: disks.list() }),
-    }
-    .map_err(|e| e.to_string())
-}
-
-fn of_nics(request: &Request, nics: &Nics) -> Result<Answer, String> {
-    match request {
-        Request::NicAdd { nic } => {
-            nics.add(&nic.parse::<NicSpec>()?).map(|status| Answer::Nics { nics: vec![status] })
+        | Request::DiskList => disk::answer(request, &controlled.disks),
+        Request::NicAdd { .. } | Request::NicRemove { .. } | Request::NicList => {
+            nic::answer(request, &controlled.nics)
         }
-        Request::NicRemove { name } => nics.remove(name).map(|()| Answer::Done),
-        _ => Ok(Answer::Nics { nics: nics.list() }),
-    }
-    .map_err(|e| e.to_string())
+        Request::Screenshot | Request::Type { .. } | Request::Keys { .. } => {
+            screen::answer(request, controlled.station.as_ref())
+        }
+        Request::Info => Ok(Answer::Info { info: Box::new(info::info(controlled)) }),
+        Request::Reset => wish(Wish::Reset),
+        Request::Nmi => wish(Wish::Nmi),
+        _ => Ok(guest::answer(request, controlled.services.as_deref(), tell)),
+    };
+    done.unwrap_or_else(Answer::refused)
 }
 
 #[cfg(test)]
@@ -138,17 +156,28 @@ mod tests {
     use std::io::{ErrorKind, Read};
 
     use super::*;
-    use crate::control::ask;
+    use crate::control::{ControlError, Reason, ask};
 
     #[test]
     fn who_says_nothing_holds_up_nobody() {
         let path = std::env::temp_dir().join(format!("vireo-control-{}", std::process::id()));
+        let running = Running {
+            engine: "none".into(),
+            cpus: 1,
+            started: Instant::now(),
+            resets: Arc::default(),
+            wish: Box::new(|_| Err("it does nothing".into())),
+        };
         let disks = Disks::open(&[], true).unwrap();
         let nics = Nics::open(&[], &crate::vmbus::Bus::default(), true, 1).unwrap();
-        let _server = ControlServer::start(&path, &disks, &nics, None).unwrap();
+        let controlled = Arc::new(Controlled { running, disks, nics, station: None, services: None });
+        let _server = ControlServer::start(&path, &controlled).unwrap();
         let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let answer = ask(&path, &Request::DiskList).unwrap();
         assert!(matches!(answer, Answer::Disks { disks } if disks.is_empty()));
+        let refused = ask(&path, &Request::Thaw).unwrap_err();
+        assert!(matches!(refused, ControlError::Refused { reason: Some(Reason::NoService), .. }));
+        assert_eq!(ask(&path, &Request::Nmi).unwrap_err().to_string(), "it does nothing");
         for mut client in &silent {
             client.set_nonblocking(true).unwrap();
             let kind = client.read(&mut [0]).map_err(|e| e.kind());

@@ -96,7 +96,7 @@ fn load_bzimage(
     boot.check_command_line(u64::from(image.command_line_max))?;
     let initrd = boot.place_initrd(memory, &kernel, u64::from(image.initrd_max))?;
     let load_address = image.load_address();
-    let params = boot_params::build(image, boot, memory.layout(), initrd.as_ref());
+    let params = boot_params::build(image, boot, memory.startup(), initrd.as_ref());
 
     memory.write(load_address, image.code)?;
     boot.write_initrd(memory, initrd.as_ref())?;
@@ -138,12 +138,12 @@ impl LinuxBoot<'_> {
     }
 
     fn check_kernel_fits(&self, memory: &GuestMemory, kernel: &Range<u64>) -> Result<(), LoadError> {
-        if kernel.start < map::LOAD_START || kernel.end > memory.layout().low_end() {
+        if kernel.start < map::LOAD_START || kernel.end > memory.startup().low_end() {
             return Err(LoadError::KernelDoesNotFit {
                 name: self.kernel.name.into(),
                 start: kernel.start,
                 size: kernel.end - kernel.start,
-                free: map::LOAD_START..memory.layout().low_end(),
+                free: map::LOAD_START..memory.startup().low_end(),
             });
         }
         Ok(())
@@ -170,7 +170,7 @@ impl LinuxBoot<'_> {
             return Err(LoadError::EmptyInitrd { name: initrd.name.into() });
         }
         let size = initrd.bytes.len() as u64;
-        let top = last_address.saturating_add(1).min(memory.layout().low_end());
+        let top = last_address.saturating_add(1).min(memory.startup().low_end());
         match top.checked_sub(size).map(|start| start & !0xfff) {
             Some(start) if start >= kernel.end => Ok(Some(start..start + size)),
             _ => Err(LoadError::InitrdDoesNotFit {

@@ -26,7 +26,7 @@ pub(crate) fn write_start_info(
         // Address, size, command line, reserved.
         write_words(memory, MODULE_LIST, &[initrd.start, initrd.end - initrd.start, 0, 0])?;
     }
-    let regions = map::memory_map(memory.layout(), boot.reserved);
+    let regions = map::memory_map(memory.startup(), boot.reserved);
     let count = (regions.len() as u64).min(MEMORY_MAP_MAX);
     for (region, at) in
         regions.iter().zip((MEMORY_MAP..).step_by(MEMORY_MAP_ENTRY as usize)).take(count as usize)

@@ -105,6 +105,29 @@ fn sums_are_left_to_the_network() {
     assert!(rig.sent() == [(bytes, Intent::default())]);
 }
 
+/// A sum may be wherever a byte can say; far behind it is made here, and no frame is lost.
+#[test]
+fn sums_are_made_wherever_they_are() {
+    let rig = Rig::new(Ability::ALL);
+    rig.start(0);
+    let bytes = frame(ADDRESS, 600);
+    for offset in [200u64, 249, 250, 251, 252, 253, 254, 255] {
+        let low = 100 << 32 | offset << 40;
+        rig.transmit(&[[low, EXTENDED | 1 << 24]]);
+        rig.transmit(&pieces(&rig, &bytes, &[], DATA | SUM_TRANSPORT));
+        let (sent, intent) = rig.sent().pop().unwrap();
+        let offset = offset as usize;
+        let mut expected = bytes.clone();
+        if intent.checksum == Checksum::Unknown {
+            let sum = Sum::default().over(&bytes[100..]).finish();
+            expected[offset..offset + 2].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            assert_eq!(intent.checksum, Checksum::Wanted { start: 100, offset: offset as u16 - 100 });
+        }
+        assert!(sent == expected, "{offset}");
+    }
+}
+
 #[test]
 fn long_packets_are_made_whole_and_cut_by_who_can() {
     for (v6, udp) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -54,7 +54,7 @@ for round in $(seq "$rounds"); do
     nc 10.9.8.1 7002 </tmp/data >/dev/null || fail "send $round"
 done
 echo "NET-ERRORS $(cat /sys/class/net/eth0/statistics/rx_errors) $(cat /sys/class/net/eth0/statistics/tx_errors)" \
-    "$(awk '/^Tcp:/ { n++; if (n == 2) print $13, $15 }' /proc/net/snmp)"
+    "$(awk '/^Tcp:/ { n++; if (n == 2) print $13, $14, $16 }' /proc/net/snmp)"
 grep -E 'eth0|virtio' /proc/interrupts
 ip link set eth0 down
 ip link set eth0 up

@@ -37,6 +37,10 @@ impl Text {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
     }
 
+    fn forget(&self) {
+        self.bytes.lock().unwrap().clear();
+    }
+
     /// Waits for a line that starts with `marker`; gives what follows it.
     pub fn line(&self, marker: &str) -> String {
         let end = Instant::now() + LIMIT;
@@ -87,6 +91,7 @@ impl Machine {
         let serial = Arc::<Text>::default();
         let spec = BoardSpec {
             memory: 256 << 20,
+            memory_maximum: 256 << 20,
             vcpus: cpus,
             translation_memory: 200 << 20,
             cpu_model: CpuModel::named("vireo-v2").unwrap(),
@@ -99,6 +104,14 @@ impl Machine {
         let append = format!("console=ttyS0 panic=-1 rdinit=/driver {parameter}");
         let board = Board::new(&SoftEngine::new(), &spec, boot(&guest, cpus, append)).unwrap();
         Self { board, events, serial }
+    }
+
+    /// Resets it while its guest is at work; what that said before is forgotten.
+    pub fn reset(&self) {
+        self.board.pause().unwrap();
+        self.serial.forget();
+        self.board.reset().unwrap();
+        self.board.resume();
     }
 
     pub fn waits_for_power_off(&self) {

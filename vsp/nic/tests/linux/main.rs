@@ -57,22 +57,27 @@ impl Host {
     fn serve(&self) {
         let listen = |port| self.network.run(|| TcpListener::bind(("10.9.8.1", port))).unwrap();
         let (sends, receives, count) = (listen(7001), listen(7002), Arc::clone(&self.transfers));
+        let bytes: Arc<[u8]> = payload(PAYLOAD).into();
+        let expected = Arc::clone(&bytes);
+        // A connection of a machine that was reset is not waited for by others.
         std::thread::spawn(move || {
-            let bytes = payload(PAYLOAD);
-            loop {
-                let (mut stream, _) = sends.accept().unwrap();
-                stream.set_write_timeout(Some(LIMIT)).unwrap();
-                if stream.write_all(&bytes).is_err() {
-                    // The machine was reset.
-                    continue;
-                }
-                drop(stream);
-                let (mut stream, _) = receives.accept().unwrap();
-                stream.set_read_timeout(Some(LIMIT)).unwrap();
-                let mut got = Vec::new();
-                stream.read_to_end(&mut got).unwrap();
-                assert!(got == bytes, "{} of {} bytes came back, or others", got.len(), bytes.len());
-                count.fetch_add(1, Ordering::AcqRel);
+            for stream in sends.incoming() {
+                let (mut stream, bytes) = (stream.unwrap(), Arc::clone(&bytes));
+                std::thread::spawn(move || _ = stream.write_all(&bytes));
+            }
+        });
+        std::thread::spawn(move || {
+            for stream in receives.incoming() {
+                let (mut stream, expected, count) =
+                    (stream.unwrap(), Arc::clone(&expected), Arc::clone(&count));
+                std::thread::spawn(move || {
+                    let mut got = Vec::new();
+                    if stream.read_to_end(&mut got).is_ok() {
+                        let same = got == *expected;
+                        println!("{} of {} bytes came back, the same: {same}", got.len(), expected.len());
+                        count.fetch_add(if same { 1 } else { 1000 }, Ordering::AcqRel);
+                    }
+                });
             }
         });
     }
@@ -136,6 +141,13 @@ fn driver_works(card: Card, guest: &str, cpus: u32, mtu: u32, parameter: &str) {
     };
     assert_eq!(machine.serial.line("NET-CARD "), told);
     machine.serial.line("NET-BUSY");
+    if cpus > 1 {
+        std::thread::sleep(Duration::from_millis(300));
+        machine.reset();
+        assert_eq!(machine.serial.line("NET-CARD "), told);
+        machine.serial.line("NET-BUSY");
+    }
+    let before = host.transfers.load(Ordering::Acquire);
     // Saved and restored, again and again, while it is at work.
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(50));
@@ -150,9 +162,11 @@ fn driver_works(card: Card, guest: &str, cpus: u32, mtu: u32, parameter: &str) {
     machine.waits_for_power_off();
     machine.board.stop();
     let text = machine.serial.all();
-    println!("{text}\nerrors of the card, and TCP's own count (sent again, bad): {errors}");
-    assert!(errors.starts_with("0 0 ") && errors.ends_with(" 0"), "{errors}");
-    assert_eq!(host.transfers.load(Ordering::Acquire), 3);
+    println!(
+        "{text}\nerrors of the card, and TCP's own count (sent again, bad, of those bad sums): {errors}"
+    );
+    assert!(errors.starts_with("0 0 ") && errors.ends_with(" 0 0"), "{errors}");
+    assert_eq!(host.transfers.load(Ordering::Acquire), before + 3);
     assert!(!text.contains("nobody cared") && !text.contains("WARNING"), "{text}");
     assert_eq!(host.tap.lost().written, 0);
 }

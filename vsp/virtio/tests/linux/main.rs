@@ -137,6 +137,7 @@ impl Machine {
         });
         let spec = BoardSpec {
             memory: 256 << 20,
+            memory_maximum: 256 << 20,
             vcpus: cpus,
             translation_memory: 200 << 20,
             cpu_model: CpuModel::named("vireo-v2").unwrap(),

@@ -1,0 +1,4 @@
+//! Services as drivers use them, and as none would.
+
+mod conversation;
+mod hosted;
