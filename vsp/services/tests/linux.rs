@@ -25,9 +25,12 @@ const CLOSE: f64 = 2.0;
 const PAUSE: Duration = Duration::from_secs(6);
 
 /// What the guest said of its clock: when it came, uptime, seconds since 1970.
+type Reading = (f64, f64, f64);
+
+/// All readings, and the line that is being written.
 #[derive(Default)]
 struct Clocks {
-    line: Mutex<(Vec<u8>, Vec<(f64, f64, f64)>)>,
+    line: Mutex<(Vec<u8>, Vec<Reading>)>,
     more: Condvar,
 }
 
@@ -60,8 +63,8 @@ impl Clocks {
         &self,
         what: &str,
         from: usize,
-        so: impl Fn((f64, f64, f64)) -> bool,
-    ) -> (usize, (f64, f64, f64)) {
+        so: impl Fn(Reading) -> bool,
+    ) -> (usize, Reading) {
         let end = Instant::now() + LIMIT;
         let mut line = self.line.lock().unwrap();
         loop {
@@ -117,7 +120,7 @@ fn the_clock_is_right_after_a_pause() {
     };
     let mut board = Board::new(&SoftEngine::new(), &spec, boot(&guest)).unwrap();
     board.resume();
-    let close = |(host, _, clock): (f64, f64, f64)| (clock - host).abs() < CLOSE;
+    let close = |(host, _, clock): Reading| (clock - host).abs() < CLOSE;
     let (before, (_, uptime_before, clock_before)) = clocks.wait("clock that is right", 0, close);
     board.pause().unwrap();
     std::thread::sleep(PAUSE);
