@@ -60,10 +60,14 @@ impl Doorbell {
         drop(last);
     }
 
-    /// For the listener, before it looks for what there is to do: the next ring is told again.
+    /// For the listener, before it looks for what there is to do: the next ring is told again. One that does not listen any more, but
+    /// was told before, takes no ring away from who listens now.
     pub fn answer(&self) {
-        // A swap, not a store: it sees what whoever rang wrote before.
-        self.rung.swap(false, Ordering::SeqCst);
+        let ears = self.ears();
+        if ears.listener.is_some() {
+            // A swap, not a store: it sees what whoever rang wrote before.
+            self.rung.swap(false, Ordering::SeqCst);
+        }
     }
 
     /// Sleeps until it was rung since the last wait ended, and no listener is there.
@@ -150,5 +154,37 @@ impl Channel {
 
     pub(crate) fn retarget(&self, vp: u32) {
         self.target.store(vp, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_of_before_takes_no_ring_away() {
+        let bell = Arc::new(Doorbell::default());
+        let told = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&told);
+        bell.listen(Some(Box::new(move || _ = count.fetch_add(1, Ordering::SeqCst))));
+        assert_eq!(told.load(Ordering::SeqCst), 1, "once for certain");
+        bell.ring();
+        assert_eq!(told.load(Ordering::SeqCst), 1, "nobody has answered");
+        bell.answer();
+        bell.ring();
+        assert_eq!(told.load(Ordering::SeqCst), 2);
+        // It has been told, and comes too late.
+        bell.listen(None);
+        bell.answer();
+        let (done, waited) = channel();
+        let waits = Arc::clone(&bell);
+        std::thread::spawn(move || {
+            waits.wait();
+            _ = done.send(());
+        });
+        waited.recv_timeout(Duration::from_secs(20)).expect("the thread that waits hears the ring");
     }
 }
