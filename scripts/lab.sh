@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The KVM engine on a genuine /dev/kvm: the host lab (tests/lab) runs the engine comparison and boots
-# stock guests with it. The lab is emulated in software: times inside mean nothing.
+# stock guests with it; with --brief one of them. The lab is emulated in software: times inside mean nothing.
 set -euo pipefail
 
 readonly LIMIT=600
@@ -10,7 +10,9 @@ readonly LIMIT=600
 readonly BOOT_LIMIT=240 ATTEMPTS=3
 readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64" DISK_GUEST=debian-6.1-cloud-amd64-disk
 
-[ $# = 1 ] || { echo "usage: lab.sh VIREO" >&2 && exit 2; }
+brief=''
+[ "${1:-}" != --brief ] || { brief=yes && shift; }
+[ $# = 1 ] || { echo "usage: lab.sh [--brief] VIREO" >&2 && exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${VIREO_GUEST_CACHE:-$here/guests/cache}
 vireo=$1
@@ -96,8 +98,12 @@ in_lab "vireo host info: KVM is there and chosen" 0 '^engine kvm +usable, chosen
 in_lab "engine tests: KVM with all and with least, software" 0 ' [1-9][0-9]* passed, 0 failed' \
     "$testkit" --timeout "$LIMIT" -- vireo-testkit
 grep -E '^SKIPPED| passed, ' "$work/text" | sed 's/^/lab:   /'
-boot debian-6.1-cloud-amd64 2 none
 boot debian-6.12-cloud-amd64 2 hyperv-1
+if [ -n "$brief" ]; then
+    echo "lab: NOT RUN, for it was asked to be brief: a boot without enlightenments, resets, disks under KVM (make lab)"
+    exit 0
+fi
+boot debian-6.1-cloud-amd64 2 none
 reset_twice debian-6.1-cloud-amd64
 disks
 echo "lab: all ok"

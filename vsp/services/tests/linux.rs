@@ -59,12 +59,7 @@ impl SerialSink for Clocks {
 
 impl Clocks {
     /// Waits for a line, after `from` of them, for which this is so; its number, and the line.
-    fn wait(
-        &self,
-        what: &str,
-        from: usize,
-        so: impl Fn(Reading) -> bool,
-    ) -> (usize, Reading) {
+    fn wait(&self, what: &str, from: usize, so: impl Fn(Reading) -> bool) -> (usize, Reading) {
         let end = Instant::now() + LIMIT;
         let mut line = self.line.lock().unwrap();
         loop {

@@ -5,7 +5,10 @@ use std::ops::Range;
 /// A set of pages, by number.
 #[derive(Debug, Default)]
 pub struct PageSet {
+    /// As many as were needed so far.
     words: Vec<u64>,
+    /// As many as there may be.
+    most: u64,
     count: u64,
     /// No page of the set is in a word before this one.
     first: usize,
@@ -14,8 +17,7 @@ pub struct PageSet {
 impl PageSet {
     /// An empty set for pages below `limit`.
     pub fn new(limit: u64) -> Self {
-        let words = usize::try_from(limit.div_ceil(64)).unwrap_or(0);
-        Self { words: vec![0; words], count: 0, first: 0 }
+        Self { most: limit.div_ceil(64), ..Self::default() }
     }
 
     /// How many there are.
@@ -26,6 +28,10 @@ impl PageSet {
     /// Adds pages; how many of them are new. Those beyond the limit are none.
     pub fn insert(&mut self, pages: Range<u64>) -> u64 {
         let before = self.count;
+        let words = pages.end.div_ceil(64).min(self.most);
+        if !pages.is_empty() && words > self.words.len() as u64 {
+            self.words.resize(words as usize, 0);
+        }
         self.each_word(pages, |word, mask| *word |= mask);
         self.count - before
     }
@@ -71,7 +77,7 @@ impl PageSet {
 
     /// Takes out all.
     pub fn clear(&mut self) {
-        *self = Self::new(self.words.len() as u64 * 64);
+        *self = Self { most: self.most, ..Self::default() };
     }
 }
 
