@@ -172,7 +172,8 @@ mod tests {
         let nics = Nics::open(&[], &crate::vmbus::Bus::default(), true, 1).unwrap();
         let controlled = Arc::new(Controlled { running, disks, nics, station: None, services: None });
         let _server = ControlServer::start(&path, &controlled).unwrap();
-        let silent: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        // Each that was answered may be seen off a moment later only.
+        let silent: Vec<_> = (0..CLIENTS_MAX - 4).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let answer = ask(&path, &Request::DiskList).unwrap();
         assert!(matches!(answer, Answer::Disks { disks } if disks.is_empty()));
         let refused = ask(&path, &Request::Thaw).unwrap_err();
