@@ -3,11 +3,11 @@
 # stock guests with it; with --brief one of them. The lab is emulated in software: times inside mean nothing.
 set -euo pipefail
 
-readonly LIMIT=600
+readonly LIMIT=900
 # A boot takes some 20 s, a minute and a half on a slow and loaded machine. Should the lab host itself die all the same
 # (tests/lab/README.md says how), that says nothing about Vireo and is tried again, loudly. Silence until the time is over is not:
 # it may be a guest of ours that hangs.
-readonly BOOT_LIMIT=240 ATTEMPTS=3
+readonly BOOT_LIMIT=400 ATTEMPTS=3
 readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64" DISK_GUEST=debian-6.1-cloud-amd64-disk
 
 brief=''
