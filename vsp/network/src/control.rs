@@ -176,6 +176,11 @@ impl Control {
         Filter { directed: any(filter::DIRECTED), broadcast: any(filter::BROADCAST), groups }
     }
 
+    /// Whether a request may change what the driver wants, and does not only ask.
+    pub fn may_change(request: &[u8]) -> bool {
+        !matches!(le32(request, 0), Some(message::QUERY | message::KEEP_ALIVE))
+    }
+
     /// Serves a request; the answer, if there is one.
     pub fn serve(&mut self, request: &[u8], around: &dyn Surroundings) -> Option<Vec<u8>> {
         let (kind, id) = (le32(request, 0)?, le32(request, 8).unwrap_or(0));

@@ -421,7 +421,10 @@ impl Shared {
         let mut session = lock(&self.session);
         session.control.rsc = session.config.rsc;
         let answer = session.control.serve(&request, self);
-        self.settle(&session);
+        // To settle costs links a system call or a message, and drivers ask much.
+        if Control::may_change(&request) {
+            self.settle(&session);
+        }
         drop(session);
         if let Some(answer) = answer {
             port.send_control(self, answer);
