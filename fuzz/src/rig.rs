@@ -69,4 +69,17 @@ impl Rig {
         self.chipset.pio.read(0xCFC, &mut data);
         u32::from_le_bytes(data)
     }
+
+    /// Where a structure (virtio 1.2 §4.1.4) is in the BAR of a virtio function.
+    pub fn virtio_structure(&self, slot: u32, wanted: u8) -> u64 {
+        let mut at = self.config(slot, 0x34) & 0xff;
+        while at != 0 {
+            let head = self.config(slot, at);
+            if (head as u8, (head >> 24) as u8) == (9, wanted) {
+                return self.config(slot, at + 8).into();
+            }
+            at = head >> 8 & 0xff;
+        }
+        panic!("a device without structure {wanted}");
+    }
 }

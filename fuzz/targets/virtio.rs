@@ -16,19 +16,6 @@ const SLOT: u32 = 3;
 const QUEUE: u64 = 0x1_0000;
 const SIZE: u64 = 16;
 
-/// Offset of a structure (virtio 1.2 §4.1.4) in the BAR.
-fn structure(rig: &Rig, wanted: u8) -> u64 {
-    let mut at = rig.config(SLOT, 0x34) & 0xff;
-    while at != 0 {
-        let head = rig.config(SLOT, at);
-        if (head as u8, (head >> 24) as u8) == (9, wanted) {
-            return rig.config(SLOT, at + 8).into();
-        }
-        at = head >> 8 & 0xff;
-    }
-    panic!("a device without structure {wanted}");
-}
-
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
     let disk = Arc::new(RamDisk::new(1 << 18, 512));
@@ -37,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         Rig::new(|seat| VirtioPci::attach(seat, slot, "disk", Blk::new(disk, 2)).expect("a device"));
     function.resume();
     let bar = u64::from(rig.config(SLOT, 0x10) & !0xf);
-    let (common, notify) = (bar + structure(&rig, 1), bar + structure(&rig, 2));
+    let (common, notify) = (bar + rig.virtio_structure(SLOT, 1), bar + rig.virtio_structure(SLOT, 2));
     let put = |at: u64, bytes: &[u8]| rig.chipset.mmio.write(at, bytes);
     let start = || {
         for (status, features) in

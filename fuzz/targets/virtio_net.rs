@@ -20,19 +20,6 @@ const STEP: u64 = 0x4000;
 const SIZE: u64 = 16;
 const BUFFERS: u64 = 0x2_0000;
 
-/// Offset of a structure (virtio 1.2 §4.1.4) in the BAR.
-fn structure(rig: &Rig, wanted: u8) -> u64 {
-    let mut at = rig.config(SLOT, 0x34) & 0xff;
-    while at != 0 {
-        let head = rig.config(SLOT, at);
-        if (head as u8, (head >> 24) as u8) == (9, wanted) {
-            return rig.config(SLOT, at + 8).into();
-        }
-        at = head >> 8 & 0xff;
-    }
-    panic!("a device without structure {wanted}");
-}
-
 /// A frame for the guest, of any kind.
 fn gives(wire: &Wire, input: &mut Input<'_>) {
     let length = [14, 60, 300, 1514, 9000, 65_000][usize::from(input.u8() % 6)];
@@ -60,7 +47,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (rig, function) = Rig::new(|seat| VirtioPci::attach(seat, slot, "net", net).expect("a device"));
     function.resume();
     let bar = u64::from(rig.config(SLOT, 0x10) & !0xf);
-    let (common, notify) = (bar + structure(&rig, 1), bar + structure(&rig, 2));
+    let (common, notify) = (bar + rig.virtio_structure(SLOT, 1), bar + rig.virtio_structure(SLOT, 2));
     let put = |at: u64, bytes: &[u8]| rig.chipset.mmio.write(at, bytes);
     let start = |wanted: u64| {
         let mut offered = [0; 8];

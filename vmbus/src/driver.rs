@@ -1,10 +1,13 @@
 //! The guest's side of a channel, for tests and measurements: what a driver does with its rings, written from the driver's point
 //! of view and sharing no code with ours.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use vireo_memory::GuestMemory;
+
+use crate::Interrupt;
 
 const PAGE: u64 = 4096;
 
@@ -173,5 +176,43 @@ impl Driver {
     /// Asks for no signals, or for signals again.
     pub fn mask(&self, masked: bool) {
         self.store(self.inbound.base + 8, masked.into());
+    }
+}
+
+/// Interrupts that a driver gets, and waits for.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupts(Arc<(Mutex<u32>, Condvar)>);
+
+impl Interrupts {
+    /// What a channel interrupts by.
+    ///
+    /// # Panics
+    /// Who waits has panicked.
+    pub fn sink(&self) -> Interrupt {
+        let told = Arc::clone(&self.0);
+        Box::new(move |_| {
+            *told.0.lock().expect("no panic") += 1;
+            told.1.notify_all();
+        })
+    }
+
+    /// Waits for the next packet by interrupts alone, for each no longer than `patience`; `None`: one did not come.
+    ///
+    /// # Panics
+    /// Who interrupts has panicked.
+    pub fn receive(&self, driver: &Driver, patience: Duration) -> Option<Received> {
+        let (count, told) = &*self.0;
+        let mut seen = count.lock().expect("no panic");
+        loop {
+            if let Some(packet) = driver.receive() {
+                return Some(packet);
+            }
+            let before = *seen;
+            let wait = told.wait_timeout_while(seen, patience, |n| *n == before).expect("no panic");
+            if wait.1.timed_out() {
+                return None;
+            }
+            seen = wait.0;
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use uuid::Uuid;
 
+use crate::fields::Fields;
+
 /// SINT and connections of VMBus.
 pub const SINT: usize = 2;
 /// Connections that guests post to: the second for first contact from version 5.0 on.
@@ -155,26 +157,6 @@ pub struct Open {
     pub split: u32,
     /// For the device.
     pub user_data: UserData,
-}
-
-/// Reads a message's fields one after the other.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, tail) = self.0.split_first_chunk()?;
-        self.0 = tail;
-        Some(*head)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
-    }
-    fn rest(self) -> Vec<u8> {
-        self.0.to_vec()
-    }
 }
 
 impl FromGuest {

@@ -23,4 +23,4 @@ pub use access::{GuestInt, GuestMemory, WriteObserver};
 pub use device::DeviceMemory;
 pub use error::MemoryError;
 pub use layout::{Holes, MIN_SIZE, RamLayout, RamSpan, SIZE_STEP};
-pub use slice::GuestSlice;
+pub use slice::{GuestSlice, read_pieces};

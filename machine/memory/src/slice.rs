@@ -102,6 +102,22 @@ impl GuestSlice {
     }
 }
 
+/// Copies from pieces of memory that stand for one behind the other, from `offset` on; how many bytes there were, at most all of `to`.
+///
+/// # Errors
+/// A piece is no RAM.
+pub fn read_pieces(pieces: &[GuestSlice], mut offset: usize, to: &mut [u8]) -> Result<usize, MemoryError> {
+    let mut done = 0;
+    for piece in pieces {
+        let skip = offset.min(piece.len());
+        let count = (piece.len() - skip).min(to.len() - done);
+        piece.read(skip, &mut to[done..done + count])?;
+        offset -= skip;
+        done += count;
+    }
+    Ok(done)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{IoSliceMut, Read, Seek, Write};

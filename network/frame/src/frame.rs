@@ -1,6 +1,6 @@
 //! A frame, and what is still to be done to it.
 
-use vireo_memory::{GuestSlice, MemoryError};
+use vireo_memory::{GuestSlice, MemoryError, read_pieces};
 
 use crate::Tag;
 use crate::headers::{HEADER, ether_type_at};
@@ -150,17 +150,9 @@ impl<'a> Frame<'a> {
     /// The guest's memory is not there.
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<(), MemoryError> {
         let from = self.head.get(offset..).unwrap_or_default();
-        let mut done = from.len().min(to.len());
-        to[..done].copy_from_slice(&from[..done]);
-        let mut before = self.head.len();
-        for piece in self.tail {
-            let skip = (offset + done).saturating_sub(before).min(piece.len());
-            let count = (piece.len() - skip).min(to.len() - done);
-            piece.read(skip, &mut to[done..done + count])?;
-            before += piece.len();
-            done += count;
-        }
-        Ok(())
+        let (head, rest) = to.split_at_mut(from.len().min(to.len()));
+        head.copy_from_slice(&from[..head.len()]);
+        read_pieces(self.tail, offset.saturating_sub(self.head.len()), rest).map(|_| ())
     }
 
     /// Appends all bytes to a buffer.

@@ -21,6 +21,7 @@ mod offload;
 mod rss;
 #[cfg(test)]
 mod tests;
+mod traffic;
 pub mod trial;
 
 pub use address::{Mac, NoMac};
@@ -32,3 +33,4 @@ pub use headers::Tag;
 pub use link::{Adapter, End, Full, Link, NotAllowed};
 pub use offload::{OFFLOAD_HEADER, UnknownSegments};
 pub use rss::{RSS_KEY, rss_hash};
+pub use traffic::Traffic;

@@ -51,4 +51,4 @@ mod tests;
 pub use config::{MTU_MAX, MTU_MIN, NatConfig, NatError, Network, NoNetwork};
 pub use forward::{Forward, NoForward, Protocol};
 pub use link::Nat;
-pub use stats::{Stats, Traffic};
+pub use stats::Stats;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use vireo_frame::{Ability, Checksum, Frame, Full, Intent, Segmentation, Sum};
+use vireo_frame::{Ability, Checksum, Frame, Full, Intent, Segmentation, Sum, Traffic};
 
 /// Where frames for guests go.
 pub trait Output {
@@ -65,7 +65,7 @@ impl Outbox {
     ///
     /// # Errors
     /// There is no room for all of it.
-    pub fn put(&mut self, out: &mut dyn Output, sent: &mut crate::Traffic) -> Result<(), Full> {
+    pub fn put(&mut self, out: &mut dyn Output, sent: &mut Traffic) -> Result<(), Full> {
         while let Some(frame) = self.frames.front_mut() {
             let length = frame.bytes.len();
             put(out, &mut frame.bytes, frame.sum, None)?;

@@ -1,20 +1,6 @@
 //! What came of it.
 
-/// Frames and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Frames.
-    pub frames: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-}
-
-impl Traffic {
-    pub(crate) fn add(&mut self, length: usize) {
-        self.frames += 1;
-        self.bytes += length as u64;
-    }
-}
+use vireo_frame::Traffic;
 
 /// What passed, what is there, what was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

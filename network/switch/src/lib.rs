@@ -27,7 +27,7 @@ mod text;
 pub mod vlan;
 
 pub use guard::Guards;
-pub use port::{Counters, Kind, Limit, Mirror, Reason, Settings, Traffic};
+pub use port::{Counters, Kind, Limit, Mirror, Reason, Settings};
 pub use rate::Nanos;
 pub use switch::{Delivery, PORTS_MAX, PortId, Switch, SwitchError, Verdict};
 pub use text::NotUnderstood;

@@ -4,7 +4,7 @@ use crate::acl::Acl;
 use crate::guard::Guards;
 use crate::rate::Bucket;
 use crate::vlan::{VlanError, VlanMode};
-use vireo_frame::{Filter, Mac};
+use vireo_frame::{Filter, Mac, Traffic};
 
 use crate::SwitchError;
 
@@ -154,27 +154,6 @@ impl Reason {
         Self::Acl,
         Self::Storm,
     ];
-}
-
-/// Frames and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Frames.
-    pub frames: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-}
-
-impl Traffic {
-    pub(crate) fn add(&mut self, length: usize) {
-        self.frames += 1;
-        self.bytes += length as u64;
-    }
-
-    pub(crate) fn take_back(&mut self, length: usize) {
-        self.frames = self.frames.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(length as u64);
-    }
 }
 
 /// What passed a port.

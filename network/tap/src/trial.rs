@@ -51,3 +51,15 @@ impl Namespace {
         assert!(out.status.success(), "ip {words}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }
+
+/// So many bytes, in an order that no other place has.
+pub fn payload(len: usize) -> Vec<u8> {
+    let mut n = 0x2545_f491_4f6c_dd1d_u64;
+    let mut byte = || {
+        n ^= n << 13;
+        n ^= n >> 7;
+        n ^= n << 17;
+        n as u8
+    };
+    (0..len).map(|_| byte()).collect()
+}

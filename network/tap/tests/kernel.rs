@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use vireo_frame::{Ability, Adapter, Checksum, End, Frame, Full, Link, Tag};
-use vireo_tap::trial::Namespace;
+use vireo_tap::trial::{Namespace, payload};
 use vireo_tap::{Tap, TapError};
 
 /// Far beyond what anything here takes.
@@ -103,18 +103,6 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.taps.iter().for_each(|tap| tap.plug(None));
     }
-}
-
-/// Bytes that no other place has.
-fn payload(len: usize) -> Vec<u8> {
-    let mut n = 0x2545_f491_4f6c_dd1d_u64;
-    let mut byte = || {
-        n ^= n << 13;
-        n ^= n >> 7;
-        n ^= n << 17;
-        n as u8
-    };
-    (0..len).map(|_| byte()).collect()
 }
 
 /// Sends from one network to the other by TCP and compares.

@@ -6,7 +6,7 @@ use vireo_frame::headers::{ether_type, ether_type_at, protocol};
 use vireo_frame::{
     Checksum, Frame, Full, HEAD_MAX, Intent, Link, SegmentKind, Segmentation, Sum, Tag, fit, pseudo_header,
 };
-use vireo_memory::GuestSlice;
+use vireo_memory::{GuestSlice, read_pieces};
 
 use crate::bytes::le32;
 use crate::rndis::{HEADER, Infos, Packet, message};
@@ -114,21 +114,8 @@ impl Transmitter {
 }
 
 /// Copies from memory in pieces; `None`: there is not so much.
-fn read(memory: &[GuestSlice], mut offset: usize, mut to: &mut [u8]) -> Option<()> {
-    for piece in memory {
-        if offset >= piece.len() {
-            offset -= piece.len();
-            continue;
-        }
-        let count = to.len().min(piece.len() - offset);
-        let (this, rest) = to.split_at_mut(count);
-        piece.read(offset, this).ok()?;
-        (to, offset) = (rest, 0);
-        if to.is_empty() {
-            break;
-        }
-    }
-    to.is_empty().then_some(())
+fn read(memory: &[GuestSlice], offset: usize, to: &mut [u8]) -> Option<()> {
+    (read_pieces(memory, offset, to).ok()? == to.len()).then_some(())
 }
 
 /// Appends the pieces of a range of memory in pieces.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use vireo_block::{BlockDevice, BlockInfo, RamDisk, Request};
 use vireo_memory::{GuestMemory, Holes, RamLayout};
 use vireo_scsi::{ScsiDisk, opcode};
-use vireo_vmbus::driver::{Driver, Received};
+use vireo_vmbus::driver::{Driver, Interrupts, Received};
 use vireo_vmbus::ring::{RingPair, kind};
 use vireo_vmbus::{Channel, Device};
 
@@ -51,7 +51,7 @@ struct Rig {
     channel: Arc<Channel>,
     provider: Provider,
     controller: Arc<Controller>,
-    interrupts: Arc<(Mutex<u32>, Condvar)>,
+    interrupts: Interrupts,
     next: AtomicU32,
 }
 
@@ -61,13 +61,8 @@ impl Rig {
         let memory = GuestMemory::new(RamLayout::new(16 << 20, &holes).unwrap()).unwrap();
         let driver = Driver::new(&memory, BASE, 8, 8);
         let rings = RingPair::new(&memory, &driver.pages(), driver.split()).expect("rings");
-        let interrupts: Arc<(Mutex<u32>, Condvar)> = Arc::default();
-        let told = Arc::clone(&interrupts);
-        let interrupt = Box::new(move |_| {
-            *told.0.lock().unwrap() += 1;
-            told.1.notify_all();
-        });
-        let channel = Channel::new(&memory, rings, [0; 120], 0, interrupt);
+        let interrupts = Interrupts::default();
+        let channel = Channel::new(&memory, rings, [0; 120], 0, interrupts.sink());
         let controller = Controller::new();
         let provider = Provider::new(Weak::new(), 0, Arc::clone(&controller), 3);
         provider.open(0, Arc::clone(&channel)).expect("it opens");
@@ -104,20 +99,11 @@ impl Rig {
 
     /// Waits for the next packet, by interrupts alone: one that does not come is a failure.
     fn receive(&self) -> Received {
-        let (count, told) = &*self.interrupts;
-        let mut seen = count.lock().unwrap();
-        loop {
-            if let Some(packet) = self.driver.receive() {
-                if self.driver.awaited_room() != 0 {
-                    self.channel.doorbell().ring();
-                }
-                return packet;
-            }
-            let before = *seen;
-            let wait = told.wait_timeout_while(seen, Duration::from_secs(20), |n| *n == before).unwrap();
-            assert!(!wait.1.timed_out(), "no interrupt");
-            seen = wait.0;
+        let packet = self.interrupts.receive(&self.driver, Duration::from_secs(20)).expect("no interrupt");
+        if self.driver.awaited_room() != 0 {
+            self.channel.doorbell().ring();
         }
+        packet
     }
 
     /// A request of the protocol's own: its answer, and status.

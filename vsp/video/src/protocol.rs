@@ -1,6 +1,7 @@
 //! The messages: a header of the pipe, one of the protocol, and what belongs to the kind. All little-endian, nothing aligned.
 
 use vireo_screen::Size;
+use vireo_vmbus::Fields;
 
 use crate::edid;
 
@@ -83,27 +84,9 @@ pub enum FromGuest {
     },
 }
 
-/// Reads fields one after the other.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, tail) = self.0.split_first_chunk()?;
-        self.0 = tail;
-        Some(*head)
-    }
-    fn u8(&mut self) -> Option<u8> {
-        self.take::<1>().map(|[b]| b)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-    fn corner(&mut self) -> Option<(i32, i32)> {
-        Some((self.take().map(i32::from_le_bytes)?, self.take().map(i32::from_le_bytes)?))
-    }
+/// A point, as its two coordinates.
+fn corner(f: &mut Fields<'_>) -> Option<(i32, i32)> {
+    Some((f.i32()?, f.i32()?))
 }
 
 impl FromGuest {
@@ -130,7 +113,7 @@ impl FromGuest {
             kind::POINTER_POSITION | kind::POINTER_SHAPE => Self::Pointer,
             kind::DIRT => {
                 let (_output, count) = (f.u8()?, f.u8()?);
-                Self::Dirt((0..count).map_while(|_| Some([f.corner()?, f.corner()?])).collect())
+                Self::Dirt((0..count).map_while(|_| Some([corner(&mut f)?, corner(&mut f)?])).collect())
             }
             // Some drivers leave the number out, or say 0: they have room for all.
             kind::RESOLUTION_REQUEST => match f.u8() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vireo_frame::{Ability, Adapter, End, Filter, Frame, Full, Intent, Link, Mac, NotAllowed};
 use vireo_memory::{GuestMemory, Holes, RamLayout};
-use vireo_vmbus::driver::{Driver, Received};
+use vireo_vmbus::driver::{Driver, Interrupts, Received};
 use vireo_vmbus::ring::{RingPair, kind};
 use vireo_vmbus::{Channel, Device};
 
@@ -103,7 +103,7 @@ pub struct Rig {
     pub wire: Arc<Wire>,
     pub given: Arc<Mutex<Given>>,
     pub provider: Arc<Provider>,
-    interrupts: Arc<(Mutex<u32>, Condvar)>,
+    interrupts: Interrupts,
     transaction: Mutex<u64>,
 }
 
@@ -120,13 +120,8 @@ impl Rig {
         let memory = GuestMemory::new(RamLayout::new(32 << 20, &holes).unwrap()).unwrap();
         let driver = Driver::new(&memory, RINGS, 8, 8);
         let rings = RingPair::new(&memory, &driver.pages(), driver.split()).expect("rings");
-        let interrupts: Arc<(Mutex<u32>, Condvar)> = Arc::default();
-        let told = Arc::clone(&interrupts);
-        let interrupt = Box::new(move |_| {
-            *told.0.lock().unwrap() += 1;
-            told.1.notify_all();
-        });
-        let channel = Channel::new(&memory, rings, [0; 120], 0, interrupt);
+        let interrupts = Interrupts::default();
+        let channel = Channel::new(&memory, rings, [0; 120], 0, interrupts.sink());
         let (wire, given) = (Arc::new(wire), Arc::<Mutex<Given>>::default());
         let settings = Settings { address: ADDRESS, subchannels: 3 };
         let bus = Box::new(TestBus(Arc::clone(&given)));
@@ -220,20 +215,11 @@ impl Rig {
 
     /// Waits for the next packet, by interrupts alone: one that does not come is a failure.
     pub fn receive(&self) -> Received {
-        let (count, told) = &*self.interrupts;
-        let mut seen = count.lock().unwrap();
-        loop {
-            if let Some(packet) = self.driver.receive() {
-                if self.driver.awaited_room() != 0 {
-                    self.channel.doorbell().ring();
-                }
-                return packet;
-            }
-            let before = *seen;
-            let wait = told.wait_timeout_while(seen, Duration::from_secs(20), |n| *n == before).unwrap();
-            assert!(!wait.1.timed_out(), "no interrupt");
-            seen = wait.0;
+        let packet = self.interrupts.receive(&self.driver, Duration::from_secs(20)).expect("no interrupt");
+        if self.driver.awaited_room() != 0 {
+            self.channel.doorbell().ring();
         }
+        packet
     }
 
     /// A message of RNDIS in pages, and what comes of it: the answer's bytes, whose section is given back.

@@ -1,12 +1,12 @@
 //! All of it: rings, the thread, and a guest that does what drivers do.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use vireo_memory::{GuestMemory, Holes, RamLayout};
-use vireo_vmbus::driver::Driver;
+use vireo_vmbus::driver::{Driver, Interrupts};
 use vireo_vmbus::ring::{RingPair, kind as packet};
 use vireo_vmbus::{Channel, Device};
 
@@ -29,7 +29,7 @@ const ALL: usize = 7;
 struct Line {
     driver: Driver,
     channel: Arc<Channel>,
-    interrupts: Arc<(Mutex<u32>, Condvar)>,
+    interrupts: Interrupts,
 }
 
 fn memory() -> Arc<GuestMemory> {
@@ -40,33 +40,17 @@ fn memory() -> Arc<GuestMemory> {
 fn line(memory: &Arc<GuestMemory>, which: usize) -> Line {
     let driver = Driver::new(memory, 0x20_0000 + which as u64 * 0x1_0000, 3, 3);
     let rings = RingPair::new(memory, &driver.pages(), driver.split()).expect("rings");
-    let interrupts: Arc<(Mutex<u32>, Condvar)> = Arc::default();
-    let told = Arc::clone(&interrupts);
-    let interrupt = Box::new(move |_| {
-        *told.0.lock().unwrap() += 1;
-        told.1.notify_all();
-    });
-    let channel = Channel::new(memory, rings, [0; 120], 0, interrupt);
+    let interrupts = Interrupts::default();
+    let channel = Channel::new(memory, rings, [0; 120], 0, interrupts.sink());
     Line { driver, channel, interrupts }
 }
 
 impl Line {
     /// Waits for the next question, by interrupts alone.
     fn receive(&self, patience: Duration) -> Option<Vec<u8>> {
-        let (count, told) = &*self.interrupts;
-        let mut seen = count.lock().unwrap();
-        loop {
-            if let Some(packet) = self.driver.receive() {
-                assert_eq!(packet.kind, packet::IN_BAND);
-                return Some(packet.data);
-            }
-            let before = *seen;
-            let wait = told.wait_timeout_while(seen, patience, |n| *n == before).unwrap();
-            if wait.1.timed_out() {
-                return None;
-            }
-            seen = wait.0;
-        }
+        let packet = self.interrupts.receive(&self.driver, patience)?;
+        assert_eq!(packet.kind, packet::IN_BAND);
+        Some(packet.data)
     }
 
     fn send(&self, packet: &[u8]) {

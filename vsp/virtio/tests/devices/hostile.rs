@@ -198,7 +198,10 @@ fn address() -> impl Strategy<Value = u64> {
     ]
 }
 
-fn descriptors() -> impl Strategy<Value = Vec<(u64, u32, u16, u16)>> {
+/// Address, length, flags, next.
+type Descriptor = (u64, u32, u16, u16);
+
+fn descriptors() -> impl Strategy<Value = Vec<Descriptor>> {
     let len = prop_oneof![
         4 => prop::sample::select(vec![0u32, 1, 15, 16, 17, 48, 512, 513, 4096, 0x10_0000]),
         1 => any::<u32>(),
@@ -206,6 +209,33 @@ fn descriptors() -> impl Strategy<Value = Vec<(u64, u32, u16, u16)>> {
     let flags = prop_oneof![6 => 0u16..4, 2 => 0u16..8, 1 => any::<u16>()];
     let next = prop_oneof![8 => 0u16..16, 1 => any::<u16>()];
     prop::collection::vec((address(), len, flags, next), 16)
+}
+
+/// A ring for each queue of a device.
+fn rings_of(rig: &Rig) -> Vec<Ring> {
+    (0..rig.common::<2>(18)).map(|index| Ring::new(rig, index, 16, 0x1_0000 + index * 0x4000)).collect()
+}
+
+/// Gives all rings these descriptors, and the list of indirect ones those of the table.
+fn describe_all(rig: &Rig, rings: &mut [Ring], descriptors: &[Descriptor], table: &[Descriptor]) {
+    for ring in rings {
+        for (at, (address, len, flags, next)) in (0..).zip(descriptors) {
+            ring.describe(rig, at, *address, *len, *flags, *next);
+            let (address, len, flags, next) = table[usize::from(at)];
+            descriptor(rig, LIST + 16 * u64::from(at), address, len, flags, next);
+        }
+    }
+}
+
+/// Makes a chain available on all rings; `available`: and says that there are so many.
+fn offer_all(rig: &Rig, rings: &mut [Ring], head: u16, available: Option<u16>) {
+    for (index, ring) in (0..).zip(rings) {
+        ring.make_available(rig, head);
+        if let Some(available) = available {
+            ring.set_available(rig, available);
+        }
+        rig.notify(index);
+    }
 }
 
 /// An adapter, and a network that always has a frame for it.
@@ -319,29 +349,16 @@ proptest! {
     ) {
         let (rig, wire) = adapter();
         rig.negotiate(rig.offered() & (features | VERSION_1));
-        let mut rings: Vec<Ring> =
-            (0..rig.common::<2>(18)).map(|index| Ring::new(&rig, index, 16, 0x1_0000 + index * 0x4000)).collect();
+        let mut rings = rings_of(&rig);
         rig.driver_ok();
         rig.memory.fill(HEADER, 0x1_0000, 0x45).unwrap();
         let header = if near { [1, 1, 54, 0, 100, 0, 34, 0, 16, 0, header[10], header[11]] } else { header };
         rig.memory.write(HEADER, &header).unwrap();
         rig.memory.write(HEADER + 24, &[8, 0]).unwrap();
         rig.memory.write(0x11_0000, &command.map(|b| b % 7)).unwrap();
-        for ring in &mut rings {
-            for (at, (address, len, flags, next)) in (0..).zip(&ring_descriptors) {
-                ring.describe(&rig, at, *address, *len, *flags, *next);
-                let (address, len, flags, next) = table[usize::from(at)];
-                descriptor(&rig, LIST + 16 * u64::from(at), address, len, flags, next);
-            }
-        }
+        describe_all(&rig, &mut rings, &ring_descriptors, &table);
         for (n, head) in heads.iter().enumerate() {
-            for (index, ring) in (0..).zip(&mut rings) {
-                ring.make_available(&rig, *head);
-                if let Some(available) = jump.filter(|_| n == 7) {
-                    ring.set_available(&rig, available);
-                }
-                rig.notify(index);
-            }
+            offer_all(&rig, &mut rings, *head, jump.filter(|_| n == 7));
             gives(&wire, [60, 2000, 40_000][n % 3]);
             if n == 5 {
                 wire.room.store(1, Ordering::Release);
@@ -371,25 +388,12 @@ proptest! {
             _ => console(),
         };
         rig.negotiate(VERSION_1 | INDIRECT | if event_idx { EVENT_IDX } else { 0 });
-        let mut rings: Vec<Ring> =
-            (0..rig.common::<2>(18)).map(|index| Ring::new(&rig, index, 16, 0x1_0000 + index * 0x4000)).collect();
+        let mut rings = rings_of(&rig);
         rig.driver_ok();
         header(&rig, disk_kind, sector);
-        for ring in &mut rings {
-            for (at, (address, len, flags, next)) in (0..).zip(&ring_descriptors) {
-                ring.describe(&rig, at, *address, *len, *flags, *next);
-                let (address, len, flags, next) = table[usize::from(at)];
-                descriptor(&rig, LIST + 16 * u64::from(at), address, len, flags, next);
-            }
-        }
+        describe_all(&rig, &mut rings, &ring_descriptors, &table);
         for (n, head) in heads.iter().enumerate() {
-            for (index, ring) in (0..).zip(&mut rings) {
-                ring.make_available(&rig, *head);
-                if let Some(available) = jump.filter(|_| n == 7) {
-                    ring.set_available(&rig, available);
-                }
-                rig.notify(index);
-            }
+            offer_all(&rig, &mut rings, *head, jump.filter(|_| n == 7));
         }
         rig.settle();
         rig.reset();
