@@ -246,7 +246,7 @@ pub enum ControlError {
         source: std::io::Error,
     },
     /// It went, or said nothing that is understood.
-    #[error("{}: the machine's answer is not understood: {why}", path.display())]
+    #[error("{}: no answer of the machine's that is understood: {why}", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,
@@ -346,6 +346,9 @@ impl<'a> Lines<'a> {
 
     fn receive<T: for<'b> Deserialize<'b>>(&mut self, patience: Duration) -> Result<T, String> {
         let line = self.read(patience).map_err(|e| e.to_string())?;
+        if line.is_empty() {
+            return Err("it ended without one".into());
+        }
         // The version first: what another one means is not for us to say.
         let version: Envelope<serde_json::Value> =
             serde_json::from_slice(&line).map_err(|e| e.to_string())?;

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ use crate::socket::Socket;
 /// Who connects and says nothing is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A machine that has ended waits no longer for answers that are under way.
+const FAREWELL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(100);
 /// Clients that are served at a time: what one asks for may wait for a disk that does not answer.
 const CLIENTS_MAX: usize = 16;
@@ -65,9 +67,38 @@ pub struct Controlled {
     pub services: Option<Arc<Services>>,
 }
 
-/// The socket that a machine is changed by. Dropping it removes the socket.
+/// Clients whose requests are being seen to.
+#[derive(Default)]
+struct Answering {
+    clients: Mutex<usize>,
+    answered: Condvar,
+}
+
+impl Answering {
+    fn change(&self, by: impl Fn(usize) -> usize) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        *clients = by(*clients);
+        self.answered.notify_all();
+    }
+
+    /// Until the last of them has its answer, or that takes too long.
+    fn finish(&self) {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.answered.wait_timeout_while(clients, FAREWELL, |clients| *clients > 0));
+    }
+}
+
+/// The socket that a machine is changed by. Dropping it removes the socket, once those who asked have their answers: what they asked
+/// for may be what ended the machine.
 pub struct ControlServer {
     _socket: Socket,
+    answering: Arc<Answering>,
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.answering.finish();
+    }
 }
 
 impl ControlServer {
@@ -75,6 +106,8 @@ impl ControlServer {
     pub fn start(path: &Path, controlled: &Arc<Controlled>) -> Result<Self, String> {
         let (socket, listener) = Socket::bind_private(path)?;
         let controlled = Arc::downgrade(controlled);
+        let answering = Arc::<Answering>::default();
+        let seen_to = Arc::clone(&answering);
         Builder::new()
             .name("control".into())
             .spawn(move || {
@@ -84,19 +117,24 @@ impl ControlServer {
                         return;
                     }
                     match stream {
-                        Ok(stream) => admit(stream, &controlled, &mut clients),
+                        Ok(stream) => admit(stream, &controlled, &seen_to, &mut clients),
                         // The host has no file descriptor left, say: time for it to get some.
                         Err(_) => std::thread::sleep(RETRY),
                     }
                 }
             })
             .map_err(|e| format!("{}: the host refuses a thread: {e}", path.display()))?;
-        Ok(Self { _socket: socket })
+        Ok(Self { _socket: socket, answering })
     }
 }
 
 /// Has a client served by a thread of its own, if there are not too many.
-fn admit(stream: UnixStream, controlled: &Weak<Controlled>, clients: &mut Vec<JoinHandle<()>>) {
+fn admit(
+    stream: UnixStream,
+    controlled: &Weak<Controlled>,
+    answering: &Arc<Answering>,
+    clients: &mut Vec<JoinHandle<()>>,
+) {
     clients.retain(|c| !c.is_finished());
     let busy = |stream: &UnixStream, why: String| {
         _ = stream.set_write_timeout(Some(PATIENCE));
@@ -105,20 +143,22 @@ fn admit(stream: UnixStream, controlled: &Weak<Controlled>, clients: &mut Vec<Jo
     if clients.len() >= CLIENTS_MAX {
         return busy(&stream, format!("{CLIENTS_MAX} others are being served: try again later"));
     }
-    let controlled = Weak::clone(controlled);
+    let (controlled, answering) = (Weak::clone(controlled), Arc::clone(answering));
     let refused = stream.try_clone();
-    match Builder::new().name("control-client".into()).spawn(move || serve(&stream, &controlled)) {
+    let client = move || serve(&stream, &controlled, &answering);
+    match Builder::new().name("control-client".into()).spawn(client) {
         Ok(client) => clients.push(client),
         Err(e) => _ = refused.map(|stream| busy(&stream, format!("the host refuses a thread: {e}"))),
     }
 }
 
 /// Serves one client.
-fn serve(stream: &UnixStream, controlled: &Weak<Controlled>) {
+fn serve(stream: &UnixStream, controlled: &Weak<Controlled>, answering: &Answering) {
     _ = stream.set_write_timeout(Some(PATIENCE));
     let request = Lines::new(stream, REQUEST_MAX).receive(PATIENCE);
     // The machine has ended.
     let Some(controlled) = controlled.upgrade() else { return };
+    answering.change(|clients| clients + 1);
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
@@ -128,6 +168,7 @@ fn serve(stream: &UnixStream, controlled: &Weak<Controlled>) {
     };
     // Who does not want the answer goes without.
     _ = send(stream, &answer);
+    answering.change(|clients| clients - 1);
 }
 
 fn answer(request: &Request, controlled: &Controlled, tell: guest::Tell) -> Answer {
@@ -158,19 +199,49 @@ mod tests {
     use super::*;
     use crate::control::{ControlError, Reason, ask};
 
-    #[test]
-    fn who_says_nothing_holds_up_nobody() {
-        let path = std::env::temp_dir().join(format!("vireo-control-{}", std::process::id()));
+    /// A machine that has nothing but `wish`, and a path for its socket.
+    fn machine(
+        name: &str,
+        wish: impl Fn(Wish) -> Result<(), String> + Send + Sync + 'static,
+    ) -> (Arc<Controlled>, std::path::PathBuf) {
         let running = Running {
             engine: "none".into(),
             cpus: 1,
             started: Instant::now(),
             resets: Arc::default(),
-            wish: Box::new(|_| Err("it does nothing".into())),
+            wish: Box::new(wish),
         };
         let disks = Disks::open(&[], true).unwrap();
         let nics = Nics::open(&[], &crate::vmbus::Bus::default(), true, 1).unwrap();
         let controlled = Arc::new(Controlled { running, disks, nics, station: None, services: None });
+        (controlled, std::env::temp_dir().join(format!("vireo-{name}-{}", std::process::id())))
+    }
+
+    #[test]
+    fn a_machine_that_ends_answers_who_had_asked() {
+        let (asked, asks) = std::sync::mpsc::channel();
+        let (controlled, path) = machine("farewell", move |_| {
+            asked.send(()).unwrap();
+            // The machine ends of it, and its process is quick.
+            std::thread::sleep(Duration::from_millis(200));
+            Err("it has ended".into())
+        });
+        let server = ControlServer::start(&path, &controlled).unwrap();
+        let client = std::thread::spawn({
+            let path = path.clone();
+            move || ask(&path, &Request::Reset).unwrap_err().to_string()
+        });
+        asks.recv().unwrap();
+        drop(server);
+        // In a moment at most: nothing of the process would be left to answer later.
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(client.is_finished());
+        assert_eq!(client.join().unwrap(), "it has ended");
+    }
+
+    #[test]
+    fn who_says_nothing_holds_up_nobody() {
+        let (controlled, path) = machine("control", |_| Err("it does nothing".into()));
         let _server = ControlServer::start(&path, &controlled).unwrap();
         // Each that was answered may be seen off a moment later only.
         let silent: Vec<_> = (0..CLIENTS_MAX - 4).map(|_| UnixStream::connect(&path).unwrap()).collect();

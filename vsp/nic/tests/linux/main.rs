@@ -1,8 +1,5 @@
 //! Linux's own drivers of network cards, on the software engine: against the host's kernel, through a TAP device.
 
-mod initrd;
-mod machine;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,29 +8,16 @@ use std::time::Duration;
 
 use vireo_board::{Attach, Seat};
 use vireo_chipset::pci::PciSlot;
+use vireo_drivers::{Machine, Setup};
 use vireo_frame::{Link, Mac};
 use vireo_nic::E1000;
 use vireo_tap::Tap;
-use vireo_tap::trial::Namespace;
+use vireo_tap::trial::{Namespace, payload};
 use vireo_tests::HostShare;
 use vireo_virtio::{Net, VirtioPci};
 
-use machine::{LIMIT, Machine};
-
 const ADDRESS: Mac = Mac([0, 0x15, 0x5d, 1, 2, 3]);
 const PAYLOAD: usize = 6 << 20;
-
-/// Bytes that no other place has.
-fn payload(len: usize) -> Vec<u8> {
-    let mut n = 0x2545_f491_4f6c_dd1d_u64;
-    let mut byte = || {
-        n ^= n << 13;
-        n ^= n >> 7;
-        n ^= n << 17;
-        n as u8
-    };
-    (0..len).map(|_| byte()).collect()
-}
 
 /// The host's end: a network with a TAP device, and what the guest connects to.
 struct Host {
@@ -133,7 +117,14 @@ fn driver_works(card: Card, guest: &str, cpus: u32, mtu: u32, parameter: &str) {
         Card::Virtio => virtio(link, cpus as u16),
         Card::E1000 => e1000(link),
     };
-    let mut machine = Machine::new(guest, cpus, &format!("net.rounds=3 {parameter}"), vec![attach]);
+    let mut machine = Machine::new(Setup {
+        guest,
+        cpus,
+        driver: Some(include_bytes!("driver.sh")),
+        parameter: &format!("net.rounds=3 {parameter}"),
+        devices: vec![attach],
+        failure: Some("NET-FAILED"),
+    });
     machine.board.resume();
     let told = match card {
         Card::Virtio => format!("virtio_net {ADDRESS} mtu={mtu} carrier=1 speed=10000 queues={cpus}"),
