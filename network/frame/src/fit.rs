@@ -1,7 +1,7 @@
 //! Does to frames what somebody cannot take: checksums, segments, tags.
 
 use crate::frame::{Checksum, Frame, Intent, SegmentKind};
-use crate::headers::ether_type_at;
+use crate::headers::{ether_type, ether_type_at};
 use crate::{Full, Sum};
 
 /// What somebody can take with a frame, instead of having it done before.
@@ -163,9 +163,12 @@ impl Cut<'_> {
         let mut intent = Intent { segmentation: None, ..self.intent };
         let Checksum::Wanted { start, offset } = intent.checksum else { return intent };
         let (start, offset) = (usize::from(start), usize::from(offset));
-        let Some((_, ip)) = ether_type_at(segment) else { return intent };
+        let Some((ether_type, ip)) = ether_type_at(segment) else { return intent };
         let length = segment.len() - start;
-        let pseudo = network(segment, ip, number as u16);
+        let pseudo = match ether_type {
+            ether_type::IPV6 => ipv6(segment, ip),
+            _ => ipv4(segment, ip, number as u16),
+        };
         let (protocol, at) = match kind {
             SegmentKind::Udp => {
                 segment[start + 4..start + 6].copy_from_slice(&(length as u16).to_be_bytes());
@@ -189,13 +192,15 @@ impl Cut<'_> {
     }
 }
 
-/// Makes lengths and checksum of an IP header right; the sum of its addresses.
-fn network(segment: &mut [u8], ip: usize, number: u16) -> Sum {
-    if segment[ip] >> 4 == 6 {
-        let length = (segment.len() - ip - 40) as u16;
-        segment[ip + 4..ip + 6].copy_from_slice(&length.to_be_bytes());
-        return Sum::default().over(&segment[ip + 8..ip + 40]);
-    }
+/// Makes the length in an IPv6 header right; the sum of its addresses.
+fn ipv6(segment: &mut [u8], ip: usize) -> Sum {
+    let length = (segment.len() - ip - 40) as u16;
+    segment[ip + 4..ip + 6].copy_from_slice(&length.to_be_bytes());
+    Sum::default().over(&segment[ip + 8..ip + 40])
+}
+
+/// Makes length, number and checksum of an IPv4 header right; the sum of its addresses.
+fn ipv4(segment: &mut [u8], ip: usize, number: u16) -> Sum {
     let length = (segment.len() - ip) as u16;
     segment[ip + 2..ip + 4].copy_from_slice(&length.to_be_bytes());
     let id = u16::from_be_bytes([segment[ip + 4], segment[ip + 5]]).wrapping_add(number);

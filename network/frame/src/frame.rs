@@ -3,12 +3,18 @@
 use vireo_memory::{GuestSlice, MemoryError, read_pieces};
 
 use crate::Tag;
-use crate::headers::{HEADER, ether_type_at};
+use crate::headers::{HEADER, Segment, ether_type, protocol};
 
 /// Bytes of the longest frame: the longest IP packet, an Ethernet header and two tags.
 pub const FRAME_MAX: usize = 65_535 + HEADER + 8;
 /// A head has so many bytes at least, or the whole frame: all headers that anybody decides by.
 pub const HEAD_MAX: usize = 256;
+
+/// Pieces that a frame is cut into, at most: all that comes to pieces of 128 bytes. One frame must not cost others thousands.
+const SEGMENTS_MAX: usize = 512;
+/// Where TCP and UDP have their checksum (RFC 9293, 768).
+const TCP_SUM: usize = 16;
+const UDP_SUM: usize = 6;
 
 /// What is known of a frame's checksum above IP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,9 +27,9 @@ pub enum Checksum {
     /// The sum from `start` to the end of the frame is to be put `offset` bytes behind `start`, where that of the pseudo header is
     /// (as virtio has it, 5.1.6.2).
     Wanted {
-        /// Bytes from the start of the frame: where TCP or UDP begins.
+        /// Bytes from the start of the frame: where TCP or UDP begins, and nowhere else.
         start: u16,
-        /// Bytes from there.
+        /// Bytes from there: where that has its checksum.
         offset: u16,
     },
 }
@@ -96,15 +102,34 @@ impl<'a> Frame<'a> {
         if head.len() < HEADER || length > FRAME_MAX || (head.len() < HEAD_MAX && length > head.len()) {
             return Err(BadFrame("its length is out of range"));
         }
-        if let Checksum::Wanted { start, offset } = intent.checksum
-            && (usize::from(start) < HEADER
-                || usize::from(start) + usize::from(offset) + 2 > headers_max(head))
-        {
+        let Checksum::Wanted { start, offset } = intent.checksum else {
+            return match intent.segmentation {
+                Some(_) => Err(BadFrame("it is to be cut, and no checksum to be made")),
+                None => Ok(0),
+            };
+        };
+        // Whoever makes a sum writes where the intent says. Were that anywhere else than where the frame's own headers have one, it
+        // would change what others had decided by.
+        let place = Segment::of(&head[..headers_max(head)])
+            .ok_or(BadFrame("its checksum is of nothing that has one"))?;
+        let field = if place.protocol == protocol::TCP { TCP_SUM } else { UDP_SUM };
+        if (usize::from(start), usize::from(offset)) != (place.at, field) {
+            return Err(BadFrame("its checksum is not where its headers have one"));
+        }
+        let headers = place.at + transport_length(head, &place);
+        if headers > headers_max(head) {
             return Err(BadFrame("its checksum is not in its headers"));
         }
         let Some(segmentation) = intent.segmentation else { return Ok(0) };
-        let headers = headers_of(head, intent.checksum, segmentation)?;
-        if length - headers <= usize::from(segmentation.size) {
+        if segmentation.kind != kind_of(&place) {
+            return Err(BadFrame("it is to be cut as something that it is not"));
+        }
+        let payload =
+            length.checked_sub(headers).ok_or(BadFrame("it is to be cut, and has no room for headers"))?;
+        if payload > usize::from(segmentation.size) * SEGMENTS_MAX {
+            return Err(BadFrame("it is to be cut into too many pieces"));
+        }
+        if payload <= usize::from(segmentation.size) {
             intent.segmentation = None;
         }
         Ok(headers)
@@ -172,28 +197,19 @@ fn headers_max(head: &[u8]) -> usize {
     head.len().min(HEAD_MAX - 4)
 }
 
-/// Bytes of all headers of what is to be segmented.
-fn headers_of(head: &[u8], checksum: Checksum, segmentation: Segmentation) -> Result<usize, BadFrame> {
-    let Checksum::Wanted { start, offset } = checksum else {
-        return Err(BadFrame("it is to be cut, and no checksum to be made"));
-    };
-    let (start, offset) = (usize::from(start), usize::from(offset));
-    let (kind, at) = ether_type_at(head).ok_or(BadFrame("it has no type"))?;
-    let ip = match (segmentation.kind, kind) {
-        (SegmentKind::Tcp4 | SegmentKind::Udp, crate::headers::ether_type::IPV4) => 20,
-        (SegmentKind::Tcp6 | SegmentKind::Udp, crate::headers::ether_type::IPV6) => 40,
-        _ => return Err(BadFrame("it is to be cut as something that it is not")),
-    };
-    let transport = match segmentation.kind {
-        SegmentKind::Udp => 8,
-        _ => head.get(start + 12).map_or(0, |b| usize::from(b >> 4) * 4).max(20),
-    };
-    let headers = start + transport;
-    if segmentation.size == 0 || start < at + ip || headers > headers_max(head) {
-        return Err(BadFrame("it is to be cut, and has no room for headers"));
+/// Bytes of a header of TCP, as it says, or of UDP.
+fn transport_length(head: &[u8], place: &Segment) -> usize {
+    match place.protocol {
+        protocol::TCP => head.get(place.at + 12).map_or(0, |b| usize::from(b >> 4) * 4).max(20),
+        _ => 8,
     }
-    if start + offset + 2 > headers {
-        return Err(BadFrame("it is to be cut, and its checksum is not in what each piece has"));
+}
+
+/// As what it can be cut.
+fn kind_of(place: &Segment) -> SegmentKind {
+    match (place.protocol, place.ether_type) {
+        (protocol::TCP, ether_type::IPV4) => SegmentKind::Tcp4,
+        (protocol::TCP, _) => SegmentKind::Tcp6,
+        _ => SegmentKind::Udp,
     }
-    Ok(headers)
 }

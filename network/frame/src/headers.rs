@@ -116,6 +116,10 @@ pub enum Transport {
 const EXTENSIONS: usize = 8;
 /// Tags that are looked behind.
 const TAGS: usize = 4;
+/// Where a kind is expected, up to this it is a length (IEEE 802.3).
+const LENGTH_MAX: u16 = 1500;
+/// What may follow a length, and is followed by a kind (IEEE 802.2, RFC 1042).
+const SNAP: [u8; 6] = [0xaa, 0xaa, 3, 0, 0, 0];
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
@@ -125,20 +129,24 @@ impl Headers {
     /// Reads them; `None`: it is too short for a frame, or has more tags than anybody uses.
     pub fn read(frame: &[u8]) -> Option<Self> {
         let (destination, source) = (Mac::first_of(frame)?, Mac::first_of(frame.get(6..)?)?);
-        let (mut at, mut tag, mut tags) = (12, None, 0);
+        let (mut at, mut tag, mut tagged_twice, mut steps) = (12, None, false, 0);
         let ether_type = loop {
             let kind = be16(frame, at)?;
             at += 2;
-            if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
+            if kind == ether_type::VLAN || kind == ether_type::SERVICE_VLAN {
+                tagged_twice = tag.is_some();
+                tag = tag.or(Some(Tag(be16(frame, at)?)));
+                at += 2;
+            } else if kind <= LENGTH_MAX && frame.get(at..).is_some_and(|f| f.starts_with(&SNAP)) {
+                // Some receivers take what is behind it as if it stood here.
+                at += SNAP.len();
+            } else {
                 break kind;
             }
-            tags += 1;
-            if tags > TAGS {
+            steps += 1;
+            if steps > TAGS {
                 return None;
             }
-            let this = Tag(be16(frame, at)?);
-            tag.get_or_insert(this);
-            at += 2;
         };
         let network = match ether_type {
             ether_type::ARP => arp(frame, at),
@@ -146,7 +154,52 @@ impl Headers {
             ether_type::IPV6 => ipv6(frame, at).map_or(Network::Malformed, Network::Ip),
             _ => Network::Other,
         };
-        Some(Self { destination, source, tag, tagged_twice: tags > 1, ether_type, network })
+        Some(Self { destination, source, tag, tagged_twice, ether_type, network })
+    }
+
+    /// Whether it says that it is something which it is not, or that cannot be told.
+    pub fn are_malformed(&self) -> bool {
+        match self.network {
+            Network::Malformed => true,
+            Network::Ip(ip) => ip.transport == Some(Transport::Malformed),
+            Network::Other | Network::Arp { .. } => false,
+        }
+    }
+}
+
+/// Where TCP or UDP is in a frame of its own, and what is before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Which IP: its kind of frame.
+    pub ether_type: u16,
+    /// Where IP starts.
+    pub ip: usize,
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// Where that starts.
+    pub at: usize,
+}
+
+impl Segment {
+    /// Of a frame; `None`: it is something else, or a part of a packet only.
+    pub fn of(frame: &[u8]) -> Option<Self> {
+        let (ether_type, ip) = ether_type_at(frame)?;
+        let (protocol, at) = match ether_type {
+            ether_type::IPV4 => {
+                let (header, length) = ipv4_header(frame, ip)?;
+                // More fragments, or an offset.
+                (be16(header, 6)? & 0x3fff == 0).then_some((header[9], ip + length))?
+            }
+            ether_type::IPV6 => {
+                let header = frame.get(ip..)?.first_chunk::<40>().filter(|h| h[0] >> 4 == 6)?;
+                match behind_extensions(frame, ip + 40, header[6]) {
+                    (protocol, Follows::At(at, false)) => (protocol, at),
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        matches!(protocol, protocol::TCP | protocol::UDP).then_some(Self { ether_type, ip, protocol, at })
     }
 }
 
@@ -161,13 +214,24 @@ fn arp(frame: &[u8], at: usize) -> Network {
     read().map_or(Network::Malformed, |(sender, address)| Network::Arp { sender, address })
 }
 
-/// RFC 791.
-fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
+/// RFC 791: the fixed part of a header, and how long all of it is.
+fn ipv4_header(frame: &[u8], at: usize) -> Option<(&[u8; 20], usize)> {
     let header = frame.get(at..)?.first_chunk::<20>()?;
     let length = usize::from(header[0] & 0xf) * 4;
-    if header[0] >> 4 != 4 || length < 20 || frame.len() < at + length {
-        return None;
+    (header[0] >> 4 == 4 && length >= 20 && frame.len() >= at + length).then_some((header, length))
+}
+
+/// What of a frame is of a packet that is so long. 0 says nothing: of a packet that is still to be cut.
+fn within(frame: &[u8], at: usize, length: usize) -> &[u8] {
+    match length {
+        0 => frame,
+        _ => &frame[..frame.len().min(at + length)],
     }
+}
+
+fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
+    let (header, length) = ipv4_header(frame, at)?;
+    let frame = within(frame, at, be16(header, 2)?.into());
     let address = |n: usize| Some(IpAddr::from(Ipv4Addr::from(*header[n..].first_chunk::<4>()?)));
     let first = be16(header, 6)? & 0x1fff == 0;
     let transport = first.then(|| transport(frame, at + length, header[9]));
@@ -176,34 +240,54 @@ fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
 
 /// RFC 8200.
 fn ipv6(frame: &[u8], at: usize) -> Option<Ip> {
-    const FRAGMENT: u8 = 44;
     let header = frame.get(at..)?.first_chunk::<40>()?;
     if header[0] >> 4 != 6 {
         return None;
     }
     let address = |n: usize| Some(IpAddr::from(Ipv6Addr::from(*header[n..].first_chunk::<16>()?)));
     let (source, destination) = (address(8)?, address(24)?);
-    let (mut protocol, mut at) = (header[6], at + 40);
+    let frame = within(frame, at + 40, be16(header, 4)?.into());
+    let (protocol, follows) = behind_extensions(frame, at + 40, header[6]);
+    let transport = match follows {
+        Follows::At(at, _) => Some(transport(frame, at, protocol)),
+        Follows::Part => None,
+        Follows::Malformed => Some(Transport::Malformed),
+    };
+    Some(Ip { source, destination, protocol, transport })
+}
+
+/// What is behind the extension headers of IPv6.
+enum Follows {
+    /// The layer above, here; and whether it is of a first fragment.
+    At(usize, bool),
+    /// Some of it: it is a further fragment.
+    Part,
+    /// Nothing that can be told: they have no end.
+    Malformed,
+}
+
+/// Looks behind them: what is there, and where.
+fn behind_extensions(frame: &[u8], mut at: usize, mut protocol: u8) -> (u8, Follows) {
+    const FRAGMENT: u8 = 44;
+    let mut is_fragment = false;
     for _ in 0..EXTENSIONS {
         // Hop by hop, routing, destination options, authentication; all say what follows, in their first byte.
         let (next, length) = match (protocol, frame.get(at..).and_then(|f| f.first_chunk::<8>())) {
             (0 | 43 | 60, Some(e)) => (e[0], 8 + usize::from(e[1]) * 8),
             (51, Some(e)) => (e[0], 8 + usize::from(e[1]) * 4),
             (FRAGMENT, Some(e)) if u16::from_be_bytes([e[2], e[3]]) & 0xfff8 != 0 => {
-                return Some(Ip { source, destination, protocol: e[0], transport: None });
+                return (e[0], Follows::Part);
             }
-            (FRAGMENT, Some(e)) => (e[0], 8),
-            (0 | 43 | 60 | 51 | FRAGMENT, None) => {
-                return Some(Ip { source, destination, protocol, transport: Some(Transport::Malformed) });
+            (FRAGMENT, Some(e)) => {
+                is_fragment = true;
+                (e[0], 8)
             }
-            _ => {
-                let transport = Some(transport(frame, at, protocol));
-                return Some(Ip { source, destination, protocol, transport });
-            }
+            (0 | 43 | 60 | 51 | FRAGMENT, None) => return (protocol, Follows::Malformed),
+            _ => return (protocol, Follows::At(at, is_fragment)),
         };
         (protocol, at) = (next, at + length);
     }
-    Some(Ip { source, destination, protocol, transport: Some(Transport::Malformed) })
+    (protocol, Follows::Malformed)
 }
 
 fn transport(frame: &[u8], at: usize, protocol: u8) -> Transport {

@@ -207,11 +207,65 @@ fn what_is_no_frame_is_refused() {
     let bytes = [0; 400];
     let wanted = |start, offset| Intent { checksum: Checksum::Wanted { start, offset }, ..Intent::default() };
     assert!(Frame::whole(&bytes[..13]).is_err() && Frame::whole(&bytes[..14]).is_ok());
-    assert!(Frame::new(&bytes[..60], &[], wanted(50, 8)).is_ok());
-    assert!(Frame::new(&bytes[..60], &[], wanted(50, 9)).is_err());
-    assert!(Frame::new(&bytes[..60], &[], wanted(13, 0)).is_err());
+    assert!(Frame::new(&bytes[..60], &[], wanted(34, 16)).is_err(), "it has no sum at all");
     assert!(Frame::new(&bytes, &[], wanted(u16::MAX, u16::MAX)).is_err());
     let cut =
         Intent { segmentation: Some(Segmentation { kind: SegmentKind::Tcp4, size: 1 }), ..wanted(34, 16) };
     assert!(Frame::new(&bytes, &[], cut).is_err(), "no IP");
+}
+
+/// What is put where a checksum was said to be must not change anything else: what the switch has decided by.
+#[test]
+fn a_checksum_is_made_where_the_headers_have_one_and_nowhere_else() {
+    for (v6, udp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (bytes, right) = packet(v6, udp, 0, &[7; 100]);
+        assert!(Frame::new(&bytes, &[], right).is_ok());
+        let Checksum::Wanted { start, offset } = right.checksum else { unreachable!() };
+        for (start, offset) in
+            [(14, 12), (start, 0), (start, offset + 2), (start - 4, offset + 4), (start + 8, offset)]
+        {
+            let intent = Intent { checksum: Checksum::Wanted { start, offset }, ..Intent::default() };
+            assert!(Frame::new(&bytes, &[], intent).is_err(), "{start} {offset}");
+        }
+        // It is another protocol, a piece of a packet, or of another version than its kind says.
+        for (at, value) in [(if v6 { 20 } else { 23 }, 1), (14, if v6 { 0x45 } else { 0x65 })] {
+            let mut other = bytes.clone();
+            other[at] = value;
+            assert!(Frame::new(&other, &[], right).is_err(), "{at}");
+        }
+        if !v6 {
+            let mut part = bytes.clone();
+            part[20] = 0x20;
+            assert!(Frame::new(&part, &[], right).is_err(), "a fragment");
+        }
+    }
+}
+
+/// An IPv4 frame whose IP says that it is of version 6 was cut as the latter, of which it had not as many bytes.
+#[test]
+fn a_frame_is_cut_as_its_kind_says() {
+    let (mut bytes, mut intent) = packet(false, true, 0, &[7; 18]);
+    intent.segmentation = Some(Segmentation { kind: SegmentKind::Udp, size: 1 });
+    assert_eq!(pieces(&Frame::new(&bytes, &[], intent).unwrap(), &Ability::default()).len(), 18);
+    bytes[14] = 0x65;
+    assert!(Frame::new(&bytes, &[], intent).is_err());
+    // Behind options of IPv4 and extension headers of IPv6, where they say.
+    let (mut bytes, mut intent) = packet(true, false, 0, &[7; 4000]);
+    bytes[20] = 60;
+    bytes.splice(54..54, [6, 0, 1, 4, 0, 0, 0, 0]);
+    bytes[18..20].copy_from_slice(&(4028u16).to_be_bytes());
+    intent.checksum = Checksum::Wanted { start: 62, offset: 16 };
+    intent.segmentation = Some(Segmentation { kind: SegmentKind::Tcp6, size: 1000 });
+    let frame = Frame::new(&bytes, &[], intent).unwrap();
+    assert_eq!((frame.headers(), pieces(&frame, &Ability::default()).len()), (82, 4));
+}
+
+#[test]
+fn a_frame_is_not_cut_into_thousands() {
+    let (bytes, mut intent) = packet(false, false, 0, &[7; 60_000]);
+    let mut of = |size| {
+        intent.segmentation = Some(Segmentation { kind: SegmentKind::Tcp4, size });
+        Frame::new(&bytes, &[], intent).is_ok()
+    };
+    assert!(of(536) && of(118) && !of(117) && !of(1) && !of(0));
 }

@@ -167,6 +167,10 @@ impl Acl {
         if self.rules.is_empty() {
             return true;
         }
+        // No rule could be about what cannot be told, and a rule that denies would be got around.
+        if headers.are_malformed() {
+            return false;
+        }
         let view = View::of(headers, direction);
         if let Some(flow) = view.flow()
             && let Some((until, idle)) = self.flows.get_mut(&(flow, direction))

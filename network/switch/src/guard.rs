@@ -52,9 +52,9 @@ impl Guards {
         }
         match headers.network {
             Network::Other => None,
-            Network::Malformed => Some(Refusal::Malformed),
+            _ if headers.are_malformed() => Some(Refusal::Malformed),
+            Network::Malformed => None,
             Network::Arp { address, .. } => (!self.owns_ipv4(address)).then_some(Refusal::Address),
-            Network::Ip(ip) if ip.transport == Some(Transport::Malformed) => Some(Refusal::Malformed),
             Network::Ip(ip) => self.of_message(&ip).or_else(|| self.of_addresses(frame, &ip)),
         }
     }

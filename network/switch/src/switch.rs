@@ -105,6 +105,8 @@ struct Frame<'a> {
     /// The VLAN in which it came, and its tag.
     came: Vlan,
     tag: Tag,
+    /// It has further tags behind that.
+    tagged_twice: bool,
     place: Vlan,
     to: To,
     now: Nanos,
@@ -337,7 +339,9 @@ impl Switch {
             let most = port.settings.stations;
             self.table.learn(place, headers.source, *from, most, now);
         }
-        Ok(Frame { bytes, headers, from: *from, came, tag: tag.unwrap_or_default(), place, to, now })
+        let tagged_twice = headers.tagged_twice || (outer.is_some() && headers.tag.is_some());
+        let tag = tag.unwrap_or_default();
+        Ok(Frame { bytes, headers, from: *from, came, tag, tagged_twice, place, to, now })
     }
 
     /// Fills in who gets a frame.
@@ -394,6 +398,8 @@ impl Switch {
         let port = &mut self.ports[at].1;
         let directed = frame.headers.destination.is_group() || port.filter.directed;
         let tag = port.settings.vlan.of_outgoing(frame.came, frame.tag);
+        // Without its outermost tag, the next one would say that it is of that VLAN: of one that its sender may not be in.
+        let tag = tag.filter(|leaves| leaves.is_some() || !frame.tagged_twice);
         let Some(tag) = tag.filter(|_| directed && port.settings.mirror != Mirror::Destination) else {
             return false;
         };

@@ -145,11 +145,13 @@ impl Registers {
             return (Checksum::Unknown, None);
         }
         let to_the_end = end == 0 || end + 1 >= bytes.len();
-        // A frame that is no frame with its sum still to be made is summed here.
-        let field = offset >= start && offset + 2 <= bytes.len().min(vireo_frame::HEAD_MAX - 4);
-        if to_the_end && field && start >= vireo_frame::headers::HEADER {
-            let wanted = Checksum::Wanted { start: start as u16, offset: (offset - start) as u16 };
-            return (wanted, None);
+        // What has its sum elsewhere than TCP and UDP have theirs is summed here.
+        if let Some(offset) = offset.checked_sub(start).filter(|_| to_the_end) {
+            let wanted = Checksum::Wanted { start: start as u16, offset: offset as u16 };
+            if Frame::check(bytes, bytes.len(), &mut Intent { checksum: wanted, ..Intent::default() }).is_ok()
+            {
+                return (wanted, None);
+            }
         }
         sum(bytes, start, offset, end);
         (Checksum::Unknown, None)

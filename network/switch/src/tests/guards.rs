@@ -64,6 +64,15 @@ fn no_guest_is_a_dhcp_server() {
     let mut second_piece = ipv4([255; 4], OWN, protocol::UDP, &udp(68, 67));
     second_piece[7] = 1;
     assert_eq!(on.send(ether_type::IPV4, &second_piece), None, "has no ports");
+    // Where some look behind a header of LLC.
+    let behind = [&[0xaa, 0xaa, 3, 0, 0, 0][..], &ether_type::IPV4.to_be_bytes(), &offer].concat();
+    assert_eq!(on.send(behind.len() as u16, &behind), Some(Reason::Dhcp));
+    let priority = [&[0, 0][..], &(behind.len() as u16).to_be_bytes(), &behind].concat();
+    assert_eq!(on.send(ether_type::VLAN, &priority), Some(Reason::Dhcp));
+    // What follows the packet says nothing of it: its ports come in the next piece.
+    let piece = ipv6(ALL_6, OWN_6, 44, &[60, 0, 0, 1, 0, 0, 0, 7, protocol::UDP, 0, 1, 4, 0, 0, 0, 0]);
+    let padded = [&piece[..], &udp(53, 4000)].concat();
+    assert_eq!(on.send(ether_type::IPV6, &padded), Some(Reason::Malformed));
     let endless: Vec<u8> = [[60, 0, 1, 4, 0, 0, 0, 0]; 9].concat();
     assert_eq!(on.v6(OWN_6, 60, &endless), Some(Reason::Malformed));
 }

@@ -123,6 +123,23 @@ fn rules_are_looked_at_by_weight_and_answers_pass_for_a_time() {
     assert_eq!(s.counters(a).unwrap().refused, 3);
 }
 
+/// A rule about ports or protocols would be got around by headers without an end.
+#[test]
+fn what_no_rule_can_read_is_refused_where_there_are_rules() {
+    let endless: Vec<u8> = [[60, 0, 1, 4, 0, 0, 0, 0]; 9].concat();
+    let bytes = frame(Mac::BROADCAST, mac(1), 0x86dd, &ipv6([1; 16], [2; 16], 60, &endless));
+    let mut s = Switch::new();
+    let free = s.add(guest(1)).unwrap();
+    s.add(uplink()).unwrap();
+    assert_eq!(reached(&mut s, free, &bytes).len(), 1);
+    let mut s = Switch::new();
+    let deny = Rule { protocol: Some(6), ..rule(1, Direction::Out, Action::Deny) };
+    let ruled = s.add(Settings { acl: Acl::new(vec![deny]), ..guest(1) }).unwrap();
+    s.add(uplink()).unwrap();
+    assert_eq!(offer(&mut s, 0, ruled, &bytes), Err(Verdict::Drop(Reason::Acl)));
+    assert_eq!(reached(&mut s, ruled, &plain(Mac::BROADCAST, mac(1))).len(), 1);
+}
+
 #[test]
 fn who_sends_too_much_has_to_wait_and_who_floods_is_not_heard() {
     let mut s = Switch::new();

@@ -33,9 +33,28 @@ fn a_vlan_is_a_network_of_its_own() {
     assert_eq!(offer(&mut s, 0, trunk, &tagged(5, &from_trunk)).unwrap(), [(a, None), (b, None)]);
     assert_eq!(offer(&mut s, 0, trunk, &tagged(9, &from_trunk)), vlan);
     assert_eq!(offer(&mut s, 0, trunk, &tagged(4095, &from_trunk)), vlan);
-    // A tag beside the frame counts, and what is in it is the guest's.
-    assert_eq!(s.forward(0, trunk, &tagged(9, &from_trunk), 64, Some(Tag(5))), Verdict::Deliver);
+    // A tag beside the frame counts.
+    assert_eq!(s.forward(0, trunk, &from_trunk, 64, Some(Tag(5))), Verdict::Deliver);
     assert_eq!(s.deliveries().len(), 2);
+}
+
+/// Where the outermost tag is taken off, one behind it would be the frame's.
+#[test]
+fn a_second_tag_leads_into_no_other_vlan() {
+    let mut s = Switch::new();
+    let a = s.add(with(1, VlanMode::Access(5))).unwrap();
+    s.add(Settings { vlan: VlanMode::Trunk { native: 5, allowed: VlanSet::All }, ..uplink() }).unwrap();
+    let other =
+        s.add(Settings { vlan: VlanMode::Trunk { native: 1, allowed: VlanSet::All }, ..uplink() }).unwrap();
+    let inner = tagged(100, &plain(Mac::BROADCAST, mac(1)));
+    assert_eq!(offer(&mut s, 0, a, &tagged(0, &inner)).unwrap(), [(other, Some(Tag(5)))], "a tag of VLAN 0");
+    assert_eq!(s.forward(0, a, &inner, 64, Some(Tag(0))), Verdict::Deliver, "the same beside it");
+    assert_eq!(s.deliveries().iter().map(|d| (d.port, d.tag)).collect::<Vec<_>>(), [(other, Some(Tag(5)))]);
+    // From a trunk: with its native VLAN's tag, and with one that another port has no tag for.
+    let trunk = s.add(with(4, VlanMode::Trunk { native: 5, allowed: set(&[6]) })).unwrap();
+    let inner = tagged(100, &plain(Mac::BROADCAST, mac(4)));
+    assert_eq!(offer(&mut s, 0, trunk, &tagged(5, &inner)).unwrap(), [(other, Some(Tag(5)))]);
+    assert!(offer(&mut s, 0, trunk, &tagged(6, &inner)).unwrap().iter().all(|(_, tag)| *tag == Some(Tag(6))));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Linux's own stack behind the ports: each station is a namespace with a TAP device, whose other end is joined to a port.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::serving::Home;
 use super::*;
@@ -53,12 +54,21 @@ fn bind(network: &Namespace, port: u16) -> UdpSocket {
 /// Whether datagrams arrive at all of these. None is waited for long, and one that is to arrive is sent often enough.
 fn reach(from: &UdpSocket, to: (u8, u16), at: &[&UdpSocket]) -> Vec<bool> {
     let to = (Ipv4Addr::new(10, 0, 0, to.0), to.1);
+    // What an earlier call sent may be late.
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let hello = CALLS.fetch_add(1, Ordering::Relaxed).to_le_bytes();
     let mut arrived = vec![false; at.len()];
     for turn in 0..40 {
         // It may not know yet where that is, or be told that nobody is there.
-        _ = from.send_to(b"hello", to);
+        _ = from.send_to(&hello, to);
         for (n, socket) in at.iter().enumerate() {
-            arrived[n] |= socket.recv_from(&mut [0; 64]).is_ok();
+            let mut bytes = [0; 64];
+            while let Ok((length, _)) = socket.recv_from(&mut bytes) {
+                if bytes[..length] == hello {
+                    arrived[n] = true;
+                    break;
+                }
+            }
         }
         if arrived.iter().all(|a| *a) || turn > 12 && arrived.iter().any(|a| *a) {
             break;

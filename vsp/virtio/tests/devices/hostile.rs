@@ -247,6 +247,7 @@ fn adapter() -> (Rig, Arc<Wire>) {
 fn gives(wire: &Wire, len: usize) {
     let mut bytes = vec![0x45; len];
     bytes[12..14].copy_from_slice(&[8, 0]);
+    (bytes[20], bytes[21], bytes[23]) = (0, 0, 6);
     let cut = Some(Segmentation { kind: SegmentKind::Tcp4, size: 100 });
     let plain = Intent::default();
     let to_cut =
