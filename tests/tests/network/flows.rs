@@ -23,10 +23,10 @@ fn pair(place: &Place, kernels: [&str; 2], cpus: u32) -> [Machine; 2] {
     guests
 }
 
-fn all_comes_as_it_was_sent(guests: &mut [Machine; 2], address: &str) {
+fn all_comes_as_it_was_sent(guests: &mut [Machine; 2], address: &str, flows: usize) {
     let [one, other] = guests;
-    let told = one.shell(&format!("flows to {address} {FLOWS}")).unwrap();
-    compare(FLOWS, &told, &other.shell("flows told").unwrap());
+    let told = one.shell(&format!("flows to {address} {flows}")).unwrap();
+    compare(flows, &told, &other.shell("flows told").unwrap());
 }
 
 fn set_mtu(guests: &mut [Machine; 2], mtu: u32) {
@@ -50,30 +50,58 @@ fn fragments_made(guest: &mut Machine) -> u32 {
     guest.shell(&format!("grep ^Ip: /proc/net/snmp | awk '{script}'")).unwrap().parse().expect("a number")
 }
 
-fn transfers(kernels: [&str; 2], cpus: u32) {
-    let _share = HostShare::take(2 * cpus);
-    let place = Place::with_switch(&format!("flows-{}-{}", kernels[0], kernels[1]), 65_000);
-    let mut guests = pair(&place, kernels, cpus);
+/// With packets of all lengths, and with what one adapter does for its guest turned off.
+fn transfers(place: &Place, guests: &mut [Machine; 2]) {
     for (mtu, address) in [(1500, "10.9.0.2"), (9000, "fd09::2"), (65_000, "10.9.0.2")] {
-        set_mtu(&mut guests, mtu);
-        all_comes_as_it_was_sent(&mut guests, address);
+        set_mtu(guests, mtu);
+        all_comes_as_it_was_sent(guests, address, FLOWS);
     }
     // What one side does not take is done by the other side, or between them.
     for off in ["tso off gso off gro off", "tx off rx off lro off"] {
         guests[0].shell(&format!("ethtool -K eth0 {off}")).unwrap();
-        set_mtu(&mut guests, 1500);
-        all_comes_as_it_was_sent(&mut guests, "10.9.0.2");
-    }
-    if cpus > 1 {
-        for guest in &mut guests {
-            all_queues_are_used(guest, cpus);
-        }
-    }
-    for guest in &mut guests {
-        is_sound(guest);
+        set_mtu(guests, 1500);
+        all_comes_as_it_was_sent(guests, "10.9.0.2", FLOWS);
     }
     for port in place.show()["ports"].as_array().expect("ports") {
         assert_eq!(port["dropped"].as_object().map(|d| d.len()), Some(0), "{port}");
+    }
+}
+
+/// A switch that is stopped is a cable that is pulled, for as long as it is.
+fn comes_back(place: &Place, guests: &mut [Machine; 2]) {
+    let carrier = |is: u8| format!("until grep -q {is} /sys/class/net/eth0/carrier; do sleep 0.1; done");
+    for (command, is) in [("stop", 0), ("start", 1)] {
+        place.switch(&[command, "lab"]);
+        for guest in guests.iter_mut() {
+            guest.shell(&carrier(is)).unwrap();
+        }
+    }
+    all_comes_as_it_was_sent(guests, "10.9.0.2", 4);
+}
+
+/// A further adapter comes, carries what it is to, and goes.
+fn comes_and_goes(guests: &mut [Machine; 2]) {
+    let nics = guests[0].tells(&["nic", "add", "switch=lab"]);
+    let name = nics[0]["name"].as_str().expect("a name").to_string();
+    guests[0].shell("until [ -e /sys/class/net/eth1 ]; do sleep 0.1; done").unwrap();
+    guests[0].shell("ip addr add 10.8.0.1/24 dev eth1; ip link set eth1 up").unwrap();
+    guests[1].shell("ip addr add 10.8.0.2/24 dev eth0").unwrap();
+    reaches(&mut guests[0], "10.8.0.2");
+    all_comes_as_it_was_sent(guests, "10.8.0.2", 4);
+    let nics = guests[0].tells(&["nic", "list"]);
+    let new = nics.as_array().and_then(|all| all.iter().find(|n| n["name"] == name.as_str()));
+    assert!(new.is_some_and(|n| n["sent"].as_u64() > Some(100)), "{nics:#}");
+    guests[0].does(&["nic", "remove", &name]);
+    guests[0].shell("while [ -e /sys/class/net/eth1 ]; do sleep 0.1; done").unwrap();
+    all_comes_as_it_was_sent(guests, "10.9.0.2", 4);
+}
+
+/// The driver opens its channels anew for another number of them, or others' sizes.
+fn channels_come_and_go(guests: &mut [Machine; 2]) {
+    for change in ["-L eth0 combined 1", "-L eth0 combined 2", "-G eth0 rx 100 tx 10"] {
+        guests[0].shell(&format!("ethtool {change}")).unwrap();
+        reaches(&mut guests[0], "10.9.0.2");
+        all_comes_as_it_was_sent(guests, "10.9.0.2", 4);
     }
 }
 
@@ -84,10 +112,22 @@ fn all_queues_are_used(guest: &mut Machine, cpus: u32) {
 
 #[test]
 fn flows_of_debian_5_10_and_6_12() {
-    transfers(["5.10", "6.12"], 1);
+    let _share = HostShare::take(2);
+    let place = Place::with_switch("flows-1", 65_000);
+    let mut guests = pair(&place, ["5.10", "6.12"], 1);
+    transfers(&place, &mut guests);
+    comes_back(&place, &mut guests);
+    comes_and_goes(&mut guests);
+    guests.iter_mut().for_each(is_sound);
 }
 
 #[test]
 fn flows_of_debian_6_1_with_2_cpus() {
-    transfers(["6.1", "6.1"], 2);
+    let _share = HostShare::take(4);
+    let place = Place::with_switch("flows-2", 65_000);
+    let mut guests = pair(&place, ["6.1", "6.1"], 2);
+    transfers(&place, &mut guests);
+    guests.iter_mut().for_each(|guest| all_queues_are_used(guest, 2));
+    channels_come_and_go(&mut guests);
+    guests.iter_mut().for_each(is_sound);
 }

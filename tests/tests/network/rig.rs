@@ -1,6 +1,5 @@
 //! A switch, and guests on it.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -50,11 +49,7 @@ impl Place {
 
     /// Starts it. `name` is of its control socket.
     pub fn start(&self, name: &str, command: Command) -> Machine {
-        Machine::start(command, &self.control(name), LIMIT).expect("it starts")
-    }
-
-    fn control(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        Machine::start(command, &self.folder.join(name), LIMIT).expect("it starts")
     }
 }
 
