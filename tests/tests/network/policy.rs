@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use vireo_tests::HostShare;
 
 use crate::frames::*;
+use crate::rig::{compare, is_sound, reaches};
 use lab::{Lab, Sent};
 
 /// Guests are called by their ports' names; these are their numbers.
@@ -197,6 +198,25 @@ fn load_balancing(lab: &mut Lab) {
     lab.check(&[Sent::new(A, ask(igmp)).reaches(&[B, C])]);
 }
 
+/// B gets an adapter in the network of C, and sends on what A has for it: with the sums that it came with.
+fn a_guest_routes(lab: Lab) {
+    const FLOWS: usize = 8;
+    let (place, [mut a, mut b, mut c]) = lab.at_their_shells();
+    for (port, vlan) in [("a", "10"), ("b", "10"), ("b2", "20"), ("c", "20")] {
+        place.switch(&["set", "lab", port, "--vlan", vlan]);
+    }
+    b.does(&["nic", "add", "switch=lab,port=b2"]);
+    let up = "ip link set eth1 up; ip addr add 10.1.0.2/24 dev eth0; ip addr add 10.2.0.2/24 dev eth1";
+    let wait = "until [ -e /sys/class/net/eth1 ]; do sleep 0.1; done";
+    b.shell(&format!("{wait}; {up}; echo 1 >/proc/sys/net/ipv4/ip_forward")).unwrap();
+    a.shell("ip addr add 10.1.0.1/24 dev eth0; ip route add default via 10.1.0.2").unwrap();
+    c.shell("ip addr add 10.2.0.3/24 dev eth0; ip route add default via 10.2.0.2; flows serve").unwrap();
+    reaches(&mut a, "10.2.0.3");
+    let told = a.shell(&format!("flows to 10.2.0.3 {FLOWS}")).unwrap();
+    compare(FLOWS, &told, &c.shell("flows told").unwrap());
+    [a, b, c].iter_mut().for_each(is_sound);
+}
+
 #[test]
 fn a_switch_lets_pass_what_its_ports_are_allowed() {
     let _share = HostShare::take(3);
@@ -208,4 +228,5 @@ fn a_switch_lets_pass_what_its_ports_are_allowed() {
     source_guard(&mut lab);
     access_lists(&mut lab);
     load_balancing(&mut lab);
+    a_guest_routes(lab);
 }

@@ -160,6 +160,17 @@ impl Lab {
         });
     }
 
+    /// The guests as they are without the program, and the place where they are.
+    pub fn at_their_shells(self) -> (Place, [Machine; 3]) {
+        let machine = |mut guest: Guest| {
+            // The end of its input.
+            guest.machine.process.send(b"\x04").unwrap();
+            guest.machine
+        };
+        let machines: Vec<_> = self.guests.into_iter().map(machine).collect();
+        (self.place, machines.try_into().unwrap_or_else(|_| unreachable!("there are three")))
+    }
+
     fn until(&self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
