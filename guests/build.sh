@@ -27,8 +27,8 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 
 readonly BENCH=$here/../bench
 # What guests exist with as well, as NAME-VARIANT: all of them, and those of amd64.
-readonly VARIANTS="stress disk net"
-readonly AMD64_VARIANTS="bench programs parallel systemd services"
+readonly VARIANTS="stress disk"
+readonly AMD64_VARIANTS="bench programs parallel systemd services net"
 # Of the variant "net"; the modules are of Perl, which the variant's own programs (net/) are in.
 readonly NET_PROGRAMS="usr/bin/iperf3 usr/bin/perl sbin/ip sbin/bridge sbin/ethtool"
 readonly NET_MODULES="strict.pm warnings.pm warnings/register.pm constant.pm"
