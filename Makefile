@@ -54,10 +54,15 @@ bench-io:
 	cargo run --release --quiet -p vireo-bench -- io --vireo $(VIREO) --guest guests/cache/$(GUEST)-disk \
 		--engine $(ENGINE) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
-# The switch (bench/net): alone, with policy, and from worker to worker beside the kernel's bridge. ONLY=alone,policy,pair.
+# Networks (bench/net): the switch alone, with policy, from worker to worker beside the kernel's bridge; guests beside TCG.
+# ONLY=alone,policy,pair,host,guest.
 .PHONY: bench-net
 bench-net:
-	cargo run --release --quiet -p vireo-bench-net -- --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+	scripts/install-deps.sh bench net
+	$(MAKE) --no-print-directory build
+	guests/build.sh $(GUEST)-net
+	cargo run --release --quiet -p vireo-bench-net -- --vireo $(VIREO) --guest guests/cache/$(GUEST)-net \
+		--rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
 # Designs of the translator's TLB check on compiled code (bench/tlb-check).
 .PHONY: bench-tlb
@@ -73,6 +78,12 @@ drivers:
 	cargo test --release -p vireo-virtio --test linux
 	cargo test --release -p vireo-ide --test linux
 	cargo test --release -p vireo-nic --test linux
+
+# The picture of a graphical boot (Debian's plymouth): target/splash.png, for people to look at.
+.PHONY: splash
+splash:
+	guests/build.sh $(GUEST)-splash
+	cargo test --package vireo-tests --test screen -- --ignored --nocapture the_picture_of_a_graphical_boot_is_seen
 
 # Random instructions on the real CPU and on the software engine, compared bit for bit.
 CASES := 10000000

@@ -28,10 +28,10 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 readonly BENCH=$here/../bench
 # What guests exist with as well, as NAME-VARIANT: all of them, and those of amd64.
 readonly VARIANTS="stress disk"
-readonly AMD64_VARIANTS="bench programs parallel systemd services net"
+readonly AMD64_VARIANTS="bench programs parallel systemd splash services net"
 # Of the variant "net"; the modules are of Perl, which the variant's own programs (net/) are in.
-readonly NET_PROGRAMS="usr/bin/iperf3 usr/bin/perl sbin/ip sbin/bridge sbin/ethtool"
 readonly NET_MODULES="strict.pm warnings.pm warnings/register.pm constant.pm"
+readonly NET_PROGRAMS="usr/bin/iperf3 usr/bin/qperf usr/bin/perl sbin/ip sbin/bridge sbin/ethtool"
 # NAME RELEASE ARCH KERNEL-METAPACKAGE.
 readonly GUESTS="
 debian-5.10-cloud-amd64 bullseye amd64 linux-image-cloud-amd64
@@ -80,7 +80,7 @@ recipe_fingerprint() { # NAME
         case $(guest_variant "$1") in
             disk) cd "$here" && find disk.sh disk -type f -print0 | sort -z | xargs -0 cat ;;
             services) cd "$here" && find disk.sh disk services.sh services -type f -print0 | sort -z | xargs -0 cat ;;
-            systemd) cat "$here"/systemd-mark* ;;
+            systemd | splash) cat "$here"/systemd-mark* ;;
             net) cat "$here"/net/* "$here/disk/lib/dhcp" ;;
             bench | programs | parallel) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
         esac
@@ -105,8 +105,9 @@ lay_out_net() { # TREE PACKAGES-DIR
 
 build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     local tree=$1/tree group
-    if [ "$5" = systemd ]; then
+    if [ "$5" = systemd ] || [ "$5" = splash ]; then
         lay_out_systemd "$tree" "$4" "$here"
+        [ "$5" = systemd ] || add_splash "$tree" "$2" "$3"
         return
     fi
     lay_out_base "$tree" "$4/bin/busybox" "$here/init"
@@ -130,14 +131,15 @@ variant_packages() { # USERLAND-ROOT VARIANT
     case $2 in
         stress) package_closure "$1" stress-ng ;;
         net)
-            package_closure "$1" iperf3 iproute2 ethtool perl-base |
-                awk '/^(iperf3|iproute2|ethtool|perl-base)$/ || /^(lib|zlib)/'
+            package_closure "$1" iperf3 iproute2 ethtool qperf perl-base |
+                awk '/^(iperf3|iproute2|ethtool|qperf|perl-base)$/ || /^(lib|zlib)/'
             ;;
         disk) disk_packages "$1" ;;
         services) services_packages "$1" ;;
         programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;
         parallel) package_closure "$1" "${BUILD_TOOLS[@]}" ;;
         systemd) minbase_packages "$1" ;;
+        splash) minbase_packages "$1" "${SPLASH[@]}" ;;
     esac
 }
 

@@ -4,6 +4,9 @@
 
 # Beside what Debian marks as essential or required. With udev and dbus, as on any Debian that one logs in to.
 readonly MINBASE=(apt systemd-sysv udev dbus usr-is-merged)
+# A picture while it boots.
+readonly SPLASH=(kmod plymouth plymouth-themes)
+readonly SPLASH_THEME=spinner
 # What the packages' scripts enable: WANTING-UNIT UNIT.
 readonly ENABLED_UNITS="
 getty.target      getty@tty1.service
@@ -17,13 +20,13 @@ timers.target     e2scrub_all.timer
 timers.target     fstrim.timer
 "
 
-minbase_packages() { # USERLAND-ROOT
+minbase_packages() { # USERLAND-ROOT FURTHER…
     local -a required
     mapfile -t required < <(apt_in "$1" apt-cache dumpavail | awk '
         /^Package: / { name = $2 }
         /^Essential: yes|^Priority: required/ { wanted = 1 }
         /^$/ { if (wanted) print name; wanted = 0 }' | sort -u)
-    package_closure "$1" "${required[@]}" "${MINBASE[@]}"
+    package_closure "$1" "${required[@]}" "${MINBASE[@]}" "${@:2}"
 }
 
 # Moves /bin, /sbin and /lib* below /usr and leaves links, as debootstrap lays them out.
@@ -84,4 +87,20 @@ lay_out_systemd() { # TREE PACKAGES-DIR GUESTS-DIR
     ln -s /lib/systemd/system/multi-user.target "$units/default.target"
     ln -s ../vireo-mark.service "$units/multi-user.target.wants/vireo-mark.service"
     ln -s sbin/init "$1/init"
+}
+
+# With a boot splash, and the modules of what it is shown on, for udev to find.
+add_splash() { # TREE KERNEL-DIR RELEASE
+    local base path modules=$1/lib/modules/$3
+    base=$(module_base "$2")/lib/modules/$3
+    mkdir -p "$modules"
+    cp "$base"/modules.{builtin,builtin.modinfo,order} "$modules"
+    # shellcheck disable=SC2086 # names are words
+    module_paths "$2" "$3" $MODULES_hyperv | while read -r path; do
+        mkdir -p "$modules/${path%/*}"
+        install_module "$base/$path" "$modules/${path%.ko*}.ko"
+    done
+    depmod -b "$1" "$3"
+    # A frame buffer is taken only when nothing better came within so many seconds: 8, where this is not said.
+    printf '[Daemon]\nTheme=%s\nShowDelay=0\nDeviceTimeout=1\n' $SPLASH_THEME >"$1/etc/plymouth/plymouthd.conf"
 }

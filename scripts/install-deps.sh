@@ -11,13 +11,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/qemu-version.sh"
 
 # COMMAND:PACKAGE pairs. demo builds and boots a guest; test adds the host lab, PVH kernels and the
-# stress guest; bench adds the peers measured against; io the tool that measures disks; tlb is for `make bench-tlb`
-# alone, fuzz for `make fuzz`.
+# stress guest; bench adds the peers measured against; io and net the tools that measure disks and networks; tlb is for
+# `make bench-tlb` alone, fuzz for `make fuzz`.
 readonly DEMO="gcc:gcc make:make cpio:cpio xz:xz-utils depmod:kmod readelf:binutils mke2fs:e2fsprogs debugfs:e2fsprogs"
 readonly TEST="$DEMO ip:iproute2 zstd:zstd lz4:lz4 iasl:acpica-tools dmidecode:dmidecode qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils 7zz:7zip vhdiinfo:libvhdi-utils xorriso:xorriso"
 readonly QEMU=qemu-system-x86
 readonly BENCH="$DEMO qemu-system-x86_64:qemu-system-x86"
 readonly IO="fio:fio"
+readonly NET="ip:iproute2 iperf3:iperf3 qperf:qperf"
 readonly TLB="gcc:gcc make:make python3:python3"
 readonly FUZZ="g++:g++"
 
@@ -30,9 +31,10 @@ missing_packages() {
             test) pairs+=" $TEST" ;;
             bench) pairs+=" $BENCH" ;;
             io) pairs+=" $IO" ;;
+            net) pairs+=" $NET" ;;
             tlb) pairs+=" $TLB" ;;
             fuzz) pairs+=" $FUZZ" ;;
-            *) apt_die "no group '$group'; there are demo, test, bench, io, tlb and fuzz" ;;
+            *) apt_die "no group '$group'; there are demo, test, bench, io, net, tlb and fuzz" ;;
         esac
     done
     for pair in $pairs; do
@@ -95,7 +97,7 @@ install_missing() { # GROUP… -- PACKAGE…
 main() {
     local log outdated=''
     local -a missing
-    [ $# -gt 0 ] || apt_die "usage: install-deps.sh demo|test|bench|io|tlb…"
+    [ $# -gt 0 ] || apt_die "usage: install-deps.sh demo|test|bench|io|net|tlb…"
     missing_packages "$@" >/dev/null
     mapfile -t missing < <(missing_packages "$@" | sort -u)
     [ ${#missing[@]} -gt 0 ] || return 0

@@ -61,12 +61,14 @@ end_beside() { # NAME
 # shellcheck disable=SC2086 # names are words
 build_guests() { guests/build.sh $GUESTS; }
 
-stage "packages" scripts/install-deps.sh test
+stage "packages" scripts/install-deps.sh test fuzz
 stage "format" cargo fmt --all --check
 export CARGO_PROFILE_RELEASE_LTO=off
 start_beside guests build_guests
 stage "release build" cargo build --locked --release -p vireo-cli -p vireo-testkit
 stage "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+# What is fuzzed is not run here (`make fuzz`), but it keeps step with what it is about.
+stage "fuzz targets build" cargo check --locked --manifest-path fuzz/Cargo.toml --bins --quiet
 stage "guests (began with the release build)" end_beside guests
 # Built apart, so that the time of the tests is theirs.
 # There are no tests in documentation.

@@ -108,7 +108,9 @@ impl Machine {
     fn new() -> Self {
         let memory = Rig::memory();
         let witness = Witness::of(&memory);
-        witness.allow((0..BUFFER_PAGES).map(|n| RECEIVE / PAGE + n));
+        // A driver may give either to receive in.
+        witness
+            .allow([RECEIVE, SEND].into_iter().flat_map(|at| (0..BUFFER_PAGES).map(move |n| at / PAGE + n)));
         let wire = Arc::<Wire>::default();
         wire.room.store(usize::MAX, Ordering::SeqCst);
         let settings = Settings { address: ADDRESS, subchannels: 1 };

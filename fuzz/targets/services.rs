@@ -2,6 +2,7 @@
 //! none, pages that it does not have, and rings that it breaks. No service asks twice at once, and none reads beyond an answer.
 #![no_main]
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ struct Guest {
 
 impl Guest {
     fn open(which: u8, memory: &Arc<GuestMemory>, device: Arc<dyn Device>) -> Self {
-        let driver = Driver::new(memory, 0x20_0000, 4, 4);
+        let driver = Driver::new(memory, RINGS.start * PAGE, 4, 4);
         let rings = RingPair::new(memory, &driver.pages(), driver.split()).expect("rings");
         let channel = Channel::new(memory, rings, [0; 120], 0, Box::new(|_| ()));
         device.open(0, Arc::clone(&channel)).expect("it opens");
@@ -76,8 +77,12 @@ impl Guest {
     }
 }
 
-/// A message of dynamic memory.
-fn of_memory(input: &mut Input) -> Vec<u8> {
+/// Where a guest's rings are, in pages.
+const RINGS: Range<u64> = 0x200..0x210;
+
+/// A message of dynamic memory, and whether it gives the guest's own rings away.
+fn of_memory(input: &mut Input) -> (Vec<u8>, bool) {
+    let mut breaks = false;
     let kind = input.u8() % 14;
     let mut body = Vec::new();
     match kind {
@@ -94,6 +99,7 @@ fn of_memory(input: &mut Input) -> Vec<u8> {
             for _ in 0..count {
                 let (start, pages) = (u64::from(input.u16()) % 0x1010, u64::from(input.u16()) % 0x300);
                 body.extend((start | pages << 40).to_le_bytes());
+                breaks |= start < RINGS.end && start + pages > RINGS.start;
             }
         }
         _ => {
@@ -103,7 +109,7 @@ fn of_memory(input: &mut Input) -> Vec<u8> {
     }
     let mut message = vec![kind, 0, 8 + body.len() as u8, 0, 1, 0, 0, 0];
     message.extend(body);
-    message
+    (message, breaks)
 }
 
 fn act(guest: &mut Guest, services: &Services, now: &mut Instant, input: &mut Input) {
@@ -121,7 +127,11 @@ fn act(guest: &mut Guest, services: &Services, now: &mut Instant, input: &mut In
             let (status, len) = (u32::from(input.u8() % 3), usize::from(input.u8()));
             guest.answer(kinds[usize::from(input.u8() % 8 == 0)], status, input.bytes(len));
         }
-        3 => guest.send(&of_memory(input)),
+        3 => {
+            let (message, breaks) = of_memory(input);
+            guest.send(&message);
+            guest.broken |= breaks;
+        }
         4 => *now += Duration::from_millis(u64::from(input.u16())),
         5 => services
             .want_memory([None, Some(8 << 20), Some(13 << 20), Some(16 << 20)][usize::from(input.u8() % 4)]),

@@ -12,7 +12,12 @@ use vireo_vmbus::{Effect, Offer, Server};
 const MESSAGE: usize = 240;
 
 fn offer(n: u64) -> Offer {
-    Offer { interface: Uuid::from_u128(1), instance: Uuid::from_u128(n.into()), memory: 0, user_data: [0; 120] }
+    Offer {
+        interface: Uuid::from_u128(1),
+        instance: Uuid::from_u128(n.into()),
+        memory: 0,
+        user_data: [0; 120],
+    }
 }
 
 /// Does what the server asks for.

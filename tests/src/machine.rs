@@ -36,14 +36,13 @@ pub struct Machine {
     /// Its process.
     pub process: Process,
     socket: PathBuf,
-    commands: u32,
 }
 
 impl Machine {
     /// Starts a machine by its command line, to which the control socket is added; it may run for at most `limit`.
     pub fn start(mut command: Command, socket: &Path, limit: Duration) -> Result<Self, Failure> {
         command.arg("--control").arg(socket);
-        Ok(Self { process: Process::start(command, limit)?, socket: socket.into(), commands: 0 })
+        Ok(Self { process: Process::start(command, limit)?, socket: socket.into() })
     }
 
     /// Runs `vireo vm`; gives exit code, output and errors.
@@ -89,21 +88,6 @@ impl Machine {
 
     /// Types a command into the guest's shell and waits for its end; gives what it printed.
     pub fn shell(&mut self, command: &str) -> Result<String, Failure> {
-        self.commands += 1;
-        let n = self.commands;
-        // The terminal's echo has the sums as they are typed.
-        // The shell loses what comes while it sets its terminal, after the prompt: blanks first.
-        let typed = format!("{:32}echo \"<$((0+{n}))\"; {command}; echo \"$?:$((0+{n}))>\"\n", "");
-        self.process.send(typed.as_bytes())?;
-        let (begin, end) = (format!("<{n}\n"), format!(":{n}>"));
-        self.process.wait_for(&end)?;
-        let output = self.process.output();
-        let said =
-            output.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(said, _)| said);
-        let (said, code) = said.map(|s| s.rsplit_once('\n').unwrap_or(("", s))).unwrap_or_default();
-        match code {
-            "0" => Ok(said.to_string()),
-            _ => Err(self.process.failure(&format!("{command}: {code}: {said}"))),
-        }
+        self.process.shell(command)
     }
 }

@@ -81,6 +81,8 @@ pub struct Process {
     readers: Vec<JoinHandle<()>>,
     started: Instant,
     deadline: Instant,
+    /// Typed into its shell.
+    commands: u32,
 }
 
 impl Process {
@@ -137,6 +139,7 @@ impl Process {
             readers: Vec::new(),
             started,
             deadline: started + limit,
+            commands: 0,
         })
     }
 
@@ -178,6 +181,26 @@ impl Process {
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let sent = self.input.as_mut().map_or(Ok(()), |i| i.write_all(bytes));
         sent.map_err(|e| self.failure(&format!("it takes no input: {e}")))
+    }
+
+    /// Types a command into the shell that it runs, or its guest, and waits for its end; gives what it printed.
+    pub fn shell(&mut self, command: &str) -> Result<String, Failure> {
+        self.commands += 1;
+        let n = self.commands;
+        // The terminal's echo has the sums as they are typed.
+        // The shell loses what comes while it sets its terminal, after the prompt: blanks first.
+        let typed = format!("{:32}echo \"<$((0+{n}))\"; {command}; echo \"$?:$((0+{n}))>\"\n", "");
+        self.send(typed.as_bytes())?;
+        let (begin, end) = (format!("<{n}\n"), format!(":{n}>"));
+        self.wait_for(&end)?;
+        let output = self.output();
+        let said =
+            output.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(said, _)| said);
+        let (said, code) = said.map(|s| s.rsplit_once('\n').unwrap_or(("", s))).unwrap_or_default();
+        match code {
+            "0" => Ok(said.to_string()),
+            _ => Err(self.failure(&format!("{command}: {code}: {said}"))),
+        }
     }
 
     /// Sends it a signal.

@@ -1,5 +1,6 @@
 //! Screen, keyboard and mouse of real guests: by `vireo vm`, and by a VNC client of others.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,6 +71,11 @@ impl Picture {
         let rows = self.lines.len() / 16;
         let starts = (0..rows).flat_map(|y| (0..columns.saturating_sub(4)).map(move |x| (x, y)));
         starts.filter(|&(x, y)| (0..5).all(|n| cell(x + n, y) == VIREO[n])).count()
+    }
+
+    /// How many levels of brightness there are: a console has a handful, a picture whose edges are smooth has many.
+    fn levels(&self) -> usize {
+        self.lines.iter().flatten().collect::<HashSet<_>>().len()
     }
 }
 
@@ -198,4 +204,29 @@ fn what_cannot_be_is_refused() {
     let (code, errors) = run(&["--screen", "--enlightenments", "none"]);
     assert_eq!((code, errors.contains("not --enlightenments none")), (1, true), "{errors}");
     assert_eq!((run(&["--screen=0x9"]).0, run(&["--vnc", "5900"]).0), (2, 2));
+}
+
+#[test]
+#[ignore = "half a minute of systemd with a guest of 115 MiB: make splash"]
+fn the_picture_of_a_graphical_boot_is_seen() {
+    let _share = HostShare::take(1);
+    let folder = Folder::new("splash");
+    let run = Guest::build("debian-6.1-cloud-amd64-splash").run("none").memory_mib(1024);
+    let run = run.parameter("console=tty0 console=ttyS0 quiet splash plymouth.ignore-serial-consoles");
+    let mut command = run.vireo(vireo());
+    command.args(["--engine", "soft", "--screen"]);
+    let socket = folder.path("control");
+    let mut machine = Machine::start(command, Path::new(&socket), LIMIT).unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while !Path::new(&socket).exists() {
+        assert!(Instant::now() < deadline, "{}", machine.process.failure("no control socket"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    while shoot(&folder, &socket).levels() < 50 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let kept = source_root().join("target/splash.png");
+    std::fs::copy(folder.path("shot.png"), &kept).expect("a copy");
+    println!("{}", kept.display());
+    assert_eq!(machine.process.wait().unwrap(), 0);
 }

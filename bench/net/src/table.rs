@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::guests::{Kind, Way};
 use crate::pair::Figures;
 use crate::{AnyResult, Format};
 
@@ -30,12 +31,27 @@ struct Pair {
     cost: f64,
 }
 
+#[derive(Serialize)]
+struct GuestLine {
+    way: &'static str,
+    what: String,
+    /// Gbit/s, or turns in a second, of each side.
+    sides: Vec<(&'static str, f64)>,
+}
+
+impl GuestLine {
+    fn of(&self, side: &str) -> Option<f64> {
+        self.sides.iter().find(|s| s.0 == side).map(|s| s.1)
+    }
+}
+
 /// All that was measured, the best of all rounds.
 #[derive(Default, Serialize)]
 pub struct Table {
     alone: Vec<Alone>,
     policy: Vec<Policy>,
     pair: Vec<Pair>,
+    guests: Vec<GuestLine>,
 }
 
 impl Table {
@@ -70,35 +86,67 @@ impl Table {
         }
     }
 
+    /// With a guest.
+    pub fn add_guest(&mut self, way: Way, side: &'static str, kind: Kind, rate: f64) {
+        let what = match kind {
+            Kind::Load(mtu, load) => format!("MTU {mtu}, {}", load.name()),
+            Kind::Turns(load) => load.name(),
+        };
+        let at = self.guests.iter().position(|l| l.way == way.name() && l.what == what);
+        let at = at.unwrap_or_else(|| {
+            self.guests.push(GuestLine { way: way.name(), what, sides: Vec::new() });
+            self.guests.len() - 1
+        });
+        let sides = &mut self.guests[at].sides;
+        match sides.iter_mut().find(|s| s.0 == side) {
+            Some(best) => best.1 = best.1.max(rate),
+            None => sides.push((side, rate)),
+        }
+    }
+
     /// Prints it.
     pub fn print(&self, format: Format) -> AnyResult<()> {
         if format == Format::Json {
             println!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
-        if !self.alone.is_empty() {
-            println!("| the switch alone, one processor | ns a frame | Mpps | Gbit/s | to what is wanted |");
-            println!("|---|---|---|---|---|");
+        self.print_alone();
+        self.print_policy();
+        self.print_pair();
+        self.print_guests();
+        Ok(())
+    }
+
+    fn print_alone(&self) {
+        if self.alone.is_empty() {
+            return;
         }
+        println!("| the switch alone, one processor | ns a frame | Mpps | Gbit/s | to what is wanted |");
+        println!("|---|---|---|---|---|");
         for Alone { length, cost } in &self.alone {
             let (rate, gigabits) = (1e3 / cost, *length as f64 * 8.0 / cost);
             let wanted = WANTED.iter().find(|(l, _)| l == length).map_or(f64::NAN, |w| w.1);
             let figure = if *length == WANTED[0].0 { rate } else { gigabits };
             println!("| {length} B | {cost:.0} | {rate:.2} | {gigabits:.1} | {:.1} |", figure / wanted);
         }
-        if !self.policy.is_empty() {
-            println!("\n| policy, 64 B | ns a frame | more than none |\n|---|---|---|");
-        }
-        let none = self.policy.first().map_or(0.0, |l| l.cost);
+    }
+
+    fn print_policy(&self) {
+        let Some(none) = self.policy.first().map(|l| l.cost) else { return };
+        println!("\n| policy, 64 B | ns a frame | more than none |\n|---|---|---|");
         for Policy { name, cost } in &self.policy {
             println!("| {name} | {cost:.0} | {:.0} |", cost - none);
         }
-        if !self.pair.is_empty() {
-            println!(
-                "\n| worker to worker | way | kpps | Gbit/s | ns of processors a frame | switch to bridge |"
-            );
-            println!("|---|---|---|---|---|---|");
+    }
+
+    fn print_pair(&self) {
+        if self.pair.is_empty() {
+            return;
         }
+        println!(
+            "\n| worker to worker | way | kpps | Gbit/s | ns of processors a frame | switch to bridge |"
+        );
+        println!("|---|---|---|---|---|---|");
         for line in &self.pair {
             let peer = self.pair.iter().find(|l| l.length == line.length && l.way == "bridge");
             let ratio = peer
@@ -110,6 +158,30 @@ impl Table {
                 line.length, line.way, line.cost
             );
         }
-        Ok(())
+    }
+
+    /// Gbit/s, or turns in a second.
+    fn print_guests(&self) {
+        if self.guests.is_empty() {
+            return;
+        }
+        println!("\n| guest | Gbit/s, turns/s | netvsc | virtio | TCG | netvsc to TCG | virtio to TCG |");
+        println!("|---|---|---|---|---|---|---|");
+        for line in &self.guests {
+            let of = |side| line.of(side).unwrap_or(f64::NAN);
+            let (netvsc, virtio, tcg) = (of("netvsc"), of("virtio"), of("TCG"));
+            let digits = if netvsc < 100.0 { 2 } else { 0 };
+            println!(
+                "| {} | {} | {netvsc:.digits$} | {virtio:.digits$} | {tcg:.digits$} | {:.2} | {:.2} |",
+                line.way,
+                line.what,
+                netvsc / tcg,
+                virtio / tcg
+            );
+        }
+        let off = |l: &GuestLine| Some((l.of("netvsc")?, l.of("offloads off")?));
+        if let Some((on, off)) = self.guests.iter().find_map(off) {
+            println!("\nnetvsc with offloads off: {off:.2} Gbit/s; with them {:.1} times that", on / off);
+        }
     }
 }

@@ -2,24 +2,24 @@
 //! answer is followed by the file.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Chain, Cursor, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use vireo_control::{Lines, Version};
 
 use crate::config::SwitchKind;
 use crate::plane::PortReport;
 use crate::policy::{Change, Policy};
 
 /// Version of the protocol: both sides say theirs, and understand none but their own.
-const VERSION: u32 = 1;
+const VERSION: Version = Version(1);
 /// Longest request, in bytes.
-const REQUEST_MAX: u64 = 256 << 10;
+const REQUEST_MAX: usize = 256 << 10;
 /// Longest answer: of a switch with as many ports and stations as it may have.
-const ANSWER_MAX: u64 = 1 << 30;
+const ANSWER_MAX: usize = 1 << 30;
 /// How long each side waits for the other's line.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -129,14 +129,6 @@ pub struct Member {
     pub port: String,
 }
 
-/// A line of either side.
-#[derive(Serialize, Deserialize)]
-struct Envelope<T> {
-    version: u32,
-    #[serde(flatten)]
-    what: T,
-}
-
 /// A switch could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -149,7 +141,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// It went, or said nothing that is understood.
-    #[error("{}: the switch's answer is not understood: {why}", path.display())]
+    #[error("{}: no answer of the switch's that is understood: {why}", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,
@@ -166,11 +158,12 @@ pub enum ControlError {
 /// # Errors
 /// It is not there, does not answer, or refuses.
 pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
-    converse(socket, request).map(|(answer, _)| answer)
+    let stream = connect(socket)?;
+    converse(socket, &stream, request).map(|(answer, _)| answer)
 }
 
 /// A capture, to be read as a file.
-pub struct Capture(BufReader<UnixStream>);
+pub struct Capture(Chain<Cursor<Vec<u8>>, UnixStream>);
 
 impl Capture {
     /// Asks the switch behind a socket for one: of all frames, or of those that come or go by a port.
@@ -178,9 +171,10 @@ impl Capture {
     /// # Errors
     /// As for [`ask`].
     pub fn start(socket: &Path, port: Option<String>) -> Result<Self, ControlError> {
-        let (_, stream) = converse(socket, &Request::Capture { port })?;
-        stream.get_ref().set_read_timeout(None).map_err(|e| no_answer(socket, e))?;
-        Ok(Self(stream))
+        let stream = connect(socket)?;
+        let (_, rest) = converse(socket, &stream, &Request::Capture { port })?;
+        stream.set_read_timeout(None).map_err(|e| no_answer(socket, e))?;
+        Ok(Self(Cursor::new(rest).chain(stream)))
     }
 
     /// What ends it, from any thread: what was captured by then can be read still.
@@ -188,7 +182,7 @@ impl Capture {
     /// # Errors
     /// The host has no file descriptor for it.
     pub fn ender(&self) -> io::Result<impl Fn() + Send + use<>> {
-        let stream = self.0.get_ref().try_clone()?;
+        let stream = self.0.get_ref().1.try_clone()?;
         Ok(move || _ = stream.shutdown(std::net::Shutdown::Write))
     }
 }
@@ -199,47 +193,37 @@ impl Read for Capture {
     }
 }
 
+fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
+    UnixStream::connect(socket).map_err(|source| ControlError::NotThere { path: socket.into(), source })
+}
+
 fn no_answer(socket: &Path, why: impl ToString) -> ControlError {
     ControlError::NoAnswer { path: socket.into(), why: why.to_string() }
 }
 
-fn converse(socket: &Path, request: &Request) -> Result<(Answer, BufReader<UnixStream>), ControlError> {
-    let not_there = |source| ControlError::NotThere { path: socket.into(), source };
-    let stream = UnixStream::connect(socket).map_err(not_there)?;
-    let prepared = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| send(&stream, request));
-    prepared.map_err(|e| no_answer(socket, e))?;
-    let mut stream = BufReader::new(stream);
-    match receive(&mut stream, ANSWER_MAX).map_err(|e| no_answer(socket, e))? {
+/// The answer, and what came after it.
+fn converse(
+    socket: &Path,
+    stream: &UnixStream,
+    request: &Request,
+) -> Result<(Answer, Vec<u8>), ControlError> {
+    send(stream, request).map_err(|e| no_answer(socket, e))?;
+    let mut lines = Lines::new(stream, VERSION, ANSWER_MAX);
+    match lines.receive(PATIENCE).map_err(|e| no_answer(socket, e))? {
         Answer::Refused { why } => Err(ControlError::Refused(why)),
-        answer => Ok((answer, stream)),
+        answer => Ok((answer, lines.into_rest())),
     }
 }
 
 /// What a client wants.
 pub(crate) fn hear(stream: &UnixStream) -> Result<Request, String> {
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
-    receive(&mut BufReader::new(stream), REQUEST_MAX)
+    Lines::new(stream, VERSION, REQUEST_MAX).receive(PATIENCE)
 }
 
 /// Says something, on a line.
-pub(crate) fn send<T: Serialize>(mut to: &UnixStream, what: &T) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&Envelope { version: VERSION, what })?;
-    line.push(b'\n');
-    to.write_all(&line)
-}
-
-fn receive<T: DeserializeOwned>(from: &mut impl BufRead, most: u64) -> Result<T, String> {
-    let mut line = Vec::new();
-    from.by_ref().take(most).read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
-    let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&line).map_err(|e| e.to_string())?;
-    if envelope.version != VERSION {
-        return Err(format!(
-            "it is in version {} of the protocol, this program speaks {VERSION}",
-            envelope.version
-        ));
-    }
-    serde_json::from_value(envelope.what).map_err(|e| e.to_string())
+pub(crate) fn send<T: Serialize>(to: &UnixStream, what: &T) -> io::Result<()> {
+    VERSION.send(to, what)
 }
 
 #[cfg(test)]
@@ -249,22 +233,12 @@ mod tests {
     /// Golden: programs may speak this.
     #[test]
     fn requests_look_like_this() {
-        let line = |r: &Request| serde_json::to_string(&Envelope { version: VERSION, what: r }).unwrap();
+        let line = |r: &Request| VERSION.line(r).unwrap();
         assert_eq!(line(&Request::Show), r#"{"version":1,"command":"show"}"#);
         let change = Change { key: "vlan".into(), value: "7".into() };
         assert_eq!(
             line(&Request::Set { port: Some("web".into()), changes: vec![change] }),
             r#"{"version":1,"command":"set","port":"web","changes":[{"key":"vlan","value":"7"}]}"#
         );
-    }
-
-    #[test]
-    fn what_is_no_request_is_not_understood() {
-        let said = |text: &str| receive::<Request>(&mut text.as_bytes(), REQUEST_MAX);
-        assert_eq!(said("{\"version\":1,\"command\":\"show\"}\n"), Ok(Request::Show));
-        assert!(said("{\"version\":2,\"command\":\"show\"}\n").unwrap_err().contains("version 2"));
-        for text in ["", "{\"command\":\"show\"}\n", "{\"version\":1,\"command\":\"burn\"}\n", "nonsense"] {
-            assert!(said(text).is_err(), "{text}");
-        }
     }
 }

@@ -7,12 +7,12 @@ mod nic;
 mod screen;
 mod server;
 
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vireo_control::{Lines, Version};
 use vireo_services::{CopyTo, MemoryStatus};
 
 use crate::disks::DiskStatus;
@@ -22,7 +22,7 @@ pub use info::{GuestReport, MachineInfo};
 pub use server::{ControlServer, Controlled, Running, Wish};
 
 /// Version of the protocol: both sides say theirs, and understand none but their own.
-const VERSION: u32 = 1;
+const VERSION: Version = Version(1);
 /// Longest line that is taken of those who ask.
 const REQUEST_MAX: usize = 64 * 1024;
 /// Longest answer: the largest screen, of noise.
@@ -226,14 +226,6 @@ impl Answer {
     }
 }
 
-/// A line of either side.
-#[derive(Serialize, Deserialize)]
-struct Envelope<T> {
-    version: u32,
-    #[serde(flatten)]
-    what: T,
-}
-
 /// A machine could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -287,78 +279,14 @@ pub fn ask_with(
     let not_there = |source| ControlError::NotThere { path: socket.into(), source };
     let no_answer = |why: String| ControlError::NoAnswer { path: socket.into(), why };
     let stream = UnixStream::connect(socket).map_err(not_there)?;
-    send(&stream, request).map_err(|e| no_answer(e.to_string()))?;
-    let mut lines = Lines::new(&stream, ANSWER_MAX);
+    VERSION.send(&stream, request).map_err(|e| no_answer(e.to_string()))?;
+    let mut lines = Lines::new(&stream, VERSION, ANSWER_MAX);
     loop {
         match lines.receive(PATIENCE).map_err(no_answer)? {
             Answer::Refused { why, reason } => return Err(ControlError::Refused { why, reason }),
             Answer::Progress { done, total } => progress(done, total),
             answer => return Ok(answer),
         }
-    }
-}
-
-fn send<T: Serialize>(mut to: &UnixStream, what: &T) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(&Envelope { version: VERSION, what })?;
-    line.push(b'\n');
-    to.write_all(&line)
-}
-
-/// Lines of the other side.
-struct Lines<'a> {
-    from: &'a UnixStream,
-    /// Longest line.
-    most: usize,
-    /// What came after the last line.
-    rest: Vec<u8>,
-}
-
-impl<'a> Lines<'a> {
-    fn new(from: &'a UnixStream, most: usize) -> Self {
-        Self { from, most, rest: Vec::new() }
-    }
-
-    /// Reads a line, which has to be there within `patience`. The last may lack its end.
-    fn read(&mut self, patience: Duration) -> std::io::Result<Vec<u8>> {
-        let deadline = Instant::now() + patience;
-        let mut part = [0; 16 << 10];
-        let mut searched = 0;
-        loop {
-            if let Some(end) = self.rest[searched..].iter().position(|b| *b == b'\n') {
-                let rest = self.rest.split_off(searched + end + 1);
-                return Ok(std::mem::replace(&mut self.rest, rest));
-            }
-            searched = self.rest.len();
-            if searched >= self.most {
-                return Ok(std::mem::take(&mut self.rest));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            self.from.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            match self.from.read(&mut part)? {
-                0 => return Ok(std::mem::take(&mut self.rest)),
-                n => self.rest.extend(&part[..n]),
-            }
-            if Instant::now() >= deadline {
-                return Err(std::io::ErrorKind::TimedOut.into());
-            }
-        }
-    }
-
-    fn receive<T: for<'b> Deserialize<'b>>(&mut self, patience: Duration) -> Result<T, String> {
-        let line = self.read(patience).map_err(|e| e.to_string())?;
-        if line.is_empty() {
-            return Err("it ended without one".into());
-        }
-        // The version first: what another one means is not for us to say.
-        let version: Envelope<serde_json::Value> =
-            serde_json::from_slice(&line).map_err(|e| e.to_string())?;
-        if version.version != VERSION {
-            return Err(format!(
-                "it is in version {} of the protocol, this program speaks {VERSION}",
-                version.version
-            ));
-        }
-        serde_json::from_value(version.what).map_err(|e| e.to_string())
     }
 }
 
@@ -369,7 +297,7 @@ mod tests {
     /// Golden: programs may speak this.
     #[test]
     fn requests_and_answers_look_like_this() {
-        let line = |r: &Request| serde_json::to_string(&Envelope { version: VERSION, what: r }).unwrap();
+        let line = |r: &Request| VERSION.line(r).unwrap();
         let grow = Request::DiskGrow { name: "scsi0:1".into(), size: Some(4096) };
         assert_eq!(line(&grow), r#"{"version":1,"command":"disk-grow","name":"scsi0:1","size":4096}"#);
         assert_eq!(line(&Request::DiskList), r#"{"version":1,"command":"disk-list"}"#);
@@ -388,19 +316,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_not_understood() {
-        let (a, b) = UnixStream::pair().unwrap();
-        let said = |text: &str| {
-            (&a).write_all(text.as_bytes()).unwrap();
-            Lines::new(&b, REQUEST_MAX).receive::<Request>(Duration::from_secs(5)).unwrap_err()
-        };
-        assert!(said("{\"version\":2,\"command\":\"disk-list\"}\n").contains("version 2"));
-        said("{\"version\":1,\"command\":\"disk-burn\"}\n");
-        said("{\"command\":\"disk-list\"}\n");
-        said("nonsense\n");
-    }
-
-    #[test]
     fn what_is_under_way_is_told_before_the_answer() {
         let path = std::env::temp_dir().join(format!("vireo-progress-{}", std::process::id()));
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -408,9 +323,9 @@ mod tests {
             let (stream, _) = listener.accept().unwrap();
             // More than one line at a time.
             for done in [1, 2] {
-                send(&stream, &Answer::Progress { done, total: 2 }).unwrap();
+                VERSION.send(&stream, &Answer::Progress { done, total: 2 }).unwrap();
             }
-            send(&stream, &Answer::Done).unwrap();
+            VERSION.send(&stream, &Answer::Done).unwrap();
         });
         let mut told = Vec::new();
         let answer = ask_with(&path, &Request::Thaw, &mut |done, total| told.push((done, total)));

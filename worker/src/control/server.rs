@@ -7,10 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use vireo_control::Lines;
 use vireo_screen::Station;
 use vireo_services::Services;
 
-use super::{Answer, Lines, REQUEST_MAX, Request, disk, guest, info, nic, screen, send};
+use super::{Answer, REQUEST_MAX, Request, VERSION, disk, guest, info, nic, screen};
 use crate::disks::Disks;
 use crate::nics::Nics;
 use crate::socket::Socket;
@@ -138,7 +139,7 @@ fn admit(
     clients.retain(|c| !c.is_finished());
     let busy = |stream: &UnixStream, why: String| {
         _ = stream.set_write_timeout(Some(PATIENCE));
-        _ = send(stream, &Answer::refused(why));
+        _ = VERSION.send(stream, &Answer::refused(why));
     };
     if clients.len() >= CLIENTS_MAX {
         return busy(&stream, format!("{CLIENTS_MAX} others are being served: try again later"));
@@ -155,19 +156,19 @@ fn admit(
 /// Serves one client.
 fn serve(stream: &UnixStream, controlled: &Weak<Controlled>, answering: &Answering) {
     _ = stream.set_write_timeout(Some(PATIENCE));
-    let request = Lines::new(stream, REQUEST_MAX).receive(PATIENCE);
+    let request = Lines::new(stream, VERSION, REQUEST_MAX).receive(PATIENCE);
     // The machine has ended.
     let Some(controlled) = controlled.upgrade() else { return };
     answering.change(|clients| clients + 1);
     let answer = match request {
         Ok(request) => {
             tracing::debug!(?request, "control");
-            answer(&request, &controlled, &mut |said| send(stream, &said).is_ok())
+            answer(&request, &controlled, &mut |said| VERSION.send(stream, &said).is_ok())
         }
         Err(why) => Answer::refused(format_args!("the request is not understood: {why}")),
     };
     // Who does not want the answer goes without.
-    _ = send(stream, &answer);
+    _ = VERSION.send(stream, &answer);
     answering.change(|clients| clients - 1);
 }
 
