@@ -129,6 +129,11 @@ power-cuts: build
 hotplug-cycles: build
 	scripts/hotplug-cycles.sh $(VIREO) $(CYCLES)
 
+# CYCLES of a network adapter that comes and goes while it is busy, and its neighbour is at work.
+.PHONY: nic-cycles
+nic-cycles: build
+	scripts/nic-cycles.sh $(VIREO) $(CYCLES) $(or $(GUESTS),$(GUEST)-net)
+
 # stress-ng --verify in the guest, 2 minutes on 4 vCPUs.
 stress: build
 	scripts/stress.sh $(VIREO)

@@ -27,10 +27,11 @@ CACHE=${VIREO_GUEST_CACHE:-$here/cache}
 
 readonly BENCH=$here/../bench
 # What guests exist with as well, as NAME-VARIANT: all of them, and those of amd64.
-readonly VARIANTS="stress disk net"
-readonly AMD64_VARIANTS="bench programs parallel systemd splash services"
-# Of the variant "net".
-readonly NET_PROGRAMS="usr/bin/iperf3 usr/bin/qperf sbin/ip sbin/bridge sbin/ethtool"
+readonly VARIANTS="stress disk"
+readonly AMD64_VARIANTS="bench programs parallel systemd splash services net"
+# Of the variant "net"; the modules are of Perl, which the variant's own programs (net/) are in.
+readonly NET_MODULES="strict.pm warnings.pm warnings/register.pm constant.pm"
+readonly NET_PROGRAMS="usr/bin/iperf3 usr/bin/qperf usr/bin/perl sbin/ip sbin/bridge sbin/ethtool"
 # NAME RELEASE ARCH KERNEL-METAPACKAGE.
 readonly GUESTS="
 debian-5.10-cloud-amd64 bullseye amd64 linux-image-cloud-amd64
@@ -80,6 +81,7 @@ recipe_fingerprint() { # NAME
             disk) cd "$here" && find disk.sh disk -type f -print0 | sort -z | xargs -0 cat ;;
             services) cd "$here" && find disk.sh disk services.sh services -type f -print0 | sort -z | xargs -0 cat ;;
             systemd | splash) cat "$here"/systemd-mark* ;;
+            net) cat "$here"/net/* "$here/disk/lib/dhcp" ;;
             bench | programs | parallel) cd "$BENCH" && find "${BENCH_SOURCES[@]}" -type f -print0 | sort -z | xargs -0 cat ;;
         esac
     ) | sha256sum | cut -c1-64
@@ -92,8 +94,17 @@ require_tools() {
     done
 }
 
+lay_out_net() { # TREE PACKAGES-DIR
+    local name perl
+    for name in $NET_PROGRAMS; do install_program "$2" "$1" "$name"; done
+    perl=$(cd "$2" && echo usr/lib/*/perl-base)
+    for name in $NET_MODULES; do install -D -m 644 "$2/$perl/$name" "$1/$perl/$name"; done
+    install -m 755 "$here"/net/* "$1/bin/"
+    install -D -m 755 "$here/disk/lib/dhcp" "$1/etc/udhcpc/default.script"
+}
+
 build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
-    local tree=$1/tree group program
+    local tree=$1/tree group
     if [ "$5" = systemd ] || [ "$5" = splash ]; then
         lay_out_systemd "$tree" "$4" "$here"
         [ "$5" = systemd ] || add_splash "$tree" "$2" "$3"
@@ -104,7 +115,7 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
     for group in hyperv virtio virtio_scsi nic ata disk power; do install_modules "$2" "$3" "$tree" "$group"; done
     case $5 in
         stress) install_program "$4" "$tree" usr/bin/stress-ng ;;
-        net) for program in $NET_PROGRAMS; do install_program "$4" "$tree" "$program"; done ;;
+        net) lay_out_net "$tree" "$4" ;;
         disk | services) build_root_image "$1" "$2" "$3" "$4" "$here/disk" "$5" ;;
         bench) install_bench "$BENCH" "$tree" "$1/out" ;;
         programs | parallel)
@@ -119,7 +130,10 @@ build_tree() { # WORK KERNEL-DIR KERNEL-RELEASE USERLAND-DIR VARIANT
 variant_packages() { # USERLAND-ROOT VARIANT
     case $2 in
         stress) package_closure "$1" stress-ng ;;
-        net) package_closure "$1" iperf3 iproute2 ethtool qperf | awk '/^(iperf3|iproute2|ethtool|qperf)$/ || /^(lib|zlib)/' ;;
+        net)
+            package_closure "$1" iperf3 iproute2 ethtool qperf perl-base |
+                awk '/^(iperf3|iproute2|ethtool|qperf|perl-base)$/ || /^(lib|zlib)/'
+            ;;
         disk) disk_packages "$1" ;;
         services) services_packages "$1" ;;
         programs) package_closure "$1" "${REAL_PROGRAMS[@]}" ;;

@@ -12,7 +12,8 @@ readonly LOCKSTEP_ONE_OF=100
 # Random cases of the CPU oracle; `make fuzz-cpu` does more.
 readonly ORACLE_CASES=100000
 readonly GUESTS="debian-5.10-cloud-amd64 debian-6.1-cloud-amd64 debian-6.12-cloud-amd64 debian-6.1-686 debian-6.1-686-pae
-    debian-6.1-cloud-amd64-disk debian-6.1-686-pae-disk"
+    debian-6.1-cloud-amd64-disk debian-6.1-686-pae-disk
+    debian-5.10-cloud-amd64-net debian-6.1-cloud-amd64-net debian-6.12-cloud-amd64-net"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 release=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release

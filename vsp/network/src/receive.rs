@@ -82,11 +82,13 @@ impl Sections {
     }
 }
 
-/// What may be left to be done to a frame. Sums of UDP may not: DHCP clients read raw frames, and look at them; the driver has no
-/// way to say that a sum is not there yet.
+/// What may be left to be done to a frame: sums of coalesced ones alone. The driver has no way to tell a sum that is right from one that
+/// is not there yet. A guest that routes sends frames on with the sums that they have, one whose user has turned off the adapter's help
+/// looks at them, and so do DHCP clients; while Linux asks for no coalesced frames where it may send them on.
 pub fn ability_for(frame: &Frame<'_>, ability: Ability) -> Ability {
-    let udp = matches!(frame.intent().checksum, Checksum::Wanted { offset: 6, .. });
-    Ability { checksum: ability.checksum && !udp, ..ability }
+    let intent = frame.intent();
+    let whole = intent.segmentation.is_some() && ability.takes(&intent);
+    Ability { checksum: whole, ..ability }
 }
 
 /// What is said of a frame to the guest.

@@ -207,22 +207,39 @@ fn who_takes_no_coalesced_frames_gets_segments() {
     let lengths: Vec<usize> = frames.iter().map(|f| f.0.len() - 54).collect();
     assert_eq!(lengths, [1448, 1448, 1448, 656]);
     assert!(frames.iter().all(|f| f.1 == [(0, 1 << 3 | 1 << 5)]));
+    assert!(frames.iter().all(|f| sum_of_transport(&f.0) == 0xffff));
+}
+
+/// Of what comes behind IPv4, with its pseudo header: all ones if it is right.
+fn sum_of_transport(frame: &[u8]) -> u16 {
+    let length = (frame.len() as u16 - 34).to_be_bytes();
+    sum(&[&frame[26..34], &[0, frame[23]], &length, &frame[34..]].concat())
 }
 
 #[test]
-fn datagrams_have_their_sums() {
+fn what_is_not_coalesced_has_its_sum() {
     let rig = Rig::ready(Wire::default(), 0x6_0001, true);
-    let mut frame = plain(ADDRESS, OTHER, 14);
-    frame[12..14].copy_from_slice(&[8, 0]);
-    frame.extend([0x45, 0, 0, 33, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 67, 0, 68, 0, 13]);
-    let pseudo = [10, 0, 0, 1, 10, 0, 0, 2, 0, 17, 0, 13];
-    frame.extend(sum(&pseudo).to_be_bytes());
-    frame.extend(*b"hello");
-    let intent = Intent { checksum: Checksum::Wanted { start: 34, offset: 6 }, ..Intent::default() };
-    rig.put(&frame, intent).unwrap();
-    let got = frames_of(&rig.ranges(&rig.receive())).remove(0);
-    assert_eq!(sum(&[&pseudo, &got.0[34..]].concat()), 0xffff);
-    assert_eq!(got.1, [(0, 1 << 4 | 1 << 5)]);
+    let mut datagram = plain(ADDRESS, OTHER, 14);
+    datagram[12..14].copy_from_slice(&[8, 0]);
+    datagram
+        .extend([0x45, 0, 0, 33, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 67, 0, 68, 0, 13]);
+    datagram.extend([0, 0]);
+    datagram.extend(*b"hello");
+    let mut segment = tcp4(5);
+    segment[..6].copy_from_slice(&ADDRESS.0);
+    segment[17] = 45;
+    for (mut frame, offset, told) in [(datagram, 6, 1 << 4 | 1 << 5), (segment, 16, 1 << 3 | 1 << 5)] {
+        // The sum of the pseudo header is what who leaves it to others puts there.
+        let length = (frame.len() as u16 - 34).to_be_bytes();
+        let pseudo = sum(&[&frame[26..34], &[0, frame[23]], &length].concat());
+        frame[34 + offset..][..2].copy_from_slice(&pseudo.to_be_bytes());
+        let checksum = Checksum::Wanted { start: 34, offset: offset as u16 };
+        rig.put(&frame, Intent { checksum, ..Intent::default() }).unwrap();
+        let packet = rig.receive();
+        let got = frames_of(&rig.ranges(&packet)).remove(0);
+        assert_eq!((sum_of_transport(&got.0), got.1), (0xffff, vec![(0, told)]));
+        rig.give_back(&packet);
+    }
 }
 
 #[test]
