@@ -64,7 +64,7 @@ stage "packages" scripts/install-deps.sh test
 stage "format" cargo fmt --all --check
 export CARGO_PROFILE_RELEASE_LTO=off
 start_beside guests build_guests
-stage "release build" cargo build --locked --release -p vireo-cli -p vireo-testkit
+stage "release build" cargo build --locked --release -p vireo-cli -p vireo-testkit -p vireo-tests
 stage "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 stage "guests (began with the release build)" end_beside guests
 # Built apart, so that the time of the tests is theirs.
