@@ -111,14 +111,15 @@ over_virtio() {
 # An adapter comes, carries something and goes while it does, and its neighbour carries what is compared.
 hotplug() {
     # shellcheck disable=SC2016 # expanded in the guest
-    guest a '{ until [ -e /tmp/stop ]; do get 10.9.1.1 || echo broken; sleep 0.3; done; echo all; } >/tmp/traffic 2>&1 & true'
+    guest a 'same() { sum=$(wget -q -O - http://$1/f1 | sha256sum); grep -q "^${sum%% *}  f1" /tmp/got/sums; }'
+    guest a '{ until [ -e /tmp/stop ]; do same 10.9.1.1 || echo broken; sleep 0.2; done; echo all; } >/tmp/traffic 2>&1 & true'
     for cycle in $(seq $CYCLES); do
         vm a nic add tap=hot,mac=02:00:00:00:01:$HOT
         hot=$(awk 'NR == 2 { print $1 }' /tmp/answer)
         guest a "until [ -n \"\$(nic 01:$HOT)\" ]; do sleep 0.1; done; up 01:$HOT 10.9.5.2 && ping -c 1 -W 5 10.9.5.1"
-        guest a '{ ping -i 0.01 10.9.5.1 & while wget -q -O /dev/null http://10.9.5.1/f1; do :; done; } >/dev/null 2>&1 & sleep 0.2'
+        guest a '{ ping -i 0.01 10.9.5.1 & while wget -T 5 -q -O /dev/null http://10.9.5.1/f1; do :; done; } >/dev/null 2>&1 & sleep 0.2'
         vm a nic remove "$hot"
-        guest a "killall ping wget 2>/dev/null; while [ -n \"\$(nic 01:$HOT)\" ]; do sleep 0.1; done"
+        guest a "killall ping; while [ -n \"\$(nic 01:$HOT)\" ]; do sleep 0.1; done"
         now "cycle $cycle of $CYCLES"
     done
     guest a 'touch /tmp/stop; until grep all /tmp/traffic; do sleep 0.2; done; cat /tmp/traffic'
