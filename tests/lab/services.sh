@@ -64,19 +64,23 @@ freezes() {
 memory() {
     # Linux is silent about its needs for 45 s, unless it is told otherwise; and the driver comes again.
     guest a 'rmmod hv_balloon; modprobe hv_balloon pressure_report_delay=1'
+    vm a memory 512M
     until_so a 120 "what memory the guest needs" tells a '"demand": ?[0-9]' memory -o json
+    now "a: it needs $(sed -n 's/.*"demand": *\([0-9]*\).*/\1/p' /tmp/answer) bytes"
     guest a 'dd if=/dev/zero of=/tmp/fill bs=1M count=200 2>/dev/null; rm /tmp/fill'
     before=$(available a) taken=$(resident a)
     vm a memory 320M
     after=$(available a) left=$(resident a)
     [ $((before - after)) -gt 150 ] && [ $((taken - left)) -gt 100 ] ||
         fail "a: it gave back too little: $before to $after MiB in the guest, $taken to $left MiB of the host"
+    now "a: it gave back $((taken - left)) MiB"
     vm a memory 512M
     again=$(available a)
     [ $((again - after)) -gt 150 ] || fail "a: what came back: $after to $again MiB"
     vm a memory 640M
     more=$(available a)
     [ $((more - before)) -gt 100 ] || fail "a: new memory: $before to $more MiB"
+    now "a: it has $((more - again)) MiB more"
     # All of it is of use, what came back and what is new: copies of a file fill nearly all.
     copies=$(((more - 80) / 4))
     guest a "mount -o remount,size=100% /tmp; head -c 4M /dev/urandom >/tmp/r; seq $copies | while read n; do cp /tmp/r /tmp/f\$n; done"
