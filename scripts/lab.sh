@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The KVM engine on a genuine /dev/kvm: the host lab (tests/lab) runs the engine comparison and boots
-# stock guests with it; with --brief one of them. The lab is emulated in software: times inside mean nothing.
+# stock guests with it, and their devices; with --brief less of it. The lab is emulated in software: times inside mean nothing.
 set -euo pipefail
 
 readonly LIMIT=900
@@ -8,7 +8,10 @@ readonly LIMIT=900
 # (tests/lab/README.md says how), that says nothing about Vireo and is tried again, loudly. Silence until the time is over is not:
 # it may be a guest of ours that hangs.
 readonly BOOT_LIMIT=400 ATTEMPTS=3
-readonly GUESTS="debian-6.1-cloud-amd64 debian-6.12-cloud-amd64" DISK_GUEST=debian-6.1-cloud-amd64-disk
+readonly GUEST=debian-6.12-cloud-amd64
+# Of all but the brief run.
+readonly MORE_GUESTS="debian-6.1-cloud-amd64 debian-6.1-cloud-amd64-net debian-6.1-686" DISK_GUEST=debian-6.1-cloud-amd64-disk
+readonly SERVICES_GUEST=debian-6.1-cloud-amd64-services
 
 brief=''
 [ "${1:-}" != --brief ] || { brief=yes && shift; }
@@ -17,6 +20,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${VIREO_GUEST_CACHE:-$here/guests/cache}
 vireo=$1
 testkit=$(dirname "$vireo")/vireo-testkit
+picture=$(dirname "$vireo")/vireo-picture
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -40,8 +44,13 @@ in_lab() { # TITLE EXIT-CODE PATTERN PROGRAM [LAB-OPTION…] -- COMMAND…
     printf 'lab: %-58s ok  %3d s\n' "$title" $((SECONDS - start))
 }
 
-files_of() { # GUEST
-    printf -- '--file\n%s\n' "$cache/$1/vmlinuz:/guest/vmlinuz" "$cache/$1/initrd.img:/guest/initrd.img"
+files_of() { # GUEST [FOLDER]
+    printf -- '--file\n%s\n' "$cache/$1/vmlinuz:${2:-/guest}/vmlinuz" "$cache/$1/initrd.img:${2:-/guest}/initrd.img"
+}
+
+# What scripts in the lab need besides guests.
+script() { # NAME
+    printf -- '--file\n%s\n' "$here/tests/lab/$1:/bin/$1" "$here/tests/lab/machine.sh:/bin/machine.sh" "$picture:/bin/vireo-picture"
 }
 
 # Boots a guest under KVM, with so many processors and this of Hyper-V's interface.
@@ -87,23 +96,44 @@ disks() {
         --timeout "$LIMIT" -- sh /bin/disks.sh
 }
 
+# Adapters on every network.
+network() {
+    local -a files
+    mapfile -t files < <(files_of debian-6.1-cloud-amd64-net && files_of debian-6.1-686 /guest-686 && script network.sh)
+    in_lab "network adapters, NAT, switch under KVM, 2 CPUs" 0 '^network: all ok' "$vireo" "${files[@]}" \
+        --timeout "$LIMIT" -- sh /bin/network.sh
+}
+
+# Integration services, screen and keyboard.
+services() {
+    local -a files
+    mapfile -t files < <(files_of "$SERVICES_GUEST" && script services.sh)
+    "$vireo" disk convert "$cache/$SERVICES_GUEST/root.img" "$work/services.vhdx" >/dev/null
+    in_lab "services, memory, screen and keyboard under KVM, 2 CPUs" 0 '^services: all ok' \
+        "$vireo" "${files[@]}" --file "$work/services.vhdx:/guest/root.vhdx" --timeout "$LIMIT" -- sh /bin/services.sh
+}
+
 "$here/scripts/install-deps.sh" test
 (cd "$here" && cargo build --release --quiet -p vireo-testkit)
-# shellcheck disable=SC2086 # names are words
-"$here/guests/build.sh" $GUESTS "$DISK_GUEST" >/dev/null
-"$vireo" disk convert "$cache/$DISK_GUEST/root.img" "$work/root.vhdx" >/dev/null
+"$here/guests/build.sh" "$GUEST" >/dev/null
 
 in_lab "vireo host info: KVM is there and chosen" 0 '^engine kvm +usable, chosen' \
     "$vireo" --timeout "$LIMIT" -- vireo host info
 in_lab "engine tests: KVM with all and with least, software" 0 ' [1-9][0-9]* passed, 0 failed' \
     "$testkit" --timeout "$LIMIT" -- vireo-testkit
 grep -E '^SKIPPED| passed, ' "$work/text" | sed 's/^/lab:   /'
-boot debian-6.12-cloud-amd64 2 hyperv-1
+boot "$GUEST" 2 hyperv-1
 if [ -n "$brief" ]; then
-    echo "lab: NOT RUN, for it was asked to be brief: a boot without enlightenments, resets, disks under KVM (make lab)"
+    echo "lab: NOT RUN, for it was asked to be brief: a boot without enlightenments, resets, disks, networks, services under KVM (make lab)"
     exit 0
 fi
+(cd "$here" && cargo build --release --quiet -p vireo-tests)
+# shellcheck disable=SC2086 # names are words
+"$here/guests/build.sh" $MORE_GUESTS "$DISK_GUEST" "$SERVICES_GUEST" >/dev/null
+"$vireo" disk convert "$cache/$DISK_GUEST/root.img" "$work/root.vhdx" >/dev/null
 boot debian-6.1-cloud-amd64 2 none
 reset_twice debian-6.1-cloud-amd64
 disks
+network
+services
 echo "lab: all ok"

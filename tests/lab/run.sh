@@ -18,6 +18,9 @@ CACHE=${VIREO_GUEST_CACHE:-$here/../../guests/cache}
 
 readonly LAB=$CACHE/lab-host
 readonly LAB_FAILED=125
+# Modules that only a lab host has.
+# shellcheck disable=SC2034 # read by name
+readonly MODULES_tap="tun"
 timeout=120 cpus=2 memory=3072 keep_console='' mend='' scratch=''
 
 usage() {
@@ -67,7 +70,7 @@ write_command() { # TREE WORD…
 
 # The part of the lab host that is the same every time: kernel, busybox, modules, what mends QEMU. Cached.
 build_host() {
-    local fingerprint work root kernel image
+    local fingerprint work root kernel image group
     fingerprint=$(cat "$here/init" "$here/run.sh" "$here/vmrun.c" "$here"/../../guests/{packages,initrd}.sh | sha256sum)
     mkdir -p "$CACHE/packages"
     exec {lock}>"$CACHE/.lock"
@@ -83,8 +86,9 @@ build_host() {
         unpack_packages "$root" "$work/userland" busybox-static
         image=$(echo "$work"/kernel/boot/vmlinuz-*)
         lay_out_base "$work/tree" "$work/userland/bin/busybox" "$here/init"
-        install_modules "$work/kernel" "${image##*/vmlinuz-}" "$work/tree" virtio
-        install_modules "$work/kernel" "${image##*/vmlinuz-}" "$work/tree" kvm
+        for group in virtio kvm tap; do
+            install_modules "$work/kernel" "${image##*/vmlinuz-}" "$work/tree" "$group"
+        done
         pack_initrd "$work/tree" "$work/out/initrd.img" "$(stat -c %Y "$image")"
         "$here/../../guests/extract-vmlinux.sh" "$image" "$work/out/vmlinux"
         cc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$work/out/vmrun.so" "$here/vmrun.c" ||

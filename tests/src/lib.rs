@@ -8,6 +8,7 @@
 mod guest;
 mod kernel_log;
 mod machine;
+mod picture;
 mod process;
 mod share;
 mod vireo;
@@ -15,6 +16,7 @@ mod vireo;
 pub use guest::{Guest, GuestRun};
 pub use kernel_log::complaints;
 pub use machine::{Machine, vireo_does, vireo_says};
+pub use picture::Picture;
 pub use process::{Failure, Process};
 pub use share::HostShare;
 pub use vireo::vireo;

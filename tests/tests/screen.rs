@@ -1,23 +1,13 @@
 //! Screen, keyboard and mouse of real guests: by `vireo vm`, and by a VNC client of others.
 
-use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use vireo_tests::{Guest, HostShare, Machine, Process, source_root, vireo, vireo_does, vireo_says};
+use vireo_tests::{Guest, HostShare, Machine, Picture, Process, source_root, vireo, vireo_does, vireo_says};
 
 const LIMIT: Duration = Duration::from_secs(240);
-
-/// "Vireo" in the console's font, 8 by 16 pixels: as its banner has it.
-const VIREO: [[u8; 16]; 5] = [
-    [0, 0, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0x6c, 0x38, 0x10, 0, 0, 0, 0],
-    [0, 0, 0x18, 0x18, 0, 0x38, 0x18, 0x18, 0x18, 0x18, 0x18, 0x3c, 0, 0, 0, 0],
-    [0, 0, 0, 0, 0, 0xdc, 0x76, 0x66, 0x60, 0x60, 0x60, 0xf0, 0, 0, 0, 0],
-    [0, 0, 0, 0, 0, 0x7c, 0xc6, 0xfe, 0xc0, 0xc0, 0xc6, 0x7c, 0, 0, 0, 0],
-    [0, 0, 0, 0, 0, 0x7c, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0x7c, 0, 0, 0, 0],
-];
 
 /// A folder of this test's own, removed at its end.
 struct Folder(PathBuf);
@@ -41,48 +31,10 @@ impl Drop for Folder {
     }
 }
 
-/// A picture, as lines of brightness.
-struct Picture {
-    width: usize,
-    lines: Vec<Vec<u8>>,
-}
-
-impl Picture {
-    fn read(path: &str) -> Self {
-        let file = std::io::BufReader::new(std::fs::File::open(path).expect("a screenshot"));
-        let mut reader = png::Decoder::new(file).read_info().expect("a PNG");
-        let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
-        let info = reader.next_frame(&mut pixels).expect("a picture");
-        let (width, samples) = (info.width as usize, info.color_type.samples());
-        let brightest = |p: &[u8]| p.iter().take(3).copied().max().unwrap_or(0);
-        let lines = pixels[..info.buffer_size()].chunks(width * samples);
-        Self { width, lines: lines.map(|l| l.chunks(samples).map(brightest).collect()).collect() }
-    }
-
-    /// How often "Vireo" stands in it, where the console writes.
-    fn count(&self) -> usize {
-        let cell = |x: usize, y: usize| -> [u8; 16] {
-            std::array::from_fn(|line| {
-                let pixels = &self.lines[y * 16 + line][x * 8..x * 8 + 8];
-                pixels.iter().fold(0, |bits, p| bits << 1 | u8::from(*p > 80))
-            })
-        };
-        let columns = self.width / 8;
-        let rows = self.lines.len() / 16;
-        let starts = (0..rows).flat_map(|y| (0..columns.saturating_sub(4)).map(move |x| (x, y)));
-        starts.filter(|&(x, y)| (0..5).all(|n| cell(x + n, y) == VIREO[n])).count()
-    }
-
-    /// How many levels of brightness there are: a console has a handful, a picture whose edges are smooth has many.
-    fn levels(&self) -> usize {
-        self.lines.iter().flatten().collect::<HashSet<_>>().len()
-    }
-}
-
 fn shoot(folder: &Folder, socket: &str) -> Picture {
     let file = folder.path("shot.png");
     vireo_does(&["vm", "screenshot", "--control", socket, &file]);
-    Picture::read(&file)
+    Picture::read(Path::new(&file))
 }
 
 /// Waits until the guest's banner is on the screen.
@@ -121,7 +73,7 @@ fn text_is_seen_and_typed_with_each_kernel() {
         let (mut machine, socket) = start(guest, cpus, &folder, &["--screen", "--no-reboot"], words);
         let picture = wait_for_banner(&mut machine, &folder, &socket);
         let size = if cpus == 2 { (800, 600) } else { (1024, 768) };
-        assert_eq!((picture.width, picture.lines.len()), size, "{guest}");
+        assert_eq!(picture.size(), size, "{guest}");
         let text = r#"echo "~!@#\$%^&*()_+{}|:<>? Vireo-$((6*7))" >/dev/ttyS0; clear; echo Vireo Vireo\n"#;
         vireo_does(&["vm", "type", "--control", &socket, &text.replace("\\$", "\\\\$")]);
         machine.process.wait_for("~!@#$%^&*()_+{}|:<>? Vireo-42").unwrap();
@@ -173,7 +125,7 @@ fn a_vnc_client_of_others_sees_types_and_points() {
     assert_eq!(client("open up", "1023", &[]).0, 0);
     // The first event is of kind 3 (absolute), axis 0, at the right end.
     machine.process.wait_for("03000000ff7f0000").unwrap();
-    assert_eq!(Picture::read(&seen).count(), 1, "the client sees what it typed");
+    assert_eq!(Picture::read(Path::new(&seen)).count(), 1, "the client sees what it typed");
     // The machine goes on with the same screen after a reset.
     vireo_does(&["vm", "type", "--control", &socket, "clear; reboot -f\\n"]);
     machine.process.wait_for_times("Linux version", 2).unwrap();

@@ -183,11 +183,14 @@ impl Partition for KvmPartition {
     }
 
     fn unmap_ram(&self, gpa: u64, len: u64) -> Result<(), EngineError> {
-        // What the rings say about the slot has to be read while the slot still stands for these addresses.
-        if self.0.method == DirtyMethod::Ring {
-            self.0.collect_rings()?;
+        let (vm, bitmap, mut slots) = (&self.0.vm, &self.0.bitmap, lock(&self.0.slots));
+        // What KVM has logged of the slot has to be read while the slot still stands for these addresses.
+        match self.0.method {
+            DirtyMethod::Ring => dirty::collect_rings(vm, &mut lock(&self.0.rings), &slots, bitmap)?,
+            DirtyMethod::Bitmap if slots.logging() => dirty::collect_bitmaps(vm, &slots, bitmap)?,
+            DirtyMethod::Bitmap => {}
         }
-        lock(&self.0.slots).remove(&self.0.vm, gpa, len)
+        slots.remove(vm, gpa, len)
     }
 
     fn take_vcpu(self: Arc<Self>, index: u32) -> Result<Box<dyn Vcpu>, EngineError> {

@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     case("dirty-log-while-rewriting", dirty_rewriting),
     case("dirty-log-overfull", dirty_overfull),
     case("dirty-log-off", dirty_off),
+    case("dirty-log-of-moved-ram", dirty_moved),
     case("read-only-ram", read_only),
     case("unmapped-ram", unmapped),
     case("bad-ranges", bad_ranges),
@@ -160,6 +161,35 @@ fn dirty_off(bench: &Bench<'_>) -> Result<Record, Failure> {
         ask(h, 4)?;
         r.expect("never started", harvest(h)?, vec![])
     })?;
+    Ok(r)
+}
+
+/// A range that moves while the log is on, as a frame buffer does: what was written before is not forgotten, and where it is then
+/// is watched as well.
+fn dirty_moved(bench: &Bench<'_>) -> Result<Record, Failure> {
+    const HERE: u64 = 16 << 20;
+    const THERE: u64 = 24 << 20;
+    const LEN: u64 = 1 << 20;
+    let mut g = Guest::new(bench, Mode::Long, |a| demand(a, HERE, false))?;
+    let (ram, range) = extra(HERE, LEN, true)?;
+    let pages = |n: u64| (0..n).map(|page| HERE + page * dirty::PAGE).collect::<Vec<_>>();
+    g.machine.partition.map_ram(range.clone())?;
+    g.run_part(|h| {
+        h.partition.dirty_start()?;
+        ask(h, 5)
+    })?;
+    g.machine.partition.unmap_ram(HERE, LEN)?;
+    g.machine.partition.map_ram(RamRange { gpa: THERE, ..range.clone() })?;
+    g.machine.partition.unmap_ram(THERE, LEN)?;
+    g.machine.partition.map_ram(range)?;
+    let mut r = Record::default();
+    g.run_part(|h| {
+        r.expect("written before it moved", harvest(h)?, pages(5))?;
+        ask(h, 3)?;
+        r.expect("written after", harvest(h)?, pages(3))?;
+        Ok(h.partition.dirty_stop()?)
+    })?;
+    r.expect("both times", ram.u32(8), 2)?;
     Ok(r)
 }
 
