@@ -53,19 +53,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            mac: None,
-            vlan: None,
-            spoofing: false,
-            dhcp_guard: false,
-            router_guard: false,
-            addresses: None,
-            acl: Vec::new(),
-            mirror: MirrorText::None,
-            bandwidth: None,
-            weight: 1,
-            storm: None,
-        }
+        Self::PLAIN
     }
 }
 
@@ -153,6 +141,21 @@ impl Change {
 }
 
 impl Policy {
+    /// What holds where nothing was set.
+    pub(crate) const PLAIN: Self = Self {
+        mac: None,
+        vlan: None,
+        spoofing: false,
+        dhcp_guard: false,
+        router_guard: false,
+        addresses: None,
+        acl: Vec::new(),
+        mirror: MirrorText::None,
+        bandwidth: None,
+        weight: 1,
+        storm: None,
+    };
+
     /// Changes settings. Several of `acl` are a list.
     ///
     /// # Errors
