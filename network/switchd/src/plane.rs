@@ -222,6 +222,8 @@ impl Plane {
         self.switch.set(id, settings, self.now())?;
         if let Some(at) = self.place_of(id) {
             self.members[at].set_weight(weight);
+            // How long it was to wait was by the limit that it had.
+            self.members[at].waits_until = 0;
         }
         Ok(())
     }

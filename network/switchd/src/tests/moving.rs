@@ -150,6 +150,22 @@ fn a_limit_has_its_sender_wait_and_loses_nothing() {
 }
 
 #[test]
+fn a_limit_that_was_a_mistake_is_over_when_it_is_changed() {
+    let (mut plane, _handle) = plane();
+    let limit = |rate| Settings { bandwidth: Some(Limit { rate, burst: 65_536 }), ..guest(1) };
+    let mut a = plug(&mut plane, "a", limit(12));
+    let mut b = plug(&mut plane, "b", guest(2));
+    a.send(&plain(mac(2), mac(1), 65_000));
+    a.send(&plain(mac(2), mac(1), 65_000));
+    settle(&mut plane);
+    plane.round(60_000_000_000);
+    assert_eq!(b.receive().len(), 1, "the second one has more than an hour to wait");
+    plane.set(a.id, limit(12_000_000)).unwrap();
+    plane.round(60_000_000_000);
+    assert_eq!(b.receive().len(), 1);
+}
+
+#[test]
 fn ports_come_and_go_under_traffic() {
     let (mut plane, _handle) = plane();
     let mut a = plug(&mut plane, "a", guest(1));
