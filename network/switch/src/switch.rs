@@ -376,8 +376,9 @@ impl Switch {
             let (id, port) = &self.ports[n];
             let uplink = port.settings.kind == Kind::Uplink;
             let wanted = match interest {
-                // Members must not hear each other's reports, or they do not report themselves.
-                _ if routers => self.groups.has_router(place, *id, now),
+                // Members must not hear each other's reports, or they do not report themselves. Behind an uplink may be a router that
+                // has not asked yet: not as long as another one does.
+                _ if routers => self.groups.has_router(place, *id, now) || uplink,
                 Interest::Known(group) if !report => self.groups.wants(place, group, *id, now) || uplink,
                 _ => true,
             };
