@@ -8,10 +8,14 @@ use vireo_frame::{Frame, HEAD_MAX, Intent, Tag};
 use vireo_port::{PortMemory, Record, Refused, RingBroken, RingReader, RingWriter, Way, wire};
 use vireo_switch::{Delivery, Nanos, PortId};
 
+use crate::complaints::Complaints;
+
 /// Bytes that a port of weight 1 may have moved in a round: a longest frame at least. Frames count as so many more than they have, for
 /// what each costs.
 const QUANTUM: u64 = 128 << 10;
 const OVERHEAD: u64 = 512;
+/// Lines about what its guest asks for and may not have, at once.
+const COMPLAINTS: u32 = 3;
 
 /// A port of the data plane.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub(crate) struct Member {
     pub is_gone: bool,
     /// Until then it has sent all that it may.
     pub waits_until: Nanos,
+    pub complaints: Complaints,
     /// What it may have moved in this round, by weights (deficit round robin, Shreedhar and Varghese 1995).
     credit: u64,
     weight: u64,
@@ -47,6 +52,7 @@ impl Member {
             has_news: false,
             is_gone: false,
             waits_until: 0,
+            complaints: Complaints::new(COMPLAINTS),
             credit: 0,
             weight: u64::from(weight.max(1)),
         }

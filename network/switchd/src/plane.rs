@@ -17,6 +17,7 @@ use vireo_port::wire::{self, Answer, Heard, Word};
 use vireo_port::{PortMemory, Record, Refused, RingWriter, Way};
 use vireo_switch::{Counters, Nanos, PortId, Reason, Settings, Switch, SwitchError, Verdict};
 
+use crate::complaints::Complaints;
 use crate::member::{Head, Member};
 
 /// Wake-ups that are taken at a time.
@@ -27,6 +28,8 @@ const MESSAGES: usize = 8;
 const ROUNDS: u32 = 8;
 /// How often what is too old is forgotten.
 const AGEING: Nanos = 1_000_000_000;
+/// Lines about ports that were closed, at once: a worker may have it done as often as it connects.
+const COMPLAINTS: u32 = 32;
 /// The name of our own wake-ups among those of ports, which are numbers of 32 bits.
 const WAKE: u64 = u64::MAX;
 
@@ -56,6 +59,7 @@ pub struct Plane {
     news: Vec<usize>,
     head: Box<Head>,
     lost: Vec<(PortId, usize)>,
+    complaints: Complaints,
     calls: Receiver<Call>,
     wake: Arc<OwnedFd>,
     epoll: OwnedFd,
@@ -131,6 +135,7 @@ impl Plane {
             news: Vec::new(),
             head: Box::new(Head::new()),
             lost: Vec::new(),
+            complaints: Complaints::new(COMPLAINTS),
             calls,
             wake,
             epoll,
@@ -360,8 +365,7 @@ impl Plane {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
                 Err(broken) => {
-                    tracing::warn!(port = member.name, "closed: {broken}");
-                    member.is_gone = true;
+                    close(member, &mut self.complaints, now, &broken);
                     break;
                 }
             };
@@ -378,7 +382,7 @@ impl Plane {
                     }
                     Verdict::Drop(_) => {}
                     Verdict::Deliver => {
-                        self.deliver(at, &record);
+                        self.deliver(at, &record, now);
                         if !self.captures.is_empty() {
                             self.copy(at, &record);
                         }
@@ -406,7 +410,7 @@ impl Plane {
     }
 
     /// Puts a frame into the rings of those that the switch has chosen.
-    fn deliver(&mut self, from: usize, record: &Record) {
+    fn deliver(&mut self, from: usize, record: &Record, now: Nanos) {
         for delivery in self.switch.deliveries() {
             let Ok(to) = self.members.binary_search_by_key(&delivery.port, |m| m.id) else { continue };
             let Ok([sender, receiver]) = self.members.get_disjoint_mut([from, to]) else { continue };
@@ -417,10 +421,7 @@ impl Plane {
                     self.news.push(to);
                 }
                 Err(Refused::Full) => self.lost.push((delivery.port, record.length)),
-                Err(Refused::Broken(broken)) => {
-                    tracing::warn!(port = receiver.name, "closed: {broken}");
-                    receiver.is_gone = true;
-                }
+                Err(Refused::Broken(broken)) => close(receiver, &mut self.complaints, now, &broken),
             }
         }
         for (port, length) in self.lost.drain(..) {
@@ -431,7 +432,7 @@ impl Plane {
     /// Asks all ports to wake us; how long we may sleep: not at all if one has something already.
     fn wait(&mut self, now: Nanos) -> Option<Duration> {
         let mut most = AGEING.saturating_sub(now.saturating_sub(self.aged));
-        let Self { active, members, .. } = self;
+        let Self { active, members, complaints, .. } = self;
         active.retain(|id| {
             let Ok(at) = members.binary_search_by_key(id, |m| m.id) else { return false };
             let member = &mut members[at];
@@ -443,8 +444,7 @@ impl Plane {
                 Ok(false) => member.is_active = false,
                 Ok(true) => most = 0,
                 Err(broken) => {
-                    tracing::warn!(port = member.name, "closed: {broken}");
-                    member.is_gone = true;
+                    close(member, complaints, now, &broken);
                     most = 0;
                 }
             }
@@ -503,9 +503,9 @@ impl Plane {
                 Heard::Message(message, _) => match wire::parse::<Word>(message) {
                     Ok(word) => self.told(at, &word),
                     Err(why) => {
-                        tracing::warn!(port = member.name, "closed: what it says is {why}");
-                        member.is_gone = true;
-                        return;
+                        let now = self.now();
+                        let why = format_args!("what it says is {why}");
+                        return close(&mut self.members[at], &mut self.complaints, now, &why);
                     }
                 },
             }
@@ -514,14 +514,18 @@ impl Plane {
 
     /// A worker tells of its adapter.
     fn told(&mut self, at: usize, word: &Word) {
+        let now = self.now();
         let member = &mut self.members[at];
         if let Some(filter) = word.filter() {
             _ = self.switch.set_filter(member.id, filter);
         }
         if let Word::Address { mac } = word {
             let set = self.switch.set_address(member.id, *mac);
-            if let Err(why) = &set {
-                tracing::warn!(port = member.name, %mac, "another address is not allowed: {why}");
+            // A guest asks as often as it likes.
+            if let Err(why) = &set
+                && let Some(unsaid) = member.complaints.may(now)
+            {
+                tracing::warn!(port = member.name, %mac, unsaid, "another address is not allowed: {why}");
             }
             // Who does not read is not waited for.
             let answer = Answer { allowed: set.is_ok() };
@@ -548,6 +552,14 @@ impl Plane {
 
     fn place_of(&self, id: PortId) -> Option<usize> {
         self.members.binary_search_by_key(&id, |m| m.id).ok()
+    }
+}
+
+/// Closes a port whose worker broke the rules.
+fn close(member: &mut Member, complaints: &mut Complaints, now: Nanos, why: &dyn std::fmt::Display) {
+    member.is_gone = true;
+    if let Some(unsaid) = complaints.may(now) {
+        tracing::warn!(port = member.name, unsaid, "closed: {why}");
     }
 }
 

@@ -130,6 +130,57 @@ fn who_rings_without_end_or_reads_no_answers_is_not_waited_for() {
     assert_eq!(left, ["a", "b"]);
 }
 
+/// Counts lines of the log.
+#[derive(Default)]
+struct Lines(std::sync::atomic::AtomicUsize);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn nobody_fills_the_log() {
+    let lines = Arc::new(Lines::default());
+    // With one alone, tracing asks it of nothing that another test's thread has said first.
+    let _second = tracing::Dispatch::new(Arc::clone(&lines));
+    let _said_here = tracing::subscriber::set_default(Arc::clone(&lines));
+    let count = || lines.0.load(std::sync::atomic::Ordering::Relaxed);
+    let (mut plane, _handle) = plane();
+    let guest_asks = plug(&mut plane, "guest", guest(1));
+    for _ in 0..1000 {
+        let word = vireo_port::wire::Word::Address { mac: mac(77) };
+        vireo_port::wire::send(&guest_asks.socket, &word, None, false).unwrap();
+        plane.hear();
+        let mut answer = [0; 100];
+        assert!(matches!(
+            vireo_port::wire::receive(&guest_asks.socket, false, &mut answer),
+            vireo_port::wire::Heard::Message(..)
+        ));
+    }
+    let of_guest = count();
+    assert!((1..10).contains(&of_guest), "{of_guest}");
+    // A worker that comes again and again.
+    for _ in 0..1000 {
+        let evil = plug(&mut plane, "evil", guest(6));
+        rustix::net::send(&evil.socket, b"{}", rustix::net::SendFlags::empty()).unwrap();
+        plane.hear();
+        assert_eq!(plane.find("evil"), None);
+    }
+    assert!((1..100).contains(&(count() - of_guest)), "{}", count());
+}
+
 #[test]
 fn who_writes_while_it_is_read_gets_a_frame_of_its_own_through_at_most() {
     let (mut plane, _handle) = plane();
