@@ -52,6 +52,13 @@ pub enum SwitchError {
         "{0} is the address of another port: choose another one, or allow both to send from any address (spoofing)"
     )]
     InUse(Mac),
+    /// Somebody behind an uplink has it.
+    #[error(
+        "{0} is the address of a station behind the uplink, heard in the last {secs} s: choose another one, or name it in the settings of \
+         the port (vireo switch set)",
+        secs = AGE / 1_000_000_000
+    )]
+    Heard(Mac),
     /// The port's guest may not choose its address.
     #[error("the port may not have another address than it was given: spoofing is not allowed")]
     Fixed,
@@ -86,8 +93,8 @@ pub struct Switch {
     ports: Vec<(PortId, Port)>,
     next: u32,
     learning: Learning,
-    /// Ports by the address that is known to be behind them. Several have one only where all may send from any (network load
-    /// balancing gives all its hosts the same address): all get what is for it.
+    /// Ports by the address that is known to be behind them. Several have one in different VLANs, where it is not the same station,
+    /// or where all may send from any (network load balancing gives all its hosts the same address): all get what is for it.
     owners: HashMap<Mac, Arc<[PortId]>>,
     table: Table,
     groups: Groups,
@@ -142,12 +149,28 @@ impl Switch {
             return Err(SwitchError::Full);
         }
         settings.check()?;
-        self.check_address(None, settings.kind.address(), settings.spoofing)?;
+        self.check_address(None, settings.kind.address(), &settings)?;
         let id = PortId(self.next);
         self.next = self.next.checked_add(1).ok_or(SwitchError::Full)?;
         self.ports.push((id, Port::new(settings)));
         self.look_again();
         Ok(id)
+    }
+
+    /// Whether a guest may have its address for no better reason than that its worker says so.
+    ///
+    /// # Errors
+    /// It is that of a station behind an uplink, in a VLAN of the port: a router's, perhaps, whose frames it would get.
+    pub fn check_claim(&self, settings: &Settings, now: Nanos) -> Result<(), SwitchError> {
+        let Kind::Guest(mac) = settings.kind else { return Ok(()) };
+        let is_uplink = |id| self.port(id).is_some_and(|port| port.settings.kind == Kind::Uplink);
+        let heard = self.table.all().any(|(place, station, port, seen)| {
+            station == mac
+                && now.saturating_sub(seen) < AGE
+                && is_uplink(port)
+                && self.learning.is_at(&settings.vlan, place)
+        });
+        if heard { Err(SwitchError::Heard(mac)) } else { Ok(()) }
     }
 
     /// Takes a port away, and forgets who was behind it.
@@ -168,7 +191,7 @@ impl Switch {
     /// As for [`Self::add`]; nothing is changed then.
     pub fn set(&mut self, id: PortId, settings: Settings, now: Nanos) -> Result<(), SwitchError> {
         settings.check()?;
-        self.check_address(Some(id), settings.kind.address(), settings.spoofing)?;
+        self.check_address(Some(id), settings.kind.address(), &settings)?;
         self.port_mut(id)?.set(settings);
         self.forget(id, now);
         self.look_again();
@@ -190,7 +213,7 @@ impl Switch {
         if !mac.is_station() {
             return Err(SwitchError::NoStation(mac));
         }
-        self.check_address(Some(id), Some(mac), port.settings.spoofing)?;
+        self.check_address(Some(id), Some(mac), &port.settings)?;
         self.port_mut(id)?.address = Some(mac);
         self.look_again();
         Ok(())
@@ -312,19 +335,21 @@ impl Switch {
         if is_reserved(headers.destination) {
             return drop(Reason::Reserved);
         }
-        let owners = self.owners.get(&headers.source);
-        let own = owners.is_some_and(|o| o.contains(from));
-        if !own && (owners.is_some() || !port.learns()) {
+        let own = self.owners.get(&headers.source).is_some_and(|o| o.contains(from));
+        let learns = port.learns();
+        let place = self.learning.place(came);
+        if !own && (!learns || self.owners_at(place, headers.source).next().is_some()) {
             return drop(Reason::Spoofed);
         }
+        let port = &mut self.ports[at].1;
         if let Some(refusal) = port.settings.guards.refusal(bytes, &headers) {
             return drop(reason_of(refusal));
         }
         if !port.settings.acl.passes(&headers, Direction::Out, now) {
             return drop(Reason::Acl);
         }
-        let place = self.learning.place(came);
-        let to = find(&self.owners, &self.table, place, headers.destination, now);
+        let to = self.find(place, headers.destination, now);
+        let (from, port) = &mut self.ports[at];
         let floods = matches!(to, To::Group | To::Unknown);
         // First what has it offered again: it is to count once by the others.
         if let Some(Err(wait)) = port.bandwidth().map(|bucket| bucket.take(length as u64, now)) {
@@ -333,7 +358,7 @@ impl Switch {
         if floods && port.storm().is_some_and(|bucket| bucket.take(1, now).is_err()) {
             return drop(Reason::Storm);
         }
-        if !own && port.learns() {
+        if !own && learns {
             let most = port.settings.stations;
             self.table.learn(place, headers.source, *from, most, now);
         }
@@ -423,6 +448,27 @@ impl Switch {
         self.groups.has_routers(self.learning.place(vlan), now)
     }
 
+    /// Who has the address of a frame that goes to somebody in a place.
+    fn find(&self, place: Vlan, to: Mac, now: Nanos) -> To {
+        if to.is_group() {
+            return To::Group;
+        }
+        let mut owners = self.owners_at(place, to);
+        match (owners.next(), owners.next()) {
+            (None, _) => self.table.find(place, to, now).map_or(To::Unknown, To::One),
+            (Some(owner), None) => To::One(owner),
+            (Some(_), Some(_)) => self.owners.get(&to).map_or(To::Unknown, |all| To::Owners(Arc::clone(all))),
+        }
+    }
+
+    /// Ports behind which an address is known to be, in a place.
+    fn owners_at(&self, place: Vlan, mac: Mac) -> impl Iterator<Item = PortId> {
+        let all = self.owners.get(&mac).map_or(&[][..], |owners| owners);
+        let is_there =
+            move |id: &PortId| self.port(*id).is_some_and(|p| self.learning.is_at(&p.settings.vlan, place));
+        all.iter().copied().filter(is_there)
+    }
+
     fn place_of(&self, id: PortId) -> Option<usize> {
         // They are in the order of their numbers.
         self.ports.binary_search_by_key(&id, |(id, _)| *id).ok()
@@ -438,14 +484,26 @@ impl Switch {
     }
 
     /// Whether a port may have an address.
-    fn check_address(&self, id: Option<PortId>, mac: Option<Mac>, spoofing: bool) -> Result<(), SwitchError> {
+    fn check_address(
+        &self,
+        id: Option<PortId>,
+        mac: Option<Mac>,
+        settings: &Settings,
+    ) -> Result<(), SwitchError> {
         let Some(mac) = mac else { return Ok(()) };
-        let mut others =
-            self.ports.iter().filter(|(other, port)| Some(*other) != id && port.address == Some(mac));
-        match others.any(|(_, port)| !spoofing || !port.settings.spoofing) {
-            true => Err(SwitchError::InUse(mac)),
-            false => Ok(()),
+        let others = || self.ports.iter().filter(|(other, _)| Some(*other) != id).map(|(_, port)| port);
+        if !others().any(|port| port.address == Some(mac)) {
+            return Ok(());
         }
+        // As it is to be.
+        let modes = others().map(|port| &port.settings.vlan).chain([&settings.vlan]);
+        let learning = Learning::of(modes);
+        let clashes = |port: &Port| {
+            port.address == Some(mac)
+                && !(settings.spoofing && port.settings.spoofing)
+                && learning.meet(&port.settings.vlan, &settings.vlan)
+        };
+        if others().any(clashes) { Err(SwitchError::InUse(mac)) } else { Ok(()) }
     }
 
     fn forget(&mut self, id: PortId, now: Nanos) {
@@ -463,21 +521,9 @@ impl Switch {
             }
         }
         self.owners = owners.into_iter().map(|(mac, ports)| (mac, ports.into())).collect();
-        let owners = &self.owners;
-        self.table.forget(|_, mac, _, _| owners.contains_key(&mac));
-    }
-}
-
-fn find(owners: &HashMap<Mac, Arc<[PortId]>>, table: &Table, place: Vlan, to: Mac, now: Nanos) -> To {
-    if to.is_group() {
-        return To::Group;
-    }
-    match owners.get(&to) {
-        Some(owners) => match owners[..] {
-            [owner] => To::One(owner),
-            _ => To::Owners(Arc::clone(owners)),
-        },
-        None => table.find(place, to, now).map_or(To::Unknown, To::One),
+        let mut table = std::mem::take(&mut self.table);
+        table.forget(|place, mac, _, _| self.owners_at(place, mac).next().is_some());
+        self.table = table;
     }
 }
 
