@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vireo_frame::headers::ether_type;
 use vireo_frame::{Frame, HEAD_MAX, Intent, Tag};
-use vireo_port::{PortMemory, Record, Refused, RingBroken, RingReader, RingWriter, Way, wire};
+use vireo_port::{PortMemory, PortRequest, Record, Refused, RingBroken, RingReader, RingWriter, Way, wire};
 use vireo_switch::{Delivery, Nanos, PortId};
 
 use crate::complaints::Complaints;
@@ -22,6 +22,8 @@ const COMPLAINTS: u32 = 3;
 pub(crate) struct Member {
     pub id: PortId,
     pub name: String,
+    /// What its worker asked for, if there is one.
+    pub asked: Option<PortRequest>,
     pub socket: OwnedFd,
     pub reader: RingReader,
     pub writer: RingWriter,
@@ -45,6 +47,7 @@ impl Member {
         Self {
             id,
             name,
+            asked: None,
             socket,
             reader: RingReader::new(&memory, Way::Up),
             writer: RingWriter::new(&memory, Way::Down),

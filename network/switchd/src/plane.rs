@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll};
 use serde::{Deserialize, Serialize};
 use vireo_frame::{Frame, Intent};
 use vireo_port::wire::{self, Answer, Heard, Word};
-use vireo_port::{PortMemory, Record, Refused, RingWriter, Way};
+use vireo_port::{PortMemory, PortRequest, Record, Refused, RingWriter, Way};
 use vireo_switch::{Counters, Nanos, PortId, Reason, Settings, Switch, SwitchError, Verdict};
 
 use crate::complaints::Complaints;
@@ -184,6 +184,24 @@ impl Plane {
         Ok(id)
     }
 
+    /// Adds a worker's port, of which it is kept what the worker asked for.
+    ///
+    /// # Errors
+    /// As for [`Self::add`].
+    pub fn add_worker(
+        &mut self,
+        request: PortRequest,
+        settings: Settings,
+        memory: PortMemory,
+        socket: OwnedFd,
+    ) -> Result<PortId, SwitchError> {
+        let id = self.add(request.name.clone(), settings, memory, socket)?;
+        if let Some(at) = self.place_of(id) {
+            self.members[at].asked = Some(request);
+        }
+        Ok(id)
+    }
+
     /// The port of that name. One whose worker has gone just now is none.
     pub fn find(&mut self, name: &str) -> Option<PortId> {
         let at = self.members.iter().position(|m| m.name == name)?;
@@ -193,19 +211,20 @@ impl Plane {
         self.place_of(id).map(|_| id)
     }
 
-    /// Gives each port the settings that `settings` says, if it does so: all, or none of them.
+    /// Gives each port the settings that `settings` says, if it does so: all, or none of them. It is told the port's name, what its
+    /// worker asked for, and the settings that it has.
     ///
     /// # Errors
     /// Some cannot be; it says of which port.
     pub fn set_all(
         &mut self,
-        settings: impl Fn(&str, &Settings) -> Option<Settings>,
+        settings: impl Fn(&str, Option<&PortRequest>, &Settings) -> Option<Settings>,
     ) -> Result<(), (String, SwitchError)> {
         let mut before = Vec::new();
         for n in 0..self.members.len() {
-            let (id, name) = (self.members[n].id, &self.members[n].name);
+            let Member { id, ref name, ref asked, .. } = self.members[n];
             let Some(old) = self.switch.settings(id).cloned() else { continue };
-            let Some(new) = settings(name, &old) else { continue };
+            let Some(new) = settings(name, asked.as_ref(), &old) else { continue };
             let name = name.clone();
             before.push((id, old));
             if let Err(e) = self.set(id, new) {
@@ -233,12 +252,15 @@ impl Plane {
         Ok(())
     }
 
-    /// Closes a port. Who is behind it may come again.
-    pub fn close(&mut self, id: PortId) {
-        if let Some(at) = self.place_of(id) {
-            self.members[at].is_gone = true;
-            self.sweep();
+    /// Closes ports whose workers asked for what they may not have; `fits` says why. They may ask again.
+    pub fn close_unless(&mut self, fits: impl Fn(&PortRequest) -> Result<(), String>) {
+        let now = self.now();
+        for member in &mut self.members {
+            if let Some(Err(why)) = member.asked.as_ref().map(&fits) {
+                close(member, &mut self.complaints, now, &why);
+            }
         }
+        self.sweep();
     }
 
     /// From now on copies of frames, of all or of what comes or goes by a port, go to the ring of who looks on. Its number.

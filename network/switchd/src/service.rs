@@ -268,21 +268,20 @@ impl Shared {
         if !config.strangers && !config.ports.contains_key(name) {
             return Err("the switch takes only ports that it has settings for (vireo switch set)".into());
         }
-        if let Some(mac) = policy.mac.filter(|mac| *mac != request.mac) {
-            return Err(format!("its address is {mac} by the switch's settings, not {}", request.mac));
-        }
-        let asked = request.vlan.map(VlanMode::Access);
-        if let (Some(vlan), Some(asked)) = (&policy.vlan, &asked)
-            && vlan != asked
-        {
-            return Err(format!("its VLAN is {vlan} by the switch's settings, not {asked}"));
-        }
-        let settings = policy.settings(Kind::Guest(request.mac), asked);
+        policy.fits(request)?;
+        let settings = policy.settings(Kind::Guest(request.mac), request.vlan.map(VlanMode::Access));
+        let is_claim = policy.mac.is_none();
         let host = |e: io::Error| format!("the host refuses a port's memory: {e}");
         let memory = PortMemory::create(RING).map_err(host)?;
         let file = memory.file().try_clone_to_owned().map_err(host)?;
-        let (its, name) = (socket.try_clone().map_err(host)?, name.to_string());
-        let added = self.plane.call(move |plane| plane.add(name, settings, memory, its));
+        let (its, asked) = (socket.try_clone().map_err(host)?, request.clone());
+        let added = self.plane.call(move |plane| {
+            let now = plane.now();
+            if is_claim {
+                plane.switch().check_claim(&settings, now)?;
+            }
+            plane.add_worker(asked, settings, memory, its)
+        });
         added.ok_or_else(ended)?.map_err(|e| e.to_string())?;
         tracing::info!(port = request.name, mac = %request.mac, "has come");
         let (mtu, speed) = (config.mtu, config.speed);
@@ -329,12 +328,13 @@ impl Shared {
     fn put_in_place(&self, old: &Config, new: &Config) -> Result<(), String> {
         let (old, new) = (old.clone(), new.clone());
         let set = move |plane: &mut Plane| {
-            plane.set_all(|name, now: &Settings| {
+            plane.set_all(|name, asked, now: &Settings| {
                 let (old, new) = (old.policy(name), new.policy(name));
-                // Where the worker chose its VLAN, that stays, unless the switch has another one now.
-                let asked = if old.vlan.is_none() { Some(now.vlan.clone()) } else { None };
-                (old != new).then(|| new.settings(now.kind, asked))
+                let stays = old != new && asked.is_none_or(|asked| new.fits(asked).is_ok());
+                let vlan = asked.and_then(|asked| asked.vlan).map(VlanMode::Access);
+                stays.then(|| new.settings(now.kind, vlan))
             })?;
+            plane.close_unless(|asked| new.policy(&asked.name).fits(asked));
             plane.switch().set_snooping(new.snooping);
             plane.switch().set_querier(new.querier);
             Ok(())
