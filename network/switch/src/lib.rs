@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 pub mod acl;
+mod flows;
 pub mod groups;
 mod guard;
 mod port;
