@@ -31,6 +31,8 @@ impl PortId {
 
 /// Ports of a switch, at most.
 pub const PORTS_MAX: usize = 1024;
+/// Bytes of a member's report that are heard, at most: a jumbo frame's.
+pub const REPORT_MAX: usize = 9 * 1024;
 
 /// A port cannot be like that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +104,8 @@ pub struct Switch {
     snooping: bool,
     pub(crate) querier: Querier,
     deliveries: Vec<Delivery>,
+    /// The last frame is a member's report of which not all was seen: of where, whose, and when.
+    unheard: Option<(Vlan, PortId, Headers, Nanos)>,
 }
 
 /// A frame on its way.
@@ -284,6 +288,19 @@ impl Switch {
         &self.deliveries
     }
 
+    /// Whether the last frame is a member's report that is longer than what was given of it: all is to be given to
+    /// [`Self::hear_whole`] then, up to [`REPORT_MAX`].
+    pub fn wants_whole(&self) -> bool {
+        self.unheard.is_some()
+    }
+
+    /// Hears what the last frame says of groups: who sent it tells of itself alone, so nothing else is decided by these bytes.
+    pub fn hear_whole(&mut self, bytes: &[u8]) {
+        if let Some((place, from, headers, now)) = self.unheard.take() {
+            self.groups.hear(place, from, &bytes[..bytes.len().min(REPORT_MAX)], &headers, now);
+        }
+    }
+
     /// Decides about a frame that came by a port. `bytes` are its first ones, with all headers; `length` is how long it is, in bytes;
     /// `outer` is a tag that came beside the frame, not in it.
     pub fn forward(
@@ -295,6 +312,7 @@ impl Switch {
         outer: Option<Tag>,
     ) -> Verdict {
         self.deliveries.clear();
+        self.unheard = None;
         let Some(at) = self.place_of(from) else { return Verdict::Drop(Reason::Vlan) };
         let verdict = match self.admit(at, now, bytes, length, outer) {
             Ok(frame) => {
@@ -391,6 +409,9 @@ impl Switch {
     fn deliver_to_group(&mut self, frame: &Frame<'_>, length: usize) -> bool {
         let Frame { place, now, .. } = *frame;
         let report = self.snooping && self.groups.hear(place, frame.from, frame.bytes, &frame.headers, now);
+        if report && length > frame.bytes.len() {
+            self.unheard = Some((place, frame.from, frame.headers, now));
+        }
         let routers = report && self.groups.has_routers(place, now);
         let interest = match self.snooping {
             true => self.groups.interest(place, &frame.headers, now),

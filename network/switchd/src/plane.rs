@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use vireo_frame::{Frame, Intent};
 use vireo_port::wire::{self, Answer, Heard, Word};
 use vireo_port::{PortMemory, PortRequest, Record, Refused, RingWriter, Way};
-use vireo_switch::{Counters, Nanos, PortId, Reason, Settings, Switch, SwitchError, Verdict};
+use vireo_switch::{Counters, Nanos, PortId, REPORT_MAX, Reason, Settings, Switch, SwitchError, Verdict};
 
 use crate::complaints::Complaints;
 use crate::member::{Head, Member};
@@ -65,6 +65,7 @@ pub struct Plane {
     epoll: OwnedFd,
     /// Who wakes us.
     ready: Vec<u64>,
+    /// What workers say: a message, or a report of members.
     messages: Vec<u8>,
     started: Instant,
     aged: Nanos,
@@ -404,6 +405,11 @@ impl Plane {
                     }
                     Verdict::Drop(_) => {}
                     Verdict::Deliver => {
+                        if self.switch.wants_whole() {
+                            let all = &mut self.messages[..record.length.min(REPORT_MAX)];
+                            self.members[at].reader.read(&record, 0, all);
+                            self.switch.hear_whole(all);
+                        }
                         self.deliver(at, &record, now);
                         if !self.captures.is_empty() {
                             self.copy(at, &record);
