@@ -51,6 +51,9 @@ pub enum ServeError {
     /// The host.
     #[error("the host refuses what a switch needs: {0}")]
     Host(#[from] io::Error),
+    /// The data plane is no more, which nobody asked for.
+    #[error("the switch failed: the thread that moves frames has ended")]
+    Failed,
     /// Its uplink.
     #[error("the uplink {uplink}: {why}")]
     Uplink {
@@ -67,7 +70,7 @@ pub struct Service {
     sockets: Sockets,
     listeners: Vec<(OwnedFd, JoinHandle<()>)>,
     plane: Option<JoinHandle<()>>,
-    ended: Receiver<()>,
+    ended: Receiver<Ending>,
     /// Taken away before the data plane is.
     uplink: Option<Joined>,
     /// Locked while we are.
@@ -78,7 +81,24 @@ struct Shared {
     config: Mutex<Config>,
     path: PathBuf,
     plane: Handle,
-    end: Sender<()>,
+    end: Sender<Ending>,
+}
+
+/// Why a switch ends.
+enum Ending {
+    /// It was told to.
+    Told,
+    /// Its data plane has ended.
+    Failed,
+}
+
+/// Says so when the data plane ends, however it does.
+struct OfPlane(Sender<Ending>);
+
+impl Drop for OfPlane {
+    fn drop(&mut self) {
+        _ = self.0.send(Ending::Failed);
+    }
 }
 
 impl Service {
@@ -100,8 +120,13 @@ impl Service {
         let (mut plane, handle) = Plane::new()?;
         plane.switch().set_snooping(config.snooping);
         plane.switch().set_querier(config.querier);
-        let thread = Builder::new().name("switch".into()).spawn(move || plane.run())?;
         let (end, ended) = channel();
+        let ending = OfPlane(end.clone());
+        let run = move || {
+            let _ending = ending;
+            plane.run();
+        };
+        let thread = Builder::new().name("switch".into()).spawn(run)?;
         let shared = Arc::new(Shared { config: Mutex::new(config), path, plane: handle, end });
         let mut service = Self {
             shared: Arc::clone(&shared),
@@ -166,15 +191,27 @@ impl Service {
         _ = rustix::process::setsid();
     }
 
+    #[cfg(test)]
+    pub(crate) fn break_plane(&self) {
+        let called: Option<()> = self.shared.plane.call(|_| panic!("as if there were a fault in it"));
+        assert_eq!(called, None);
+    }
+
     /// What ends [`Self::wait`], from any thread.
     pub fn ender(&self) -> impl Fn() + Send + use<> {
         let end = self.shared.end.clone();
-        move || _ = end.send(())
+        move || _ = end.send(Ending::Told)
     }
 
     /// Waits until a user, or [`Self::ender`], ends the switch.
-    pub fn wait(&self) {
-        _ = self.ended.recv();
+    ///
+    /// # Errors
+    /// It does not move frames any more: whoever supervises it is to start another one.
+    pub fn wait(&self) -> Result<(), ServeError> {
+        match self.ended.recv() {
+            Ok(Ending::Failed) => Err(ServeError::Failed),
+            Ok(Ending::Told) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -194,6 +231,7 @@ impl Drop for Service {
     }
 }
 
+/// Why the data plane does not answer.
 fn ended() -> String {
     "the switch is ending".into()
 }
@@ -301,7 +339,7 @@ impl Shared {
                 Err(why) => Err(why),
             },
             Ok(Request::End) => {
-                _ = self.end.send(());
+                _ = self.end.send(Ending::Told);
                 Ok(Answer::Done)
             }
             Err(why) => Err(format!("the request is not understood: {why}")),

@@ -32,8 +32,7 @@ pub fn serve(here: &Here<'_>, name: &str, background: bool) -> Result<(), String
     let end = service.ender();
     let take = move || signals.forever().take(1).for_each(|_| end());
     std::thread::Builder::new().name("signals".into()).spawn(take).map_err(|e| format!("a thread: {e}"))?;
-    service.wait();
-    Ok(())
+    service.wait().map_err(|e| format!("switch {name}: {e}"))
 }
 
 /// Starts a switch in the background, and waits until it serves.

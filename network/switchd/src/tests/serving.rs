@@ -135,6 +135,21 @@ fn workers_meet_on_a_switch_that_is_started_again() {
 }
 
 #[test]
+fn a_switch_that_moves_no_frames_any_more_ends_and_says_so() {
+    let home = Home::new(SwitchKind::Private, None);
+    let service = home.start();
+    let (a, _nic) = home.connect("a", 1, None).unwrap();
+    service.break_plane();
+    assert!(service.wait().unwrap_err().to_string().contains("failed"));
+    drop(service);
+    soon(|| !a.is_connected());
+    let service = home.start();
+    soon(|| a.is_connected());
+    home.ask(&Request::End).unwrap();
+    service.wait().unwrap();
+}
+
+#[test]
 fn who_may_not_come_is_told_why() {
     let home = Home::new(SwitchKind::Private, None);
     let _service = home.start();
