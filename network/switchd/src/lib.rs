@@ -15,6 +15,7 @@
 #![warn(missing_docs)]
 
 mod capture;
+mod closer;
 mod complaints;
 mod config;
 pub mod control;

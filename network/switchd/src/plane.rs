@@ -17,6 +17,7 @@ use vireo_port::wire::{self, Answer, Heard, Word};
 use vireo_port::{PortMemory, PortRequest, Record, Refused, RingWriter, Way};
 use vireo_switch::{Counters, Nanos, PortId, REPORT_MAX, Reason, Settings, Switch, SwitchError, Verdict};
 
+use crate::closer::Closer;
 use crate::complaints::Complaints;
 use crate::member::{Head, Member};
 
@@ -60,6 +61,7 @@ pub struct Plane {
     head: Box<Head>,
     lost: Vec<(PortId, usize)>,
     complaints: Complaints,
+    closer: Closer,
     calls: Receiver<Call>,
     wake: Arc<OwnedFd>,
     epoll: OwnedFd,
@@ -137,6 +139,7 @@ impl Plane {
             head: Box::new(Head::new()),
             lost: Vec::new(),
             complaints: Complaints::new(COMPLAINTS),
+            closer: Closer::new()?,
             calls,
             wake,
             epoll,
@@ -528,7 +531,9 @@ impl Plane {
                     self.members[at].is_gone = true;
                     return;
                 }
-                Heard::Message(message, _) => match wire::parse::<Word>(message) {
+                Heard::Message(_, Some(file)) => return self.refuse_files(at, vec![file]),
+                Heard::Files(files) => return self.refuse_files(at, files),
+                Heard::Message(message, None) => match wire::parse::<Word>(message) {
                     Ok(word) => self.told(at, &word),
                     Err(why) => {
                         let now = self.now();
@@ -538,6 +543,13 @@ impl Plane {
                 },
             }
         }
+    }
+
+    /// A worker sends files, which no honest one does.
+    fn refuse_files(&mut self, at: usize, files: Vec<OwnedFd>) {
+        files.into_iter().for_each(|file| self.closer.close(file));
+        let now = self.now();
+        close(&mut self.members[at], &mut self.complaints, now, &"it sends files");
     }
 
     /// A worker tells of its adapter.
@@ -572,6 +584,9 @@ impl Plane {
                     _ = epoll::delete(&self.epoll, &member.socket);
                     _ = self.switch.remove(member.id, now);
                     tracing::info!(port = member.name, "is gone");
+                    // The worker hears of it now; files may be in what was not read.
+                    _ = rustix::net::shutdown(&member.socket, rustix::net::Shutdown::Both);
+                    self.closer.close(member.socket);
                 }
                 false => n += 1,
             }
