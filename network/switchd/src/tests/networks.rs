@@ -53,6 +53,8 @@ fn bind(network: &Namespace, port: u16) -> UdpSocket {
 /// Whether datagrams arrive at all of these. None is waited for long, and one that is to arrive is sent often enough.
 fn reach(from: &UdpSocket, to: (u8, u16), at: &[&UdpSocket]) -> Vec<bool> {
     let to = (Ipv4Addr::new(10, 0, 0, to.0), to.1);
+    // What was on its way before.
+    at.iter().for_each(|socket| while socket.recv_from(&mut [0; 64]).is_ok() {});
     let mut arrived = vec![false; at.len()];
     for turn in 0..40 {
         // It may not know yet where that is, or be told that nobody is there.
