@@ -11,15 +11,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll};
-use serde::{Deserialize, Serialize};
 use vireo_frame::{Frame, Intent};
 use vireo_port::wire::{self, Answer, Heard, Word};
 use vireo_port::{PortMemory, PortRequest, Record, Refused, RingWriter, Way};
-use vireo_switch::{Counters, Nanos, PortId, REPORT_MAX, Reason, Settings, Switch, SwitchError, Verdict};
+use vireo_switch::{Nanos, PortId, REPORT_MAX, Reason, Settings, Switch, SwitchError, Verdict};
 
 use crate::closer::Closer;
 use crate::complaints::Complaints;
 use crate::member::{Head, Member};
+use crate::report::{PortReport, report};
 
 /// Wake-ups that are taken at a time.
 const EVENTS: usize = 64;
@@ -79,30 +79,6 @@ pub struct Plane {
 pub struct Handle {
     calls: Sender<Call>,
     wake: Arc<OwnedFd>,
-}
-
-/// A port, as it is seen from outside.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PortReport {
-    /// Its number.
-    pub number: u32,
-    /// Its name.
-    pub name: String,
-    /// The address that is known to be behind it.
-    pub mac: Option<String>,
-    /// Its part in VLANs.
-    pub vlan: String,
-    /// Frames that came by it, and their bytes.
-    pub sent: (u64, u64),
-    /// Frames that went out by it.
-    pub received: (u64, u64),
-    /// Frames that it had no room for.
-    pub lost: u64,
-    /// Frames that its rules kept from it.
-    pub refused: u64,
-    /// Frames that were not taken from it, by reason; no reason that there was not.
-    pub dropped: std::collections::BTreeMap<String, u64>,
 }
 
 impl Handle {
@@ -286,7 +262,7 @@ impl Plane {
         let of = |m: &Member| {
             let settings = self.switch.settings(m.id)?;
             let counters = self.switch.counters(m.id)?;
-            let mac = self.switch.address(m.id).map(|m| m.to_string());
+            let mac = self.switch.address(m.id);
             Some(report(m, mac, settings, &counters))
         };
         self.members.iter().filter_map(of).collect()
@@ -603,20 +579,5 @@ fn close(member: &mut Member, complaints: &mut Complaints, now: Nanos, why: &dyn
     member.is_gone = true;
     if let Some(unsaid) = complaints.may(now) {
         tracing::warn!(port = member.name, unsaid, "closed: {why}");
-    }
-}
-
-fn report(member: &Member, mac: Option<String>, settings: &Settings, counters: &Counters) -> PortReport {
-    let dropped = Reason::ALL.iter().map(|r| (r.name().to_string(), counters.dropped[*r as usize]));
-    PortReport {
-        number: member.id.number(),
-        name: member.name.clone(),
-        mac,
-        vlan: settings.vlan.to_string(),
-        sent: (counters.sent.frames, counters.sent.bytes),
-        received: (counters.received.frames, counters.received.bytes),
-        lost: counters.lost,
-        refused: counters.refused,
-        dropped: dropped.filter(|(_, count)| *count > 0).collect(),
     }
 }
