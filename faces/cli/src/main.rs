@@ -5,6 +5,7 @@
 
 mod disk;
 mod host;
+mod log;
 mod output;
 mod run;
 mod size;
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
     // Standard error may be full or closed, which is no reason to end a guest.
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))
-        .with_writer(std::io::stderr)
+        .with_writer(log::writer)
         .log_internal_errors(false)
         .init();
     if let Some(why) = refused {

@@ -76,6 +76,8 @@ struct Shared {
     /// One asks for an address at a time, and waits here.
     asking: Mutex<()>,
     answer: Mutex<Option<Sender<bool>>>,
+    /// Why the switch did not take us back, when it was asked last.
+    refusal: Mutex<Option<String>>,
     mtu: AtomicU32,
     speed: AtomicU64,
     /// Wakes the port's thread.
@@ -162,6 +164,7 @@ impl SwitchPort {
             wants: Mutex::new(wants),
             asking: Mutex::new(()),
             answer: Mutex::new(None),
+            refusal: Mutex::new(None),
             mtu: AtomicU32::new(0),
             speed: AtomicU64::new(0),
             wake,
@@ -180,6 +183,11 @@ impl SwitchPort {
     /// Whether the switch is there now.
     pub fn is_connected(&self) -> bool {
         lock(&self.shared.up).is_some()
+    }
+
+    /// Why the switch, which is there, does not have us now.
+    pub fn refusal(&self) -> Option<String> {
+        lock(&self.shared.refusal).clone()
     }
 }
 
@@ -228,6 +236,14 @@ impl Shared {
         self.speed.store(given.speed, Ordering::Relaxed);
         let writer = RingWriter::new(&given.memory, Way::Up);
         *lock(&self.up) = Some(Up { writer, socket: Arc::clone(&given.socket) });
+    }
+
+    /// Keeps in mind whether the switch refuses us, and why. It is asked often: whether that is news.
+    fn refused(&self, why: Option<String>) -> bool {
+        let mut refusal = lock(&self.refusal);
+        let is_news = *refusal != why;
+        *refusal = why;
+        is_news
     }
 
     fn wake(&self) {

@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub const MESSAGE_MAX: usize = 16 * 1024;
 const GROUPS_MAX: usize = 512;
 /// Longest name of a port or a switch.
 const NAME_MAX: usize = 64;
+/// Files that come with a message, at most (the kernel's limit).
+const FILES_MAX: usize = 253;
 /// Connections that wait to be served.
 const BACKLOG: i32 = 64;
 
@@ -133,6 +135,8 @@ pub enum Heard<'a> {
     Bell,
     /// A message, with a file if one was with it.
     Message(&'a [u8], Option<OwnedFd>),
+    /// Files that nobody wants. Closing one may take as long as its sender likes.
+    Files(Vec<OwnedFd>),
     /// Nothing, now.
     Nothing,
     /// The other side has closed, or the socket is of no use any more.
@@ -162,9 +166,26 @@ pub fn listen(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     let socket = socket(kind)?;
     // The name gets the mode that the socket has when it is bound.
     rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    refuse_files(&socket);
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+/// Has the kernel refuse files that others would send to a socket, and to those that are accepted from it. Kernels before 6.16 cannot.
+fn refuse_files(socket: &OwnedFd) {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let off: libc::c_int = 0;
+    // SAFETY: the option's value is an integer, which lives during the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            std::ptr::from_ref(&off).cast(),
+            size_of_val(&off) as libc::socklen_t,
+        );
+    }
 }
 
 /// How long receiving and sending wait.
@@ -209,24 +230,28 @@ pub fn send<T: Serialize>(
 }
 
 /// Receives what there is; `wait`: until something comes, or the socket's patience ends. Messages go to `buffer`, of [`MESSAGE_MAX`] bytes.
+/// No file is closed here.
 pub fn receive<'a>(socket: impl AsFd, wait: bool, buffer: &'a mut [u8]) -> Heard<'a> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut flags = RecvFlags::CMSG_CLOEXEC;
     flags.set(RecvFlags::DONTWAIT, !wait);
-    match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
-        Ok(got) if got.bytes == 0 => Heard::Gone,
-        Ok(got) if got.bytes == 1 => Heard::Bell,
-        Ok(got) => {
-            let files = control.drain().filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(files) => Some(files),
-                _ => None,
-            });
-            let file = files.flatten().next();
-            Heard::Message(&buffer[..got.bytes.min(buffer.len())], file)
+    let got = match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+        Ok(got) => got.bytes,
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Heard::Nothing,
+        Err(_) => return Heard::Gone,
+    };
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(these) = message {
+            files.extend(these);
         }
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Heard::Nothing,
-        Err(_) => Heard::Gone,
+    }
+    match (got, files.len()) {
+        (0, 0) => Heard::Gone,
+        (1, 0) => Heard::Bell,
+        (2.., 0..=1) => Heard::Message(&buffer[..got.min(buffer.len())], files.pop()),
+        _ => Heard::Files(files),
     }
 }
 

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use ahash::AHashMap as HashMap;
-
+use crate::flows::{Flow, Flows};
 use crate::rate::Nanos;
 use vireo_frame::Mac;
 use vireo_frame::headers::{Headers, Ip, Network, Transport};
@@ -17,6 +16,15 @@ pub enum Direction {
     In,
     /// From it.
     Out,
+}
+
+impl Direction {
+    fn other(self) -> Self {
+        match self {
+            Self::In => Self::Out,
+            Self::Out => Self::In,
+        }
+    }
 }
 
 /// What happens to a frame that a rule is about.
@@ -130,31 +138,19 @@ impl Rule {
     }
 }
 
-/// What answers are allowed for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Flow {
-    local: IpAddr,
-    remote: IpAddr,
-    protocol: u8,
-    ports: Option<(u16, u16)>,
-}
-
-/// Flows of a port whose answers are let pass, at most: a guest makes them.
-const FLOWS_MAX: usize = 16384;
-
 /// The rules of a port, and the flows whose answers pass. Without rules everything does; and so does what no rule is about.
 #[derive(Clone, Debug, Default)]
 pub struct Acl {
     rules: Vec<Rule>,
-    /// Until when, and for how long after each frame.
-    flows: HashMap<(Flow, Direction), (Nanos, Nanos)>,
+    /// By the way that the answers go.
+    flows: [Flows; 2],
 }
 
 impl Acl {
     /// With these rules; of those with one weight, the first counts.
     pub fn new(mut rules: Vec<Rule>) -> Self {
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.weight));
-        Self { rules, flows: HashMap::new() }
+        Self { rules, flows: Default::default() }
     }
 
     /// The rules, in the order in which they are looked at.
@@ -173,10 +169,8 @@ impl Acl {
         }
         let view = View::of(headers, direction);
         if let Some(flow) = view.flow()
-            && let Some((until, idle)) = self.flows.get_mut(&(flow, direction))
-            && *until > now
+            && self.flows[direction as usize].has(&flow, now)
         {
-            *until = now.saturating_add(*idle);
             return true;
         }
         match self.rules.iter().find(|rule| rule.is_about(direction, &view)).map(|rule| rule.action) {
@@ -184,25 +178,10 @@ impl Acl {
             Some(Action::Deny) => false,
             Some(Action::AllowAnswers(idle)) => {
                 if let Some(flow) = view.flow() {
-                    self.expect_answers(flow, direction, idle, now);
+                    self.flows[direction.other() as usize].expect(flow, idle, now);
                 }
                 true
             }
-        }
-    }
-
-    fn expect_answers(&mut self, flow: Flow, direction: Direction, idle: Duration, now: Nanos) {
-        let idle = idle.as_nanos().try_into().unwrap_or(Nanos::MAX);
-        let answers = match direction {
-            Direction::In => Direction::Out,
-            Direction::Out => Direction::In,
-        };
-        if self.flows.len() >= FLOWS_MAX && !self.flows.contains_key(&(flow, answers)) {
-            self.flows.retain(|_, (until, _)| *until > now);
-        }
-        // When there is no room even so, the frame passes, and its answers do not.
-        if self.flows.len() < FLOWS_MAX || self.flows.contains_key(&(flow, answers)) {
-            self.flows.insert((flow, answers), (now.saturating_add(idle), idle));
         }
     }
 }

@@ -10,7 +10,8 @@ use vireo_frame::headers::{Headers, Ip, Network, Transport, protocol};
 pub struct Guards {
     /// No offers of addresses (DHCP and DHCPv6).
     pub dhcp: bool,
-    /// No router advertisements and redirects (ICMP and ICMPv6).
+    /// No router advertisements and redirects (ICMP and ICMPv6), and no questions about groups (IGMP, MLD): who asks is a router to
+    /// snooping switches.
     pub router: bool,
     /// IPv4 only from these addresses.
     pub ipv4: Option<BTreeSet<Ipv4Addr>>,
@@ -35,8 +36,10 @@ pub enum Refusal {
 const DHCP: [(u16, u16); 2] = [(67, 68), (547, 546)];
 /// ICMP: redirect, router advertisement (RFC 792, 1256).
 const ICMP_ROUTER: [u8; 2] = [5, 9];
-/// ICMPv6: router advertisement, redirect (RFC 4861).
-const ICMP6_ROUTER: [u8; 2] = [134, 137];
+/// ICMPv6: multicast listener query (RFC 2710, 3810), router advertisement, redirect (RFC 4861).
+const ICMP6_ROUTER: [u8; 3] = [130, 134, 137];
+/// IGMP: membership query (RFC 3376).
+const IGMP_QUERY: u8 = 0x11;
 /// ICMPv6: neighbour advertisement.
 const NEIGHBOUR: u8 = 136;
 
@@ -68,6 +71,9 @@ impl Guards {
             }
             (protocol::ICMP, Transport::Message { kind, .. }) => {
                 (self.router && ICMP_ROUTER.contains(&kind)).then_some(Refusal::Router)
+            }
+            (protocol::IGMP, Transport::Message { kind, .. }) => {
+                (self.router && kind == IGMP_QUERY).then_some(Refusal::Router)
             }
             (protocol::ICMP6, Transport::Message { kind, .. }) => {
                 (self.router && ICMP6_ROUTER.contains(&kind)).then_some(Refusal::Router)

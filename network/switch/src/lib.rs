@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 pub mod acl;
+mod flows;
 pub mod groups;
 mod guard;
 mod port;
@@ -29,5 +30,5 @@ pub mod vlan;
 pub use guard::Guards;
 pub use port::{Counters, Kind, Limit, Mirror, Reason, Settings};
 pub use rate::Nanos;
-pub use switch::{Delivery, PORTS_MAX, PortId, Switch, SwitchError, Verdict};
+pub use switch::{Delivery, PORTS_MAX, PortId, REPORT_MAX, Switch, SwitchError, Verdict};
 pub use text::NotUnderstood;

@@ -31,6 +31,8 @@ impl PortId {
 
 /// Ports of a switch, at most.
 pub const PORTS_MAX: usize = 1024;
+/// Bytes of a member's report that are heard, at most: a jumbo frame's.
+pub const REPORT_MAX: usize = 9 * 1024;
 
 /// A port cannot be like that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +54,13 @@ pub enum SwitchError {
         "{0} is the address of another port: choose another one, or allow both to send from any address (spoofing)"
     )]
     InUse(Mac),
+    /// Somebody behind an uplink has it.
+    #[error(
+        "{0} is the address of a station behind the uplink, heard in the last {secs} s: choose another one, or name it in the settings of \
+         the port (vireo switch set)",
+        secs = AGE / 1_000_000_000
+    )]
+    Heard(Mac),
     /// The port's guest may not choose its address.
     #[error("the port may not have another address than it was given: spoofing is not allowed")]
     Fixed,
@@ -86,8 +95,8 @@ pub struct Switch {
     ports: Vec<(PortId, Port)>,
     next: u32,
     learning: Learning,
-    /// Ports by the address that is known to be behind them. Several have one only where all may send from any (network load
-    /// balancing gives all its hosts the same address): all get what is for it.
+    /// Ports by the address that is known to be behind them. Several have one in different VLANs, where it is not the same station,
+    /// or where all may send from any (network load balancing gives all its hosts the same address): all get what is for it.
     owners: HashMap<Mac, Arc<[PortId]>>,
     table: Table,
     groups: Groups,
@@ -95,6 +104,8 @@ pub struct Switch {
     snooping: bool,
     pub(crate) querier: Querier,
     deliveries: Vec<Delivery>,
+    /// The last frame is a member's report of which not all was seen: of where, whose, and when.
+    unheard: Option<(Vlan, PortId, Headers, Nanos)>,
 }
 
 /// A frame on its way.
@@ -144,12 +155,28 @@ impl Switch {
             return Err(SwitchError::Full);
         }
         settings.check()?;
-        self.check_address(None, settings.kind.address(), settings.spoofing)?;
+        self.check_address(None, settings.kind.address(), &settings)?;
         let id = PortId(self.next);
         self.next = self.next.checked_add(1).ok_or(SwitchError::Full)?;
         self.ports.push((id, Port::new(settings)));
         self.look_again();
         Ok(id)
+    }
+
+    /// Whether a guest may have its address for no better reason than that its worker says so.
+    ///
+    /// # Errors
+    /// It is that of a station behind an uplink, in a VLAN of the port: a router's, perhaps, whose frames it would get.
+    pub fn check_claim(&self, settings: &Settings, now: Nanos) -> Result<(), SwitchError> {
+        let Kind::Guest(mac) = settings.kind else { return Ok(()) };
+        let is_uplink = |id| self.port(id).is_some_and(|port| port.settings.kind == Kind::Uplink);
+        let heard = self.table.all().any(|(place, station, port, seen)| {
+            station == mac
+                && now.saturating_sub(seen) < AGE
+                && is_uplink(port)
+                && self.learning.is_at(&settings.vlan, place)
+        });
+        if heard { Err(SwitchError::Heard(mac)) } else { Ok(()) }
     }
 
     /// Takes a port away, and forgets who was behind it.
@@ -170,7 +197,7 @@ impl Switch {
     /// As for [`Self::add`]; nothing is changed then.
     pub fn set(&mut self, id: PortId, settings: Settings, now: Nanos) -> Result<(), SwitchError> {
         settings.check()?;
-        self.check_address(Some(id), settings.kind.address(), settings.spoofing)?;
+        self.check_address(Some(id), settings.kind.address(), &settings)?;
         self.port_mut(id)?.set(settings);
         self.forget(id, now);
         self.look_again();
@@ -192,7 +219,7 @@ impl Switch {
         if !mac.is_station() {
             return Err(SwitchError::NoStation(mac));
         }
-        self.check_address(Some(id), Some(mac), port.settings.spoofing)?;
+        self.check_address(Some(id), Some(mac), &port.settings)?;
         self.port_mut(id)?.address = Some(mac);
         self.look_again();
         Ok(())
@@ -263,6 +290,19 @@ impl Switch {
         &self.deliveries
     }
 
+    /// Whether the last frame is a member's report that is longer than what was given of it: all is to be given to
+    /// [`Self::hear_whole`] then, up to [`REPORT_MAX`].
+    pub fn wants_whole(&self) -> bool {
+        self.unheard.is_some()
+    }
+
+    /// Hears what the last frame says of groups: who sent it tells of itself alone, so nothing else is decided by these bytes.
+    pub fn hear_whole(&mut self, bytes: &[u8]) {
+        if let Some((place, from, headers, now)) = self.unheard.take() {
+            self.groups.hear(place, from, &bytes[..bytes.len().min(REPORT_MAX)], &headers, now);
+        }
+    }
+
     /// Decides about a frame that came by a port. `bytes` are its first ones, with all headers; `length` is how long it is, in bytes;
     /// `outer` is a tag that came beside the frame, not in it.
     pub fn forward(
@@ -274,6 +314,7 @@ impl Switch {
         outer: Option<Tag>,
     ) -> Verdict {
         self.deliveries.clear();
+        self.unheard = None;
         let Some(at) = self.place_of(from) else { return Verdict::Drop(Reason::Vlan) };
         let verdict = match self.admit(at, now, bytes, length, outer) {
             Ok(frame) => {
@@ -314,19 +355,21 @@ impl Switch {
         if is_reserved(headers.destination) {
             return drop(Reason::Reserved);
         }
-        let owners = self.owners.get(&headers.source);
-        let own = owners.is_some_and(|o| o.contains(from));
-        if !own && (owners.is_some() || !port.learns()) {
+        let own = self.owners.get(&headers.source).is_some_and(|o| o.contains(from));
+        let learns = port.learns();
+        let place = self.learning.place(came);
+        if !own && (!learns || self.owners_at(place, headers.source).next().is_some()) {
             return drop(Reason::Spoofed);
         }
+        let port = &mut self.ports[at].1;
         if let Some(refusal) = port.settings.guards.refusal(bytes, &headers) {
             return drop(reason_of(refusal));
         }
         if !port.settings.acl.passes(&headers, Direction::Out, now) {
             return drop(Reason::Acl);
         }
-        let place = self.learning.place(came);
-        let to = find(&self.owners, &self.table, place, headers.destination, now);
+        let to = self.find(place, headers.destination, now);
+        let (from, port) = &mut self.ports[at];
         let floods = matches!(to, To::Group | To::Unknown);
         // First what has it offered again: it is to count once by the others.
         if let Some(Err(wait)) = port.bandwidth().map(|bucket| bucket.take(length as u64, now)) {
@@ -335,7 +378,7 @@ impl Switch {
         if floods && port.storm().is_some_and(|bucket| bucket.take(1, now).is_err()) {
             return drop(Reason::Storm);
         }
-        if !own && port.learns() {
+        if !own && learns {
             let most = port.settings.stations;
             self.table.learn(place, headers.source, *from, most, now);
         }
@@ -370,6 +413,9 @@ impl Switch {
     fn deliver_to_group(&mut self, frame: &Frame<'_>, length: usize) -> bool {
         let Frame { place, now, .. } = *frame;
         let report = self.snooping && self.groups.hear(place, frame.from, frame.bytes, &frame.headers, now);
+        if report && length > frame.bytes.len() {
+            self.unheard = Some((place, frame.from, frame.headers, now));
+        }
         let routers = report && self.groups.has_routers(place, now);
         let interest = match self.snooping {
             true => self.groups.interest(place, &frame.headers, now),
@@ -380,8 +426,9 @@ impl Switch {
             let (id, port) = &self.ports[n];
             let uplink = port.settings.kind == Kind::Uplink;
             let wanted = match interest {
-                // Members must not hear each other's reports, or they do not report themselves.
-                _ if routers => self.groups.has_router(place, *id, now),
+                // Members must not hear each other's reports, or they do not report themselves. Behind an uplink may be a router that
+                // has not asked yet: not as long as another one does.
+                _ if routers => self.groups.has_router(place, *id, now) || uplink,
                 Interest::Known(group) if !report => self.groups.wants(place, group, *id, now) || uplink,
                 _ => true,
             };
@@ -428,6 +475,27 @@ impl Switch {
         self.groups.has_routers(self.learning.place(vlan), now)
     }
 
+    /// Who has the address of a frame that goes to somebody in a place.
+    fn find(&self, place: Vlan, to: Mac, now: Nanos) -> To {
+        if to.is_group() {
+            return To::Group;
+        }
+        let mut owners = self.owners_at(place, to);
+        match (owners.next(), owners.next()) {
+            (None, _) => self.table.find(place, to, now).map_or(To::Unknown, To::One),
+            (Some(owner), None) => To::One(owner),
+            (Some(_), Some(_)) => self.owners.get(&to).map_or(To::Unknown, |all| To::Owners(Arc::clone(all))),
+        }
+    }
+
+    /// Ports behind which an address is known to be, in a place.
+    fn owners_at(&self, place: Vlan, mac: Mac) -> impl Iterator<Item = PortId> {
+        let all = self.owners.get(&mac).map_or(&[][..], |owners| owners);
+        let is_there =
+            move |id: &PortId| self.port(*id).is_some_and(|p| self.learning.is_at(&p.settings.vlan, place));
+        all.iter().copied().filter(is_there)
+    }
+
     fn place_of(&self, id: PortId) -> Option<usize> {
         // They are in the order of their numbers.
         self.ports.binary_search_by_key(&id, |(id, _)| *id).ok()
@@ -443,14 +511,26 @@ impl Switch {
     }
 
     /// Whether a port may have an address.
-    fn check_address(&self, id: Option<PortId>, mac: Option<Mac>, spoofing: bool) -> Result<(), SwitchError> {
+    fn check_address(
+        &self,
+        id: Option<PortId>,
+        mac: Option<Mac>,
+        settings: &Settings,
+    ) -> Result<(), SwitchError> {
         let Some(mac) = mac else { return Ok(()) };
-        let mut others =
-            self.ports.iter().filter(|(other, port)| Some(*other) != id && port.address == Some(mac));
-        match others.any(|(_, port)| !spoofing || !port.settings.spoofing) {
-            true => Err(SwitchError::InUse(mac)),
-            false => Ok(()),
+        let others = || self.ports.iter().filter(|(other, _)| Some(*other) != id).map(|(_, port)| port);
+        if !others().any(|port| port.address == Some(mac)) {
+            return Ok(());
         }
+        // As it is to be.
+        let modes = others().map(|port| &port.settings.vlan).chain([&settings.vlan]);
+        let learning = Learning::of(modes);
+        let clashes = |port: &Port| {
+            port.address == Some(mac)
+                && !(settings.spoofing && port.settings.spoofing)
+                && learning.meet(&port.settings.vlan, &settings.vlan)
+        };
+        if others().any(clashes) { Err(SwitchError::InUse(mac)) } else { Ok(()) }
     }
 
     fn forget(&mut self, id: PortId, now: Nanos) {
@@ -468,21 +548,9 @@ impl Switch {
             }
         }
         self.owners = owners.into_iter().map(|(mac, ports)| (mac, ports.into())).collect();
-        let owners = &self.owners;
-        self.table.forget(|_, mac, _, _| owners.contains_key(&mac));
-    }
-}
-
-fn find(owners: &HashMap<Mac, Arc<[PortId]>>, table: &Table, place: Vlan, to: Mac, now: Nanos) -> To {
-    if to.is_group() {
-        return To::Group;
-    }
-    match owners.get(&to) {
-        Some(owners) => match owners[..] {
-            [owner] => To::One(owner),
-            _ => To::Owners(Arc::clone(owners)),
-        },
-        None => table.find(place, to, now).map_or(To::Unknown, To::One),
+        let mut table = std::mem::take(&mut self.table);
+        table.forget(|place, mac, _, _| self.owners_at(place, mac).next().is_some());
+        self.table = table;
     }
 }
 

@@ -183,6 +183,35 @@ impl Learning {
         Self(primaries)
     }
 
+    /// Whether who is behind a port of that mode is where stations of a place are.
+    pub fn is_at(&self, mode: &VlanMode, place: Vlan) -> bool {
+        match mode {
+            VlanMode::Access(vlan) => self.place(*vlan) == place,
+            VlanMode::Trunk { native, allowed } => {
+                let has = |vlan: Vlan| vlan != 0 && allowed.has(vlan);
+                self.place(*native) == place
+                    || has(place)
+                    || self.0.iter().any(|(secondary, primary)| *primary == place && has(*secondary))
+            }
+            VlanMode::Private { primary, .. } => *primary == place,
+        }
+    }
+
+    /// Whether there is a place where both are.
+    pub fn meet(&self, one: &VlanMode, other: &VlanMode) -> bool {
+        // All places of the one that are few, in the other one.
+        let among = |few: &VlanMode, other: &VlanMode| match few {
+            VlanMode::Access(vlan) => self.is_at(other, self.place(*vlan)),
+            VlanMode::Private { primary, .. } => self.is_at(other, *primary),
+            VlanMode::Trunk { native, allowed } => {
+                self.is_at(other, self.place(*native))
+                    || allowed.members().filter(|v| *v != 0).any(|v| self.is_at(other, self.place(v)))
+            }
+        };
+        let all = |mode: &VlanMode| matches!(mode, VlanMode::Trunk { allowed: VlanSet::All, .. });
+        all(one) && all(other) || among(one, other) || among(other, one)
+    }
+
     /// Where those that send in a VLAN are.
     pub fn place(&self, came: Vlan) -> Vlan {
         self.0.get(&came).copied().unwrap_or(came)

@@ -102,7 +102,7 @@ pub struct Config {
     pub querier: bool,
     /// Ports may come of which there are no settings: they get `default`.
     pub strangers: bool,
-    /// Settings of ports that have none of their own.
+    /// Settings of workers' ports that have none of their own.
     pub default: Policy,
     /// Settings of ports, by name.
     pub ports: BTreeMap<String, Policy>,
@@ -223,7 +223,14 @@ impl Config {
 
     /// The settings of a port.
     pub fn policy(&self, port: &str) -> &Policy {
-        self.ports.get(port).unwrap_or(&self.default)
+        self.ports.get(port).unwrap_or_else(|| self.default_of(port))
+    }
+
+    /// Those of a port that has none of its own. What is set for machines is not for the network that they are to reach: its DHCP
+    /// server and routers are behind the uplink.
+    fn default_of(&self, port: &str) -> &Policy {
+        static PLAIN: Policy = Policy::PLAIN;
+        if port == UPLINK { &PLAIN } else { &self.default }
     }
 
     /// Changes settings of a port; `None`: of all that have none of their own, or of the switch.
@@ -235,8 +242,9 @@ impl Config {
         match port {
             Some(name) if !is_name(name) => return Err(ConfigError::Name(name.into())),
             Some(name) => {
-                let policy = new.ports.entry(name.into()).or_insert_with(|| new.default.clone());
+                let mut policy = new.policy(name).clone();
                 policy.apply(changes)?;
+                new.ports.insert(name.into(), policy);
             }
             None => {
                 let (own, of_ports): (Vec<_>, Vec<_>) =
@@ -347,6 +355,20 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), golden, "and is written so");
         assert_eq!(Config::load(&path).unwrap(), sample());
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_holds_for_all_ports_does_not_hold_for_the_uplink() {
+        let mut config = sample();
+        let changes = [change("vlan", "10"), change("acl", "deny in"), change("addresses", "10.0.0.1")];
+        config.change(None, &changes).unwrap();
+        assert!(config.policy("x").dhcp_guard && config.policy("x").vlan.is_some());
+        assert_eq!(config.policy(UPLINK), &Policy::default());
+        // Nor does it come with the first setting that is its own.
+        config.change(Some(UPLINK), &[change("storm", "100")]).unwrap();
+        assert_eq!(config.policy(UPLINK), &Policy { storm: Some(100), ..Policy::default() });
+        config.change(Some("x"), &[change("weight", "2")]).unwrap();
+        assert!(config.policy("x").dhcp_guard);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use vireo_control::{Lines, Version};
 
 use crate::config::SwitchKind;
-use crate::plane::PortReport;
 use crate::policy::{Change, Policy};
+use crate::report::PortReport;
 
 /// Version of the protocol: both sides say theirs, and understand none but their own.
 const VERSION: Version = Version(1);

@@ -15,6 +15,8 @@
 #![warn(missing_docs)]
 
 mod capture;
+mod closer;
+mod complaints;
 mod config;
 pub mod control;
 mod folders;
@@ -22,6 +24,7 @@ mod join;
 mod member;
 mod plane;
 mod policy;
+mod report;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,7 @@ mod tests;
 pub use config::{Config, ConfigError, SwitchKind, UPLINK, Uplink};
 pub use folders::{Folders, Sockets};
 pub use join::{Joined, join};
-pub use plane::{Handle, Plane, PortReport};
+pub use plane::{Handle, Plane};
 pub use policy::{Change, MirrorText, Policy, PolicyError, RuleText};
+pub use report::PortReport;
 pub use service::{ServeError, Service};

@@ -5,19 +5,25 @@ use std::sync::Arc;
 
 use vireo_frame::headers::ether_type;
 use vireo_frame::{Frame, HEAD_MAX, Intent, Tag};
-use vireo_port::{PortMemory, Record, Refused, RingBroken, RingReader, RingWriter, Way, wire};
+use vireo_port::{PortMemory, PortRequest, Record, Refused, RingBroken, RingReader, RingWriter, Way, wire};
 use vireo_switch::{Delivery, Nanos, PortId};
+
+use crate::complaints::Complaints;
 
 /// Bytes that a port of weight 1 may have moved in a round: a longest frame at least. Frames count as so many more than they have, for
 /// what each costs.
 const QUANTUM: u64 = 128 << 10;
 const OVERHEAD: u64 = 512;
+/// Lines about what its guest asks for and may not have, at once.
+const COMPLAINTS: u32 = 3;
 
 /// A port of the data plane.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub id: PortId,
     pub name: String,
+    /// What its worker asked for, if there is one.
+    pub asked: Option<PortRequest>,
     pub socket: OwnedFd,
     pub reader: RingReader,
     pub writer: RingWriter,
@@ -29,6 +35,7 @@ pub(crate) struct Member {
     pub is_gone: bool,
     /// Until then it has sent all that it may.
     pub waits_until: Nanos,
+    pub complaints: Complaints,
     /// What it may have moved in this round, by weights (deficit round robin, Shreedhar and Varghese 1995).
     credit: u64,
     weight: u64,
@@ -40,6 +47,7 @@ impl Member {
         Self {
             id,
             name,
+            asked: None,
             socket,
             reader: RingReader::new(&memory, Way::Up),
             writer: RingWriter::new(&memory, Way::Down),
@@ -47,6 +55,7 @@ impl Member {
             has_news: false,
             is_gone: false,
             waits_until: 0,
+            complaints: Complaints::new(COMPLAINTS),
             credit: 0,
             weight: u64::from(weight.max(1)),
         }

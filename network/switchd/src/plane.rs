@@ -11,13 +11,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll};
-use serde::{Deserialize, Serialize};
 use vireo_frame::{Frame, Intent};
 use vireo_port::wire::{self, Answer, Heard, Word};
-use vireo_port::{PortMemory, Record, Refused, RingWriter, Way};
-use vireo_switch::{Counters, Nanos, PortId, Reason, Settings, Switch, SwitchError, Verdict};
+use vireo_port::{PortMemory, PortRequest, Record, Refused, RingWriter, Way};
+use vireo_switch::{Nanos, PortId, REPORT_MAX, Reason, Settings, Switch, SwitchError, Verdict};
 
+use crate::closer::Closer;
+use crate::complaints::Complaints;
 use crate::member::{Head, Member};
+use crate::report::{PortReport, report};
 
 /// Wake-ups that are taken at a time.
 const EVENTS: usize = 64;
@@ -27,6 +29,8 @@ const MESSAGES: usize = 8;
 const ROUNDS: u32 = 8;
 /// How often what is too old is forgotten.
 const AGEING: Nanos = 1_000_000_000;
+/// Lines about ports that were closed, at once: a worker may have it done as often as it connects.
+const COMPLAINTS: u32 = 32;
 /// The name of our own wake-ups among those of ports, which are numbers of 32 bits.
 const WAKE: u64 = u64::MAX;
 
@@ -56,11 +60,14 @@ pub struct Plane {
     news: Vec<usize>,
     head: Box<Head>,
     lost: Vec<(PortId, usize)>,
+    complaints: Complaints,
+    closer: Closer,
     calls: Receiver<Call>,
     wake: Arc<OwnedFd>,
     epoll: OwnedFd,
     /// Who wakes us.
     ready: Vec<u64>,
+    /// What workers say: a message, or a report of members.
     messages: Vec<u8>,
     started: Instant,
     aged: Nanos,
@@ -72,30 +79,6 @@ pub struct Plane {
 pub struct Handle {
     calls: Sender<Call>,
     wake: Arc<OwnedFd>,
-}
-
-/// A port, as it is seen from outside.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PortReport {
-    /// Its number.
-    pub number: u32,
-    /// Its name.
-    pub name: String,
-    /// The address that is known to be behind it.
-    pub mac: Option<String>,
-    /// Its part in VLANs.
-    pub vlan: String,
-    /// Frames that came by it, and their bytes.
-    pub sent: (u64, u64),
-    /// Frames that went out by it.
-    pub received: (u64, u64),
-    /// Frames that it had no room for.
-    pub lost: u64,
-    /// Frames that its rules kept from it.
-    pub refused: u64,
-    /// Frames that were not taken from it, by reason; no reason that there was not.
-    pub dropped: std::collections::BTreeMap<String, u64>,
 }
 
 impl Handle {
@@ -131,6 +114,8 @@ impl Plane {
             news: Vec::new(),
             head: Box::new(Head::new()),
             lost: Vec::new(),
+            complaints: Complaints::new(COMPLAINTS),
+            closer: Closer::new()?,
             calls,
             wake,
             epoll,
@@ -179,6 +164,24 @@ impl Plane {
         Ok(id)
     }
 
+    /// Adds a worker's port, of which it is kept what the worker asked for.
+    ///
+    /// # Errors
+    /// As for [`Self::add`].
+    pub fn add_worker(
+        &mut self,
+        request: PortRequest,
+        settings: Settings,
+        memory: PortMemory,
+        socket: OwnedFd,
+    ) -> Result<PortId, SwitchError> {
+        let id = self.add(request.name.clone(), settings, memory, socket)?;
+        if let Some(at) = self.place_of(id) {
+            self.members[at].asked = Some(request);
+        }
+        Ok(id)
+    }
+
     /// The port of that name. One whose worker has gone just now is none.
     pub fn find(&mut self, name: &str) -> Option<PortId> {
         let at = self.members.iter().position(|m| m.name == name)?;
@@ -188,19 +191,20 @@ impl Plane {
         self.place_of(id).map(|_| id)
     }
 
-    /// Gives each port the settings that `settings` says, if it does so: all, or none of them.
+    /// Gives each port the settings that `settings` says, if it does so: all, or none of them. It is told the port's name, what its
+    /// worker asked for, and the settings that it has.
     ///
     /// # Errors
     /// Some cannot be; it says of which port.
     pub fn set_all(
         &mut self,
-        settings: impl Fn(&str, &Settings) -> Option<Settings>,
+        settings: impl Fn(&str, Option<&PortRequest>, &Settings) -> Option<Settings>,
     ) -> Result<(), (String, SwitchError)> {
         let mut before = Vec::new();
         for n in 0..self.members.len() {
-            let (id, name) = (self.members[n].id, &self.members[n].name);
+            let Member { id, ref name, ref asked, .. } = self.members[n];
             let Some(old) = self.switch.settings(id).cloned() else { continue };
-            let Some(new) = settings(name, &old) else { continue };
+            let Some(new) = settings(name, asked.as_ref(), &old) else { continue };
             let name = name.clone();
             before.push((id, old));
             if let Err(e) = self.set(id, new) {
@@ -222,16 +226,21 @@ impl Plane {
         self.switch.set(id, settings, self.now())?;
         if let Some(at) = self.place_of(id) {
             self.members[at].set_weight(weight);
+            // How long it was to wait was by the limit that it had.
+            self.members[at].waits_until = 0;
         }
         Ok(())
     }
 
-    /// Closes a port. Who is behind it may come again.
-    pub fn close(&mut self, id: PortId) {
-        if let Some(at) = self.place_of(id) {
-            self.members[at].is_gone = true;
-            self.sweep();
+    /// Closes ports whose workers asked for what they may not have; `fits` says why. They may ask again.
+    pub fn close_unless(&mut self, fits: impl Fn(&PortRequest) -> Result<(), String>) {
+        let now = self.now();
+        for member in &mut self.members {
+            if let Some(Err(why)) = member.asked.as_ref().map(&fits) {
+                close(member, &mut self.complaints, now, &why);
+            }
         }
+        self.sweep();
     }
 
     /// From now on copies of frames, of all or of what comes or goes by a port, go to the ring of who looks on. Its number.
@@ -253,7 +262,7 @@ impl Plane {
         let of = |m: &Member| {
             let settings = self.switch.settings(m.id)?;
             let counters = self.switch.counters(m.id)?;
-            let mac = self.switch.address(m.id).map(|m| m.to_string());
+            let mac = self.switch.address(m.id);
             Some(report(m, mac, settings, &counters))
         };
         self.members.iter().filter_map(of).collect()
@@ -358,8 +367,7 @@ impl Plane {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
                 Err(broken) => {
-                    tracing::warn!(port = member.name, "closed: {broken}");
-                    member.is_gone = true;
+                    close(member, &mut self.complaints, now, &broken);
                     break;
                 }
             };
@@ -376,7 +384,12 @@ impl Plane {
                     }
                     Verdict::Drop(_) => {}
                     Verdict::Deliver => {
-                        self.deliver(at, &record);
+                        if self.switch.wants_whole() {
+                            let all = &mut self.messages[..record.length.min(REPORT_MAX)];
+                            self.members[at].reader.read(&record, 0, all);
+                            self.switch.hear_whole(all);
+                        }
+                        self.deliver(at, &record, now);
                         if !self.captures.is_empty() {
                             self.copy(at, &record);
                         }
@@ -404,7 +417,7 @@ impl Plane {
     }
 
     /// Puts a frame into the rings of those that the switch has chosen.
-    fn deliver(&mut self, from: usize, record: &Record) {
+    fn deliver(&mut self, from: usize, record: &Record, now: Nanos) {
         for delivery in self.switch.deliveries() {
             let Ok(to) = self.members.binary_search_by_key(&delivery.port, |m| m.id) else { continue };
             let Ok([sender, receiver]) = self.members.get_disjoint_mut([from, to]) else { continue };
@@ -415,10 +428,7 @@ impl Plane {
                     self.news.push(to);
                 }
                 Err(Refused::Full) => self.lost.push((delivery.port, record.length)),
-                Err(Refused::Broken(broken)) => {
-                    tracing::warn!(port = receiver.name, "closed: {broken}");
-                    receiver.is_gone = true;
-                }
+                Err(Refused::Broken(broken)) => close(receiver, &mut self.complaints, now, &broken),
             }
         }
         for (port, length) in self.lost.drain(..) {
@@ -429,7 +439,7 @@ impl Plane {
     /// Asks all ports to wake us; how long we may sleep: not at all if one has something already.
     fn wait(&mut self, now: Nanos) -> Option<Duration> {
         let mut most = AGEING.saturating_sub(now.saturating_sub(self.aged));
-        let Self { active, members, .. } = self;
+        let Self { active, members, complaints, .. } = self;
         active.retain(|id| {
             let Ok(at) = members.binary_search_by_key(id, |m| m.id) else { return false };
             let member = &mut members[at];
@@ -441,8 +451,7 @@ impl Plane {
                 Ok(false) => member.is_active = false,
                 Ok(true) => most = 0,
                 Err(broken) => {
-                    tracing::warn!(port = member.name, "closed: {broken}");
-                    member.is_gone = true;
+                    close(member, complaints, now, &broken);
                     most = 0;
                 }
             }
@@ -498,28 +507,41 @@ impl Plane {
                     self.members[at].is_gone = true;
                     return;
                 }
-                Heard::Message(message, _) => match wire::parse::<Word>(message) {
+                Heard::Message(_, Some(file)) => return self.refuse_files(at, vec![file]),
+                Heard::Files(files) => return self.refuse_files(at, files),
+                Heard::Message(message, None) => match wire::parse::<Word>(message) {
                     Ok(word) => self.told(at, &word),
                     Err(why) => {
-                        tracing::warn!(port = member.name, "closed: what it says is {why}");
-                        member.is_gone = true;
-                        return;
+                        let now = self.now();
+                        let why = format_args!("what it says is {why}");
+                        return close(&mut self.members[at], &mut self.complaints, now, &why);
                     }
                 },
             }
         }
     }
 
+    /// A worker sends files, which no honest one does.
+    fn refuse_files(&mut self, at: usize, files: Vec<OwnedFd>) {
+        files.into_iter().for_each(|file| self.closer.close(file));
+        let now = self.now();
+        close(&mut self.members[at], &mut self.complaints, now, &"it sends files");
+    }
+
     /// A worker tells of its adapter.
     fn told(&mut self, at: usize, word: &Word) {
+        let now = self.now();
         let member = &mut self.members[at];
         if let Some(filter) = word.filter() {
             _ = self.switch.set_filter(member.id, filter);
         }
         if let Word::Address { mac } = word {
             let set = self.switch.set_address(member.id, *mac);
-            if let Err(why) = &set {
-                tracing::warn!(port = member.name, %mac, "another address is not allowed: {why}");
+            // A guest asks as often as it likes.
+            if let Err(why) = &set
+                && let Some(unsaid) = member.complaints.may(now)
+            {
+                tracing::warn!(port = member.name, %mac, unsaid, "another address is not allowed: {why}");
             }
             // Who does not read is not waited for.
             let answer = Answer { allowed: set.is_ok() };
@@ -538,6 +560,9 @@ impl Plane {
                     _ = epoll::delete(&self.epoll, &member.socket);
                     _ = self.switch.remove(member.id, now);
                     tracing::info!(port = member.name, "is gone");
+                    // The worker hears of it now; files may be in what was not read.
+                    _ = rustix::net::shutdown(&member.socket, rustix::net::Shutdown::Both);
+                    self.closer.close(member.socket);
                 }
                 false => n += 1,
             }
@@ -549,17 +574,10 @@ impl Plane {
     }
 }
 
-fn report(member: &Member, mac: Option<String>, settings: &Settings, counters: &Counters) -> PortReport {
-    let dropped = Reason::ALL.iter().map(|r| (r.name().to_string(), counters.dropped[*r as usize]));
-    PortReport {
-        number: member.id.number(),
-        name: member.name.clone(),
-        mac,
-        vlan: settings.vlan.to_string(),
-        sent: (counters.sent.frames, counters.sent.bytes),
-        received: (counters.received.frames, counters.received.bytes),
-        lost: counters.lost,
-        refused: counters.refused,
-        dropped: dropped.filter(|(_, count)| *count > 0).collect(),
+/// Closes a port whose worker broke the rules.
+fn close(member: &mut Member, complaints: &mut Complaints, now: Nanos, why: &dyn std::fmt::Display) {
+    member.is_gone = true;
+    if let Some(unsaid) = complaints.may(now) {
+        tracing::warn!(port = member.name, unsaid, "closed: {why}");
     }
 }

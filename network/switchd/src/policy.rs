@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vireo_frame::Mac;
+use vireo_port::PortRequest;
 use vireo_port::wire::text;
 use vireo_switch::acl::{Acl, Rule};
 use vireo_switch::vlan::VlanMode;
@@ -53,19 +54,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            mac: None,
-            vlan: None,
-            spoofing: false,
-            dhcp_guard: false,
-            router_guard: false,
-            addresses: None,
-            acl: Vec::new(),
-            mirror: MirrorText::None,
-            bandwidth: None,
-            weight: 1,
-            storm: None,
-        }
+        Self::PLAIN
     }
 }
 
@@ -153,6 +142,21 @@ impl Change {
 }
 
 impl Policy {
+    /// What holds where nothing was set.
+    pub(crate) const PLAIN: Self = Self {
+        mac: None,
+        vlan: None,
+        spoofing: false,
+        dhcp_guard: false,
+        router_guard: false,
+        addresses: None,
+        acl: Vec::new(),
+        mirror: MirrorText::None,
+        bandwidth: None,
+        weight: 1,
+        storm: None,
+    };
+
     /// Changes settings. Several of `acl` are a list.
     ///
     /// # Errors
@@ -206,6 +210,22 @@ impl Policy {
             _ => return Err(change.refuse("there is no such setting of a port")),
         }
         Ok(())
+    }
+
+    /// Whether a worker may have its port as it asks for it: what it says may not go against what is set.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn fits(&self, request: &PortRequest) -> Result<(), String> {
+        if let Some(mac) = self.mac.filter(|mac| *mac != request.mac) {
+            return Err(format!("its address is {mac} by the switch's settings, not {}", request.mac));
+        }
+        match (&self.vlan, request.vlan.map(VlanMode::Access)) {
+            (Some(vlan), Some(asked)) if *vlan != asked => {
+                Err(format!("its VLAN is {vlan} by the switch's settings, not {asked}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the switch is to hold frames against. `vlan` is what the worker says.

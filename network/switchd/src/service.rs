@@ -51,6 +51,9 @@ pub enum ServeError {
     /// The host.
     #[error("the host refuses what a switch needs: {0}")]
     Host(#[from] io::Error),
+    /// The data plane is no more, which nobody asked for.
+    #[error("the switch failed: the thread that moves frames has ended")]
+    Failed,
     /// Its uplink.
     #[error("the uplink {uplink}: {why}")]
     Uplink {
@@ -67,7 +70,7 @@ pub struct Service {
     sockets: Sockets,
     listeners: Vec<(OwnedFd, JoinHandle<()>)>,
     plane: Option<JoinHandle<()>>,
-    ended: Receiver<()>,
+    ended: Receiver<Ending>,
     /// Taken away before the data plane is.
     uplink: Option<Joined>,
     /// Locked while we are.
@@ -78,7 +81,24 @@ struct Shared {
     config: Mutex<Config>,
     path: PathBuf,
     plane: Handle,
-    end: Sender<()>,
+    end: Sender<Ending>,
+}
+
+/// Why a switch ends.
+enum Ending {
+    /// It was told to.
+    Told,
+    /// Its data plane has ended.
+    Failed,
+}
+
+/// Says so when the data plane ends, however it does.
+struct OfPlane(Sender<Ending>);
+
+impl Drop for OfPlane {
+    fn drop(&mut self) {
+        _ = self.0.send(Ending::Failed);
+    }
 }
 
 impl Service {
@@ -100,8 +120,13 @@ impl Service {
         let (mut plane, handle) = Plane::new()?;
         plane.switch().set_snooping(config.snooping);
         plane.switch().set_querier(config.querier);
-        let thread = Builder::new().name("switch".into()).spawn(move || plane.run())?;
         let (end, ended) = channel();
+        let ending = OfPlane(end.clone());
+        let run = move || {
+            let _ending = ending;
+            plane.run();
+        };
+        let thread = Builder::new().name("switch".into()).spawn(run)?;
         let shared = Arc::new(Shared { config: Mutex::new(config), path, plane: handle, end });
         let mut service = Self {
             shared: Arc::clone(&shared),
@@ -166,15 +191,27 @@ impl Service {
         _ = rustix::process::setsid();
     }
 
+    #[cfg(test)]
+    pub(crate) fn break_plane(&self) {
+        let called: Option<()> = self.shared.plane.call(|_| panic!("as if there were a fault in it"));
+        assert_eq!(called, None);
+    }
+
     /// What ends [`Self::wait`], from any thread.
     pub fn ender(&self) -> impl Fn() + Send + use<> {
         let end = self.shared.end.clone();
-        move || _ = end.send(())
+        move || _ = end.send(Ending::Told)
     }
 
     /// Waits until a user, or [`Self::ender`], ends the switch.
-    pub fn wait(&self) {
-        _ = self.ended.recv();
+    ///
+    /// # Errors
+    /// It does not move frames any more: whoever supervises it is to start another one.
+    pub fn wait(&self) -> Result<(), ServeError> {
+        match self.ended.recv() {
+            Ok(Ending::Failed) => Err(ServeError::Failed),
+            Ok(Ending::Told) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -194,6 +231,7 @@ impl Drop for Service {
     }
 }
 
+/// Why the data plane does not answer.
 fn ended() -> String {
     "the switch is ending".into()
 }
@@ -268,21 +306,20 @@ impl Shared {
         if !config.strangers && !config.ports.contains_key(name) {
             return Err("the switch takes only ports that it has settings for (vireo switch set)".into());
         }
-        if let Some(mac) = policy.mac.filter(|mac| *mac != request.mac) {
-            return Err(format!("its address is {mac} by the switch's settings, not {}", request.mac));
-        }
-        let asked = request.vlan.map(VlanMode::Access);
-        if let (Some(vlan), Some(asked)) = (&policy.vlan, &asked)
-            && vlan != asked
-        {
-            return Err(format!("its VLAN is {vlan} by the switch's settings, not {asked}"));
-        }
-        let settings = policy.settings(Kind::Guest(request.mac), asked);
+        policy.fits(request)?;
+        let settings = policy.settings(Kind::Guest(request.mac), request.vlan.map(VlanMode::Access));
+        let is_claim = policy.mac.is_none();
         let host = |e: io::Error| format!("the host refuses a port's memory: {e}");
         let memory = PortMemory::create(RING).map_err(host)?;
         let file = memory.file().try_clone_to_owned().map_err(host)?;
-        let (its, name) = (socket.try_clone().map_err(host)?, name.to_string());
-        let added = self.plane.call(move |plane| plane.add(name, settings, memory, its));
+        let (its, asked) = (socket.try_clone().map_err(host)?, request.clone());
+        let added = self.plane.call(move |plane| {
+            let now = plane.now();
+            if is_claim {
+                plane.switch().check_claim(&settings, now)?;
+            }
+            plane.add_worker(asked, settings, memory, its)
+        });
         added.ok_or_else(ended)?.map_err(|e| e.to_string())?;
         tracing::info!(port = request.name, mac = %request.mac, "has come");
         let (mtu, speed) = (config.mtu, config.speed);
@@ -302,7 +339,7 @@ impl Shared {
                 Err(why) => Err(why),
             },
             Ok(Request::End) => {
-                _ = self.end.send(());
+                _ = self.end.send(Ending::Told);
                 Ok(Answer::Done)
             }
             Err(why) => Err(format!("the request is not understood: {why}")),
@@ -329,12 +366,13 @@ impl Shared {
     fn put_in_place(&self, old: &Config, new: &Config) -> Result<(), String> {
         let (old, new) = (old.clone(), new.clone());
         let set = move |plane: &mut Plane| {
-            plane.set_all(|name, now: &Settings| {
+            plane.set_all(|name, asked, now: &Settings| {
                 let (old, new) = (old.policy(name), new.policy(name));
-                // Where the worker chose its VLAN, that stays, unless the switch has another one now.
-                let asked = if old.vlan.is_none() { Some(now.vlan.clone()) } else { None };
-                (old != new).then(|| new.settings(now.kind, asked))
+                let stays = old != new && asked.is_none_or(|asked| new.fits(asked).is_ok());
+                let vlan = asked.and_then(|asked| asked.vlan).map(VlanMode::Access);
+                stays.then(|| new.settings(now.kind, vlan))
             })?;
+            plane.close_unless(|asked| new.policy(&asked.name).fits(asked));
             plane.switch().set_snooping(new.snooping);
             plane.switch().set_querier(new.querier);
             Ok(())

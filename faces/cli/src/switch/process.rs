@@ -26,14 +26,14 @@ pub struct Here<'a> {
 pub fn serve(here: &Here<'_>, name: &str, background: bool) -> Result<(), String> {
     if background {
         Service::leave_terminal();
+        crate::log::bound();
     }
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|e| format!("signals: {e}"))?;
     let service = Service::start(here.folders, name).map_err(|e| format!("switch {name}: {e}"))?;
     let end = service.ender();
     let take = move || signals.forever().take(1).for_each(|_| end());
     std::thread::Builder::new().name("signals".into()).spawn(take).map_err(|e| format!("a thread: {e}"))?;
-    service.wait();
-    Ok(())
+    service.wait().map_err(|e| format!("switch {name}: {e}"))
 }
 
 /// Starts a switch in the background, and waits until it serves.
@@ -47,7 +47,8 @@ pub fn start(here: &Here<'_>, name: &str) -> Result<(), String> {
     sockets.make().map_err(failed)?;
     // What a killed one left is no sign that it serves.
     _ = std::fs::remove_file(sockets.control());
-    let says = File::create(&log).map_err(failed)?;
+    let says = File::options().create(true).append(true).open(&log).map_err(failed)?;
+    says.set_len(0).map_err(failed)?;
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.args(["switch", "serve", name, "--background"]);
     if let Some(folder) = here.folder {

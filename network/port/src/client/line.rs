@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vireo_frame::{Ability, Adapter, Filter, Frame, fit};
 
-use super::{Given, Shared, Wants, answered, ask, lock};
+use super::{ConnectError, Given, Shared, Wants, answered, ask, lock};
 use crate::wire::{self, Heard, Word};
 use crate::{RingBroken, RingReader, Way};
 
@@ -45,10 +45,18 @@ pub(super) fn run(shared: &Shared, given: Given) {
     while !shared.ended.load(Ordering::SeqCst) {
         match shared.path.as_deref().map(|path| ask(path, &shared.request)) {
             Some(Ok(given)) => {
+                _ = shared.refused(None);
                 shared.take(&given);
                 serve(shared, given);
             }
-            _ => sleep(shared, None, Some(RETRY)),
+            failed => {
+                if let Some(Err(e @ ConnectError::Refused { .. })) = failed
+                    && shared.refused(Some(e.to_string()))
+                {
+                    tracing::warn!("no carrier: {e}");
+                }
+                sleep(shared, None, Some(RETRY));
+            }
         }
     }
 }
@@ -126,6 +134,8 @@ impl Line<'_> {
             match wire::receive(&*self.socket, false, &mut self.messages) {
                 Heard::Bell => self.look_for_room(),
                 Heard::Message(message, _) => answered(self.shared, message),
+                // Whose files they are is the switch's, which is trusted with that much.
+                Heard::Files(_) => {}
                 Heard::Nothing => return true,
                 Heard::Gone => return false,
             }

@@ -80,8 +80,17 @@ fn no_guest_is_a_dhcp_server() {
 #[test]
 fn no_guest_is_a_router() {
     let mut on = Rig::new(Guards { router: true, ..Guards::default() });
-    for (kind, refused) in [(134, true), (137, true), (133, false), (135, false), (136, false), (128, false)]
-    {
+    for (kind, refused) in [
+        (130, true),
+        (131, false),
+        (143, false),
+        (134, true),
+        (137, true),
+        (133, false),
+        (135, false),
+        (136, false),
+        (128, false),
+    ] {
         let body = [[kind, 0, 0, 0, 0, 0, 0, 0], [0; 8], [0; 8]].concat();
         assert_eq!(on.v6(OWN_6, protocol::ICMP6, &body), refused.then_some(Reason::Router), "{kind}");
         let piece = [&[protocol::ICMP6, 0, 0, 1, 0, 0, 0, 7][..], &body].concat();
@@ -89,6 +98,9 @@ fn no_guest_is_a_router() {
     }
     for (kind, refused) in [(5, true), (9, true), (8, false), (0, false)] {
         assert_eq!(on.v4(OWN, protocol::ICMP, &[kind; 8]), refused.then_some(Reason::Router), "{kind}");
+    }
+    for (kind, refused) in [(0x11, true), (0x16, false), (0x22, false), (0x17, false)] {
+        assert_eq!(on.v4(OWN, protocol::IGMP, &[kind; 8]), refused.then_some(Reason::Router), "{kind}");
     }
 }
 

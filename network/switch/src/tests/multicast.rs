@@ -44,6 +44,24 @@ fn a_group_goes_to_who_has_joined_it() {
 }
 
 #[test]
+fn who_asks_keeps_no_report_from_the_network() {
+    let mut s = Switch::new();
+    s.set_snooping(true);
+    let [_a, b, c] = [1, 2, 3].map(|n| s.add(guest(n)).unwrap());
+    let up = s.add(uplink()).unwrap();
+    reached(&mut s, c, &message(3, &igmp(0x11, [0; 4])));
+    assert_eq!(reached(&mut s, b, &message(2, &igmp(0x16, GROUP))), [c, up]);
+    // With the guard it is no router, and the switch goes on asking.
+    let guards = crate::Guards { router: true, ..Default::default() };
+    s.set(c, Settings { guards, ..guest(3) }, 0).unwrap();
+    s.set_querier(true);
+    assert_eq!(reached(&mut s, c, &message(3, &igmp(0x11, [0; 4]))), []);
+    let mut asked = 0;
+    s.ask(0, |_, _| asked += 1);
+    assert_eq!((s.has_routers(0, 0), asked), (false, 8));
+}
+
+#[test]
 fn version_3_tells_of_many_groups() {
     let mut s = Switch::new();
     s.set_snooping(true);

@@ -141,6 +141,26 @@ fn what_no_rule_can_read_is_refused_where_there_are_rules() {
 }
 
 #[test]
+fn others_flows_take_no_room_of_the_guest_s_own() {
+    let mut s = Switch::new();
+    let answers = Action::AllowAnswers(Duration::from_secs(60));
+    let open = Rule { local_ports: Some(80..=80), ..rule(9, Direction::In, answers) };
+    let acl = Acl::new(vec![open, rule(8, Direction::Out, answers), rule(1, Direction::In, Action::Deny)]);
+    let (a, b) = (s.add(Settings { acl, ..guest(1) }).unwrap(), s.add(guest(2)).unwrap());
+    let mut send = |from: u8, ports: (u16, u16)| {
+        let (port, to) = if from == 1 { (a, 2) } else { (b, 1) };
+        let body = ipv4([10, 0, 0, to], [10, 0, 0, from], protocol::UDP, &udp(ports.1, ports.0));
+        offer(&mut s, 0, port, &frame(mac(to), mac(from), ether_type::IPV4, &body)).map(|d| d.len())
+    };
+    for n in 0..20_000 {
+        assert_eq!(send(2, (n + 1000, 80)), Ok(1));
+    }
+    assert_eq!(send(2, (53, 4000)), Ok(0));
+    assert_eq!(send(1, (4000, 53)), Ok(1));
+    assert_eq!(send(2, (53, 4000)), Ok(1), "an answer");
+}
+
+#[test]
 fn who_sends_too_much_has_to_wait_and_who_floods_is_not_heard() {
     let mut s = Switch::new();
     let bandwidth = Some(Limit { rate: 1000, burst: 120 });

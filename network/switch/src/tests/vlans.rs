@@ -75,6 +75,63 @@ fn a_station_is_learned_in_its_vlan_only() {
 }
 
 #[test]
+fn an_address_is_a_port_s_in_its_own_vlans_only() {
+    let mut s = Switch::new();
+    let trunk = |native, allowed| VlanMode::Trunk { native, allowed };
+    let up = s.add(Settings { vlan: trunk(0, VlanSet::All), ..uplink() }).unwrap();
+    let a = s.add(with(1, VlanMode::Access(5))).unwrap();
+    // The router behind the uplink is number 9 in VLAN 5, and so says somebody in VLAN 6.
+    let thief = s.add(with(9, VlanMode::Access(6))).unwrap();
+    assert_eq!(reached(&mut s, up, &tagged(5, &plain(mac(1), mac(9)))), [a]);
+    assert_eq!(offer(&mut s, 0, a, &plain(mac(9), mac(1))).unwrap(), [(up, Some(Tag(5)))]);
+    assert_eq!(s.stations().count(), 1);
+    let spoofed = Err(Verdict::Drop(Reason::Spoofed));
+    assert_eq!(offer(&mut s, 0, up, &tagged(6, &plain(mac(1), mac(9)))), spoofed, "there it is the guest's");
+    assert_eq!(reached(&mut s, up, &tagged(6, &plain(mac(9), mac(3)))), [thief]);
+    // Two with one address, as long as they are nowhere together.
+    s.add(with(9, VlanMode::Access(7))).unwrap();
+    let private = |primary, role| VlanMode::Private { primary, role };
+    let lone = s.add(with(9, private(10, Private::Isolated(11)))).unwrap();
+    let in_use = crate::SwitchError::InUse(mac(9));
+    for there in [
+        VlanMode::Access(6),
+        VlanMode::Access(11),
+        trunk(7, set(&[])),
+        trunk(20, set(&[3, 6])),
+        trunk(20, set(&[11])),
+        trunk(20, VlanSet::All),
+        private(10, Private::Community(12)),
+        private(7, Private::Isolated(30)),
+    ] {
+        assert_eq!(s.add(with(9, there.clone())), Err(in_use.clone()), "{there:?}");
+    }
+    let tags = s.add(with(9, trunk(20, set(&[3, 4])))).unwrap();
+    assert_eq!(s.set(lone, with(9, VlanMode::Access(3)), 0), Err(in_use.clone()));
+    assert_eq!(s.set(thief, with(9, VlanMode::Access(7)), 0), Err(in_use));
+    assert_eq!(s.set(thief, with(9, VlanMode::Access(6)), 0), Ok(()));
+    assert_eq!(reached(&mut s, up, &tagged(4, &plain(mac(9), mac(2)))), [tags]);
+    assert_eq!(reached(&mut s, up, &tagged(10, &plain(mac(9), mac(2)))), [lone]);
+}
+
+#[test]
+fn a_worker_s_word_is_not_enough_for_the_address_of_a_router() {
+    let mut s = Switch::new();
+    let up =
+        s.add(Settings { vlan: VlanMode::Trunk { native: 0, allowed: VlanSet::All }, ..uplink() }).unwrap();
+    let free = s.add(Settings { spoofing: true, ..guest(1) }).unwrap();
+    reached(&mut s, up, &tagged(5, &plain(Mac::BROADCAST, mac(9))));
+    reached(&mut s, free, &plain(Mac::BROADCAST, mac(8)));
+    let heard = Err(crate::SwitchError::Heard(mac(9)));
+    let claim = |s: &Switch, n, vlan, now| s.check_claim(&with(n, vlan), now);
+    assert_eq!(claim(&s, 9, VlanMode::Access(5), 0), heard);
+    assert_eq!(claim(&s, 9, VlanMode::Trunk { native: 0, allowed: set(&[5]) }, 0), heard);
+    assert_eq!(claim(&s, 9, VlanMode::Access(6), 0), Ok(()), "another network");
+    assert_eq!(claim(&s, 8, VlanMode::Access(0), 0), Ok(()), "a guest's is not the uplink's");
+    assert_eq!(claim(&s, 7, VlanMode::Access(5), 0), Ok(()));
+    assert_eq!(claim(&s, 9, VlanMode::Access(5), 301 * SECOND), Ok(()), "it is gone");
+}
+
+#[test]
 fn modes_that_cannot_be_are_refused() {
     let private = |primary, role| VlanMode::Private { primary, role };
     for mode in [

@@ -130,6 +130,124 @@ fn who_rings_without_end_or_reads_no_answers_is_not_waited_for() {
     assert_eq!(left, ["a", "b"]);
 }
 
+/// A socket whose close takes ten seconds: what it has sent is not read, and it waits for that.
+fn lingering() -> (OwnedFd, (std::net::TcpListener, std::net::TcpStream)) {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let reader = listener.accept().unwrap().0;
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[0; 65_536]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::from_secs(10))).unwrap();
+    (socket.into(), (listener, reader))
+}
+
+fn send_files(socket: &OwnedFd, bytes: &[u8], files: &[OwnedFd]) -> rustix::io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+    use std::os::fd::AsFd;
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    rustix::net::sendmsg(socket, &[std::io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+}
+
+#[test]
+fn files_that_take_long_to_close_hold_up_nobody() {
+    // In a message, with a bell, more than one; and where nobody has read them before the port goes.
+    for (bytes, count) in [(&b"{}"[..], 1), (&[0], 1), (b"{}", 2)] {
+        let (left, _) = beside_good_ones(|plane, evil| {
+            let (mut kept, mut files) = (Vec::new(), Vec::new());
+            for _ in 0..count * 2 {
+                let (file, reader) = lingering();
+                files.push(file);
+                kept.push(reader);
+            }
+            send_files(&evil.socket, bytes, &files[..count]).unwrap();
+            send_files(&evil.socket, bytes, &files[count..]).unwrap();
+            drop(files);
+            let begun = std::time::Instant::now();
+            plane.hear();
+            assert_eq!(plane.find("evil"), None);
+            assert!(begun.elapsed() < Duration::from_secs(5), "{bytes:?}");
+        });
+        assert_eq!(left, ["a", "b"]);
+    }
+}
+
+/// Counts lines of the log.
+#[derive(Default)]
+struct Lines(std::sync::atomic::AtomicUsize);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_switch_s_sockets_take_no_files() {
+    let path = std::env::temp_dir().join(format!("vireo-files-{}", std::process::id()));
+    let listener = vireo_port::wire::listen(&path, SocketType::SEQPACKET).unwrap();
+    let socket = vireo_port::wire::connect(&path).unwrap();
+    let accepted = rustix::net::accept(&listener).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let sent = send_files(&socket, b"{}", &[socket.try_clone().unwrap()]);
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut version = release.split('.').map(|n| n.parse().unwrap_or(0));
+    let version: (u32, u32) = (version.next().unwrap(), version.next().unwrap());
+    if version >= (6, 16) {
+        assert_eq!(sent, Err(rustix::io::Errno::PERM));
+        return;
+    }
+    // Then they are found here.
+    let mut buffer = [0; 100];
+    let heard = vireo_port::wire::receive(&accepted, false, &mut buffer);
+    assert!(matches!(heard, vireo_port::wire::Heard::Message(_, Some(_))));
+}
+
+#[test]
+fn nobody_fills_the_log() {
+    let lines = Arc::new(Lines::default());
+    // With one alone, tracing asks it of nothing that another test's thread has said first.
+    let _second = tracing::Dispatch::new(Arc::clone(&lines));
+    let _said_here = tracing::subscriber::set_default(Arc::clone(&lines));
+    let count = || lines.0.load(std::sync::atomic::Ordering::Relaxed);
+    let (mut plane, _handle) = plane();
+    let guest_asks = plug(&mut plane, "guest", guest(1));
+    for _ in 0..1000 {
+        let word = vireo_port::wire::Word::Address { mac: mac(77) };
+        vireo_port::wire::send(&guest_asks.socket, &word, None, false).unwrap();
+        plane.hear();
+        let mut answer = [0; 100];
+        assert!(matches!(
+            vireo_port::wire::receive(&guest_asks.socket, false, &mut answer),
+            vireo_port::wire::Heard::Message(..)
+        ));
+    }
+    let of_guest = count();
+    assert!((1..10).contains(&of_guest), "{of_guest}");
+    // A worker that comes again and again.
+    for _ in 0..1000 {
+        let evil = plug(&mut plane, "evil", guest(6));
+        rustix::net::send(&evil.socket, b"{}", rustix::net::SendFlags::empty()).unwrap();
+        plane.hear();
+        assert_eq!(plane.find("evil"), None);
+    }
+    assert!((1..100).contains(&(count() - of_guest)), "{}", count());
+}
+
 #[test]
 fn who_writes_while_it_is_read_gets_a_frame_of_its_own_through_at_most() {
     let (mut plane, _handle) = plane();

@@ -150,6 +150,48 @@ fn a_limit_has_its_sender_wait_and_loses_nothing() {
 }
 
 #[test]
+fn a_report_is_heard_to_its_end() {
+    let (mut plane, _handle) = plane();
+    plane.switch().set_snooping(true);
+    let (mut a, mut b) = (plug(&mut plane, "a", guest(1)), plug(&mut plane, "b", guest(2)));
+    let mut c = plug(&mut plane, "c", guest(3));
+    let to = |n: u8, from: u8, protocol: u8| {
+        let ethernet = [&[1, 0, 0x5e, 1, 1, n][..], &mac(from).0, &[8, 0]].concat();
+        let ip = [0x45, 0, 0, 0, 0, 0, 0, 0, 1, protocol, 0, 0, 10, 0, 0, from, 239, 1, 1, n];
+        [&ethernet[..], &ip].concat()
+    };
+    // IGMPv3: 150 groups are joined, of which the 256 bytes of a head have 26.
+    let mut report = [&to(22, 2, 2)[..], &[0x22, 0, 0, 0, 0, 0, 0, 150]].concat();
+    (0..150).for_each(|n| report.extend([4, 0, 0, 0, 239, 1, 1, n]));
+    b.send(&report);
+    settle(&mut plane);
+    assert_eq!(plane.switch().members().count(), 150);
+    a.receive();
+    c.receive();
+    for n in [0, 26, 149] {
+        a.send(&[&to(n, 1, 17)[..], &[0, 9, 0, 9, 0, 8, 0, 0]].concat());
+        settle(&mut plane);
+        assert_eq!((b.receive().len(), c.receive().len()), (1, 0), "{n}");
+    }
+}
+
+#[test]
+fn a_limit_that_was_a_mistake_is_over_when_it_is_changed() {
+    let (mut plane, _handle) = plane();
+    let limit = |rate| Settings { bandwidth: Some(Limit { rate, burst: 65_536 }), ..guest(1) };
+    let mut a = plug(&mut plane, "a", limit(12));
+    let mut b = plug(&mut plane, "b", guest(2));
+    a.send(&plain(mac(2), mac(1), 65_000));
+    a.send(&plain(mac(2), mac(1), 65_000));
+    settle(&mut plane);
+    plane.round(60_000_000_000);
+    assert_eq!(b.receive().len(), 1, "the second one has more than an hour to wait");
+    plane.set(a.id, limit(12_000_000)).unwrap();
+    plane.round(60_000_000_000);
+    assert_eq!(b.receive().len(), 1);
+}
+
+#[test]
 fn ports_come_and_go_under_traffic() {
     let (mut plane, _handle) = plane();
     let mut a = plug(&mut plane, "a", guest(1));

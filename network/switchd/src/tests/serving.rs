@@ -135,6 +135,21 @@ fn workers_meet_on_a_switch_that_is_started_again() {
 }
 
 #[test]
+fn a_switch_that_moves_no_frames_any_more_ends_and_says_so() {
+    let home = Home::new(SwitchKind::Private, None);
+    let service = home.start();
+    let (a, _nic) = home.connect("a", 1, None).unwrap();
+    service.break_plane();
+    assert!(service.wait().unwrap_err().to_string().contains("failed"));
+    drop(service);
+    soon(|| !a.is_connected());
+    let service = home.start();
+    soon(|| a.is_connected());
+    home.ask(&Request::End).unwrap();
+    service.wait().unwrap();
+}
+
+#[test]
 fn who_may_not_come_is_told_why() {
     let home = Home::new(SwitchKind::Private, None);
     let _service = home.start();
@@ -207,6 +222,78 @@ fn settings_hold_at_once_or_not_at_all() {
         2,
         "the frame in VLAN 5 from one that is in it no more, and the first one after the change, are nowhere"
     );
+}
+
+#[test]
+fn what_a_worker_asked_for_counts_again_where_the_switch_says_nothing_more() {
+    let home = Home::new(SwitchKind::Private, None);
+    let _service = home.start();
+    let (_a, _n) = home.connect("a", 1, Some(5)).unwrap();
+    let (_b, _n2) = home.connect("b", 2, None).unwrap();
+    let vlan = |name: &str| {
+        let status = home.status();
+        status.ports.into_iter().find(|p| p.report.name == name).map(|p| p.report.vlan)
+    };
+    home.set(Some("a"), &[("vlan", "5"), ("weight", "2")]).unwrap();
+    home.set(Some("a"), &[("vlan", "any")]).unwrap();
+    assert_eq!(vlan("a").as_deref(), Some("5"));
+    home.ask(&Request::Forget { port: "a".into() }).unwrap();
+    assert_eq!(vlan("a").as_deref(), Some("5"));
+    home.set(Some("b"), &[("vlan", "10")]).unwrap();
+    assert_eq!(vlan("b").as_deref(), Some("10"));
+    home.set(Some("b"), &[("vlan", "any")]).unwrap();
+    assert_eq!(vlan("b").as_deref(), Some("none"));
+}
+
+#[test]
+fn a_port_whose_worker_says_what_is_not_so_any_more_is_closed() {
+    let home = Home::new(SwitchKind::Private, None);
+    let _service = home.start();
+    let (a, nic) = home.connect("a", 1, Some(5)).unwrap();
+    assert_eq!(a.refusal(), None);
+    for (key, value, open) in [("mac", "00:15:5d:00:00:07", "any"), ("vlan", "6", "any")] {
+        home.set(Some("a"), &[(key, value)]).unwrap();
+        assert!(home.status().ports.is_empty(), "at once");
+        soon(|| {
+            a.refusal().is_some_and(|why| why.contains(value) && why.contains("by the switch's settings"))
+        });
+        assert!(!nic.carrier.lock().unwrap().0);
+        home.set(Some("a"), &[(key, open)]).unwrap();
+        soon(|| nic.carrier.lock().unwrap().0 && a.refusal().is_none());
+    }
+    home.set(Some("a"), &[("mac", "00:15:5d:00:00:01"), ("vlan", "5")]).unwrap();
+    assert!(a.is_connected() && home.status().ports.len() == 1);
+}
+
+#[test]
+fn the_address_of_who_is_behind_the_uplink_has_to_be_given_by_the_switch() {
+    let home = Home::new(SwitchKind::External, Some("nat"));
+    let _service = home.start();
+    let (a, _nic) = home.connect("a", 1, None).unwrap();
+    // Its gateway answers.
+    let who_has = [
+        &Mac::BROADCAST.0[..],
+        &mac(1).0,
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+        &mac(1).0,
+        &[10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2],
+    ]
+    .concat();
+    let mut gateway = None;
+    soon(|| {
+        a.put(&Frame::whole(&who_has).unwrap()).unwrap();
+        a.flush();
+        gateway = home.status().stations.first().map(|s| s.mac.clone());
+        gateway.is_some()
+    });
+    let gateway: Mac = gateway.unwrap().parse().unwrap();
+    let ask = || {
+        let request = PortRequest { name: "b".into(), mac: gateway, vlan: None };
+        SwitchPort::connect(&home.1.sockets("lab").ports(), request).map(|_| ())
+    };
+    assert!(ask().unwrap_err().to_string().contains("behind the uplink"));
+    home.set(Some("b"), &[("mac", &gateway.to_string())]).unwrap();
+    ask().unwrap();
 }
 
 #[test]
