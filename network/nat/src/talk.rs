@@ -216,7 +216,7 @@ impl<H: Host> Talks<H> {
         if self.slots.is_full() {
             shared.stats.too_many += 1;
             let oldest = self.slots.iter().min_by_key(|(_, talk)| talk.heard).map(|(token, _)| token)?;
-            self.remove(oldest);
+            self.remove(oldest, shared);
         }
         self.slots.next()
     }
@@ -229,8 +229,9 @@ impl<H: Host> Talks<H> {
         self.slots.insert(token, talk);
     }
 
-    fn remove(&mut self, token: Token) {
-        if let Some(talk) = self.slots.remove(token) {
+    fn remove(&mut self, token: Token, shared: &mut Shared) {
+        if let Some(mut talk) = self.slots.remove(token) {
+            shared.timers.forget(token, &mut talk.timer);
             self.names.remove(&talk.key);
         }
     }
@@ -323,11 +324,11 @@ impl<H: Host> Talks<H> {
     }
 
     /// A port is not forwarded any more.
-    pub fn forward_removed(&mut self, listener: Token) {
+    pub fn forward_removed(&mut self, listener: Token, shared: &mut Shared) {
         let by_it = |talk: &Talk<H>| matches!(talk.by, By::Forward(by, _) if by == listener);
         let gone: Vec<Token> = self.slots.iter().filter(|(_, t)| by_it(t)).map(|(token, _)| token).collect();
         for token in gone {
-            self.remove(token);
+            self.remove(token, shared);
         }
     }
 
@@ -350,7 +351,7 @@ impl<H: Host> Talks<H> {
         if end > now {
             shared.timers.set(token, &mut talk.timer, Some(end));
         } else if due {
-            self.remove(token);
+            self.remove(token, shared);
         }
     }
 

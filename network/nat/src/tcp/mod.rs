@@ -97,7 +97,7 @@ impl<H: Host> Connections<H> {
                 });
                 return;
             }
-            self.remove(token);
+            self.remove(token, shared);
         }
         shared.learn(packet.source, packet.from);
         let way = shared.way_back(packet);
@@ -134,7 +134,7 @@ impl<H: Host> Connections<H> {
         connect: impl FnOnce(&Shared, u16, Token) -> Option<io::Result<H::Stream>>,
     ) {
         let ports = (segment.destination, segment.source);
-        let place = if self.connecting < self.connecting_most { self.place() } else { None };
+        let place = if self.connecting < self.connecting_most { self.place(shared) } else { None };
         let Some(token) = place else {
             // It asks again.
             shared.stats.too_many += 1;
@@ -157,12 +157,10 @@ impl<H: Host> Connections<H> {
     }
 
     /// A place for a connection: a free one, or that of the one that has ended first.
-    fn place(&mut self) -> Option<Token> {
+    fn place(&mut self, shared: &mut Shared) -> Option<Token> {
         while self.slots.is_full() {
-            let token = self.lingering.pop_front()?;
-            if self.slots.get_mut(token).is_some() {
-                self.remove(token);
-            }
+            let token = *self.lingering.front()?;
+            self.remove(token, shared);
         }
         self.slots.next()
     }
@@ -173,11 +171,14 @@ impl<H: Host> Connections<H> {
         self.slots.insert(token, connection);
     }
 
-    fn remove(&mut self, token: Token) {
+    fn remove(&mut self, token: Token, shared: &mut Shared) {
         if let Some(mut connection) = self.slots.remove(token) {
             connection.give_back(&mut self.pool);
+            shared.timers.forget(token, &mut connection.timer);
             self.names.remove(&key_of(&connection));
         }
+        let slots = &mut self.slots;
+        while self.lingering.pop_front_if(|token| slots.get_mut(*token).is_none()).is_some() {}
     }
 
     /// The first number of a connection: one that the last one with the same ends did not have (RFC 6528).
@@ -198,7 +199,7 @@ impl<H: Host> Connections<H> {
         let source = shared.seen_from(peer.ip(), guest.ip());
         let key =
             self.free_key(guest, SocketAddr::new(source, peer.port()), shared.gateway_for(guest.ip()), now);
-        let (Some(key), Some(token)) = (key, self.place()) else {
+        let (Some(key), Some(token)) = (key, self.place(shared)) else {
             shared.stats.too_many += 1;
             stream.abort();
             return;
@@ -272,7 +273,7 @@ impl<H: Host> Connections<H> {
             }
         }
         if state == State::Over {
-            return self.remove(token);
+            return self.remove(token, shared);
         }
         if connection.wants_turn() && !connection.queued {
             connection.queued = true;

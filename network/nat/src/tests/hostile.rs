@@ -47,6 +47,30 @@ fn floods_of_connections_are_bounded_and_leave_room_for_others() {
 }
 
 #[test]
+fn a_flow_waits_for_one_time_however_often_that_changes_and_for_none_when_it_is_over() {
+    let mut bench = bench(NatConfig::default());
+    let (ours, mut theirs, peer) = connected(&mut bench, &[], 60_000);
+    for _ in 0..100 {
+        // Not acknowledged in time, sent again, acknowledged: the next time is hours away, and then it is near again.
+        bench.send(peer, &[7]);
+        bench.run();
+        bench.pass(SECOND);
+        bench.run();
+        theirs = theirs.wrapping_add(1);
+        say(&mut bench, &seg(ours, theirs, ACK));
+    }
+    assert!(bench.stats().sent_again >= 100, "its times come");
+    assert_eq!((bench.stats().connections, bench.timers()), (1, 1));
+    say(&mut bench, &seg(ours, 0, RST));
+    assert_eq!((bench.stats().connections, bench.timers()), (0, 0));
+    // Datagrams: of more flows than there may be.
+    for port in 0..2000 {
+        put(&mut bench, &udp(OUTSIDE, (1000 + port, 53), b"what?"));
+    }
+    assert_eq!((bench.stats().talks, bench.timers()), (400, 400));
+}
+
+#[test]
 fn a_reset_has_to_be_right() {
     let mut bench = bench(NatConfig::default());
     let (ours, theirs, peer) = connected(&mut bench, &[], 60_000);
