@@ -398,7 +398,7 @@ impl<H: Host> Engine<H> {
         if frame.read(packet.at + UDP, &mut request).is_err() {
             return;
         }
-        let Some(answer) = self.dhcp.answer(&request) else { return };
+        let Some(answer) = self.dhcp.answer(&request, packet.from) else { return };
         let net = &self.shared.network;
         let way = Way {
             to: answer.station,
