@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use ahash::AHashMap as HashMap;
+use vireo_frame::Mac;
+
 use crate::host::Token;
 
 /// Since some moment that stays the same, in nanoseconds.
@@ -97,6 +100,44 @@ impl<T> Slots<T> {
             .iter()
             .enumerate()
             .filter_map(move |(n, place)| Some((name((n, place))?, place.1.as_ref()?)))
+    }
+}
+
+/// How many flows each station has: of the flows that there may be, all have the same share, and what one does not need the others have.
+#[derive(Debug, Default)]
+pub struct Shares {
+    all: usize,
+    of: HashMap<Mac, usize>,
+}
+
+impl Shares {
+    /// Of all stations.
+    pub fn len(&self) -> usize {
+        self.all
+    }
+
+    /// A station has one more.
+    pub fn add(&mut self, station: Mac) {
+        self.all += 1;
+        *self.of.entry(station).or_default() += 1;
+    }
+
+    /// A station has one less.
+    pub fn remove(&mut self, station: Mac) {
+        if let Some(count) = self.of.get_mut(&station) {
+            self.all -= 1;
+            *count -= 1;
+            if *count == 0 {
+                self.of.remove(&station);
+            }
+        }
+    }
+
+    /// Who has to give up a flow so that a station may have one more: the one that has most, if that leaves it no less.
+    pub fn gives_way(&self, to: Mac) -> Option<Mac> {
+        let (station, count) = self.of.iter().max_by_key(|(_, count)| **count)?;
+        let wants = self.of.get(&to).copied().unwrap_or(0) + 1;
+        (*count > wants).then_some(*station)
     }
 }
 
