@@ -89,7 +89,7 @@ fn a_guest_that_connects_to_nowhere_leaves_others_their_share() {
 #[test]
 fn a_guest_with_all_connections_gives_them_up_to_one_that_has_less() {
     let mut bench = bench(NatConfig { flows: 64, ..NatConfig::default() });
-    let mut open = |bench: &mut Bench, n: u16, other: bool| {
+    let open = |bench: &mut Bench, n: u16, other: bool| {
         let (before, mut segment) = (bench.peers(), seg(99, 0, SYN));
         segment.ports.0 += n;
         let frame = segment.frame(OUTSIDE);
