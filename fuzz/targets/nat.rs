@@ -105,6 +105,10 @@ fn dhcp(input: &mut Input<'_>) -> Vec<u8> {
     let udp = [&head[..], &body].concat();
     let mut frame = ip(input, 17, &udp);
     frame[30..34].fill(255);
+    // Mostly for the station that sends it: others are not answered.
+    if input.u8() > 32 {
+        frame.copy_within(6..12, 70);
+    }
     frame
 }
 

@@ -42,6 +42,13 @@ impl Switches {
     fn show(&self, name: &str) -> Value {
         serde_json::from_str(&self.done(&["show", name, "-o", "json"])).expect("JSON")
     }
+
+    /// The process of a switch: whoever holds its lock.
+    fn process(&self, name: &str) -> i32 {
+        let lock = self.0.join("switch").join(name).join("lock");
+        let out = Command::new("sh").args(["-c", "for p in /proc/[0-9]*; do [ -e $p/fd ] && ls -l $p/fd 2>/dev/null | grep -q \"$0\" && echo ${p#/proc/}; done"]).arg(&lock).output();
+        String::from_utf8_lossy(&out.expect("sh").stdout).trim().parse().expect("one process")
+    }
 }
 
 impl Drop for Switches {
@@ -100,6 +107,91 @@ fn what_cannot_be_leaves_nothing() {
 }
 
 #[test]
+fn a_path_is_no_switch_and_stays() {
+    let switches = Switches::new("path");
+    switches.done(&["create", "lab", "--no-start"]);
+    let package = switches.0.join("pkg");
+    std::fs::create_dir(&package).expect("a folder");
+    std::fs::write(switches.0.join("pkg.json"), "{}").expect("a file");
+    for path in [package.to_str().expect("text"), "../pkg"] {
+        for word in ["delete", "start", "stop", "show"] {
+            assert!(switches.refused(&[word, path]).contains("there is no switch"), "{word} {path}");
+        }
+    }
+    assert!(package.exists() && switches.0.join("pkg.json").exists());
+}
+
+#[test]
+fn of_several_that_start_or_make_a_switch_one_does() {
+    let switches = Switches::new("races");
+    // All at once; why each that was refused was.
+    let race = |words: &[&str]| -> Vec<String> {
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(|| switches.run(words))).collect();
+            let all = all.into_iter().map(|one| one.join().expect("it ran"));
+            let refused = all.filter(|out| !out.status.success());
+            refused.map(|out| String::from_utf8_lossy(&out.stderr).into_owned()).collect()
+        })
+    };
+    for _ in 0..3 {
+        let refused = race(&["create", "lab"]);
+        assert_eq!(refused.len(), 3, "{refused:?}");
+        let why = |e: &String| e.contains("there is a switch lab already") || e.contains("is being made");
+        assert!(refused.iter().all(why), "{refused:?}");
+        assert_eq!(switches.show("lab")["name"], "lab");
+        switches.done(&["stop", "lab"]);
+        let refused = race(&["start", "lab"]);
+        assert_eq!(refused.len(), 3, "{refused:?}");
+        assert!(refused.iter().all(|e| e.contains("is running already")), "{refused:?}");
+        assert_eq!(switches.show("lab")["name"], "lab");
+        // One deletes it; to the others it is gone, or goes just now.
+        race(&["delete", "lab"]);
+        assert!(!switches.0.join("switch/lab.json").exists() && !switches.0.join("switch/lab").exists());
+    }
+    let mut by_hand = Command::new(vireo());
+    switches.done(&["create", "lab", "--no-start"]);
+    by_hand.args(["switch", "serve", "lab", "--background", "--folder"]).arg(&switches.0);
+    let out = by_hand.stdin(std::process::Stdio::null()).output().expect("vireo runs");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("standard input is not its lock"));
+}
+
+#[test]
+fn a_switch_that_a_supervisor_starts_again_and_again_can_be_deleted() {
+    let switches = Switches::new("supervised");
+    switches.done(&["create", "lab", "--no-start"]);
+    let serve = "while [ -e \"$1/switch/lab.json\" ]; do \"$0\" switch serve lab --folder \"$1\"; done";
+    let mut supervisor = Command::new("sh");
+    supervisor.args(["-c", serve]).arg(vireo()).arg(&switches.0).stderr(std::process::Stdio::null());
+    let mut supervisor = supervisor.spawn().expect("sh");
+    while !switches.done(&["list"]).contains("running") {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    switches.done(&["delete", "lab"]);
+    // What is gone is not served: it ends.
+    let ended = (0..500).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        supervisor.try_wait().expect("its state").is_some()
+    });
+    assert!(ended, "it serves what was deleted");
+    assert_eq!(switches.done(&["list", "-o", "json"]).trim(), "[]");
+    assert!(!switches.0.join("switch/lab").exists());
+}
+
+#[test]
+fn a_switch_has_all_file_descriptors_that_it_may_have() {
+    let switches = Switches::new("descriptors");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 200; exec \"$0\" switch create lab --folder \"$1\""]);
+    assert!(command.arg(vireo()).arg(&switches.0).status().expect("sh").success());
+    let limits =
+        std::fs::read_to_string(format!("/proc/{}/limits", switches.process("lab"))).expect("limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let [soft, hard] = [3, 4].map(|n| files.split_whitespace().nth(n));
+    assert_eq!(soft, hard);
+    assert_ne!(soft, Some("200"));
+}
+
+#[test]
 fn a_capture_is_a_file_and_a_killed_switch_starts_again() {
     let switches = Switches::new("killed");
     switches.done(&["create", "lab"]);
@@ -107,10 +199,7 @@ fn a_capture_is_a_file_and_a_killed_switch_starts_again() {
     switches.done(&["capture", "lab", file.to_str().expect("text"), "--seconds", "1"]);
     let bytes = std::fs::read(&file).expect("the file");
     assert_eq!((bytes.len(), &bytes[..4]), (60, &[0x0a, 0x0d, 0x0d, 0x0a][..]));
-    // Whoever holds its lock is it.
-    let lock = switches.0.join("switch/lab/lock");
-    let out = Command::new("sh").args(["-c", "for p in /proc/[0-9]*; do [ -e $p/fd ] && ls -l $p/fd 2>/dev/null | grep -q \"$0\" && echo ${p#/proc/}; done"]).arg(&lock).output();
-    let pid: i32 = String::from_utf8_lossy(&out.expect("sh").stdout).trim().parse().expect("one process");
+    let pid = switches.process("lab");
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
     while switches.done(&["list"]).contains("running") {
         std::thread::sleep(std::time::Duration::from_millis(20));

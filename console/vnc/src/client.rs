@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -19,17 +20,61 @@ const PACE: Duration = Duration::from_millis(16);
 /// How often it is looked for changes, where the device tells of none.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Serves a client until it goes, breaks the protocol, or `stop` can be read.
+/// What server and thread know of a client.
+#[derive(Debug)]
+pub struct Place {
+    bell: OwnedFd,
+    /// It has made its handshake.
+    up: AtomicBool,
+    /// Another one has its place.
+    dismissed: AtomicBool,
+}
+
+impl Place {
+    /// That of one who has just come.
+    ///
+    /// # Errors
+    /// There is no file descriptor left.
+    pub fn new() -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { bell, up: AtomicBool::new(false), dismissed: AtomicBool::new(false) })
+    }
+
+    /// Whether its handshake is over, with the password if there is one.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was told to go.
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::Relaxed)
+    }
+
+    /// Has it go.
+    pub fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::Relaxed);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        // Full means rung.
+        _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Serves a client until it goes, breaks the protocol, or is dismissed, or `stop` can be read.
 ///
 /// # Errors
 /// Of the socket, or of TLS.
-pub fn serve(socket: Socket, security: &Arc<Security>, station: &Station, stop: &OwnedFd) -> io::Result<()> {
-    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let rung = Arc::clone(&bell);
-    let wake = Box::new(move || {
-        // Full means rung.
-        _ = rustix::io::write(&*rung, &1_u64.to_ne_bytes());
-    });
+pub fn serve(
+    socket: Socket,
+    security: &Arc<Security>,
+    station: &Station,
+    place: &Arc<Place>,
+    stop: &OwnedFd,
+) -> io::Result<()> {
+    let rung = Arc::clone(place);
+    let wake = Box::new(move || rung.ring());
     let mut challenge = [0; 16];
     rustix::rand::getrandom(&mut challenge, rustix::rand::GetRandomFlags::empty())?;
     Client {
@@ -41,7 +86,7 @@ pub fn serve(socket: Socket, security: &Arc<Security>, station: &Station, stop: 
         last: Instant::now(),
         sent: false,
     }
-    .run(&bell, stop)
+    .run(place, stop)
 }
 
 struct Client<'a> {
@@ -58,21 +103,22 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    fn run(&mut self, bell: &OwnedFd, stop: &OwnedFd) -> io::Result<()> {
+    fn run(&mut self, place: &Place, stop: &OwnedFd) -> io::Result<()> {
         let mut bytes = Vec::new();
         self.sent = self.transport.write(self.session.output())?;
         loop {
-            let [read, woken, stopped] = self.wait(bell, stop)?;
-            if stopped || !self.session.is_up() && Instant::now() >= self.deadline {
+            let [read, woken, stopped] = self.wait(&place.bell, stop)?;
+            if stopped || place.is_dismissed() || !self.session.is_up() && Instant::now() >= self.deadline {
                 return Ok(());
             }
             if woken {
-                _ = rustix::io::read(bell, &mut [0; 8]);
+                _ = rustix::io::read(&place.bell, &mut [0; 8]);
             }
             if read {
                 bytes.clear();
                 let open = self.transport.read(&mut bytes)?;
                 self.take(&bytes)?;
+                place.up.store(self.session.is_up(), Ordering::Relaxed);
                 if !open {
                     return Ok(());
                 }

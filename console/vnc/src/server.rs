@@ -1,7 +1,8 @@
 //! The sockets.
 
+use std::cmp::Reverse;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -9,14 +10,21 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::net::sockopt;
 use vireo_screen::Station;
 
-use crate::client;
+use crate::client::{self, Place};
 use crate::security::Security;
 use crate::transport::Socket;
 
 /// Clients that are served at a time.
-const CLIENTS_MOST: usize = 16;
+pub const CLIENTS_MOST: usize = 16;
+/// Threads of clients, those included that are about to go.
+const THREADS_MOST: usize = 2 * CLIENTS_MOST;
+/// A client of which nothing is heard is asked whether it is there after so long, then so often, so many times.
+const SILENCE: Duration = Duration::from_secs(60);
+const ASKED: Duration = Duration::from_secs(15);
+const ASKS: u32 = 4;
 
 /// Where clients connect.
 pub enum Listener {
@@ -36,11 +44,16 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    fn accept(&self) -> io::Result<Socket> {
-        Ok(match self {
-            Self::Unix(l) => Socket::Unix(l.accept()?.0),
-            Self::Tcp(l) => Socket::Tcp(l.accept()?.0),
-        })
+    /// Who has connected, and from where.
+    fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
+        match self {
+            Self::Unix(l) => Ok((Socket::Unix(l.accept()?.0), None)),
+            Self::Tcp(l) => {
+                let (socket, from) = l.accept()?;
+                ask_whether_it_is_there(&socket)?;
+                Ok((Socket::Tcp(socket), Some(from.ip())))
+            }
+        }
     }
 
     fn set_nonblocking(&self) -> io::Result<()> {
@@ -49,6 +62,17 @@ impl Listener {
             Self::Tcp(l) => l.set_nonblocking(true),
         }
     }
+}
+
+/// A client that has vanished says nothing any more, and where the screen does not change there is nothing for it to acknowledge.
+fn ask_whether_it_is_there(socket: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, SILENCE)?;
+    sockopt::set_tcp_keepintvl(socket, ASKED)?;
+    sockopt::set_tcp_keepcnt(socket, ASKS)?;
+    // The same of what it was sent.
+    let most = SILENCE + ASKED * ASKS;
+    Ok(sockopt::set_tcp_user_timeout(socket, most.as_millis() as u32)?)
 }
 
 /// A server. Dropping it closes its clients.
@@ -87,7 +111,14 @@ struct Server {
     security: Arc<Security>,
     station: Station,
     stop: Arc<OwnedFd>,
-    clients: Vec<JoinHandle<()>>,
+    /// The oldest first.
+    clients: Vec<Served>,
+}
+
+struct Served {
+    thread: JoinHandle<()>,
+    place: Arc<Place>,
+    from: Option<IpAddr>,
 }
 
 impl Server {
@@ -103,30 +134,69 @@ impl Server {
                 break;
             }
             match listener.accept() {
-                Ok(socket) => self.admit(socket),
+                Ok((socket, from)) => self.admit(socket, from),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => std::thread::sleep(RETRY),
             }
         }
         // One that panicked has said so itself.
-        self.clients.drain(..).for_each(|c| _ = c.join());
+        self.clients.drain(..).for_each(|c| _ = c.thread.join());
     }
 
-    /// Has a client served by a thread of its own, if there are not too many: one more is closed.
-    fn admit(&mut self, socket: Socket) {
-        self.clients.retain(|c| !c.is_finished());
-        if self.clients.len() >= CLIENTS_MOST {
+    /// Has a client served by a thread of its own, if there is a place for it: else it is closed.
+    fn admit(&mut self, socket: Socket, from: Option<IpAddr>) {
+        self.clients.retain(|c| !c.thread.is_finished());
+        if !self.make_room() {
             tracing::debug!("a VNC client too many");
             return;
         }
+        // Without a file descriptor or a thread, the client is closed.
+        let Ok(place) = Place::new().map(Arc::new) else { return };
         let (security, station, stop) =
             (Arc::clone(&self.security), self.station.clone(), Arc::clone(&self.stop));
-        let client = Builder::new().name("vnc-client".into()).spawn(move || {
-            if let Err(e) = client::serve(socket, &security, &station, &stop) {
+        let its = Arc::clone(&place);
+        let thread = Builder::new().name("vnc-client".into()).spawn(move || {
+            if let Err(e) = client::serve(socket, &security, &station, &its, &stop) {
                 tracing::debug!("a VNC client has gone: {e}");
             }
         });
-        // Without a thread, the client is closed.
-        self.clients.extend(client.ok());
+        self.clients.extend(thread.ok().map(|thread| Served { thread, place, from }));
+    }
+
+    /// Whether there is room for one more. Who has not made its handshake gives way, so that nobody is kept out by those who may not
+    /// come in: of the address that has most such clients, the oldest.
+    fn make_room(&self) -> bool {
+        let stay = |c: &&Served| !c.place.is_dismissed();
+        if self.clients.iter().filter(stay).count() < CLIENTS_MOST {
+            return true;
+        }
+        let waiting: Vec<&Served> = self.clients.iter().filter(stay).filter(|c| !c.place.is_up()).collect();
+        let of = |from: Option<IpAddr>| waiting.iter().filter(|c| c.from == from).count();
+        let found = waiting.iter().enumerate().max_by_key(|(n, c)| (of(c.from), Reverse(*n)));
+        match found {
+            Some((_, client)) if self.clients.len() < THREADS_MOST => {
+                client.place.dismiss();
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_that_vanish_are_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, from) = Listener::Tcp(listener).accept().unwrap();
+        assert!(from.is_some_and(|from| from.is_loopback()));
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        let most = sockopt::tcp_keepidle(&socket).unwrap()
+            + sockopt::tcp_keepintvl(&socket).unwrap() * sockopt::tcp_keepcnt(&socket).unwrap();
+        assert_eq!(most, Duration::from_secs(120));
+        assert_eq!(sockopt::tcp_user_timeout(&socket).unwrap(), 120_000);
     }
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use vireo_screen::{Key, Keyboard, Mode, Pixels, Pointer, PointerState, Rect, Screen, Size, Station};
 
 use crate::auth::response;
+use crate::server::CLIENTS_MOST;
 use crate::session::PART;
 use crate::zrle::client::Unzrle;
 use crate::{Listener, Security, Session, VncServer};
@@ -372,6 +373,53 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     // The end closes both, also the one that reads nothing.
     drop(server);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn who_has_no_password_keeps_nobody_out_who_has() {
+    let path = std::env::temp_dir().join(format!("vireo-vnc-{}-full", std::process::id()));
+    let rig = Rig::new(Security::default());
+    let listener = Listener::Unix(UnixListener::bind(&path).unwrap());
+    let _server = VncServer::start(listener, with_password("full-door"), rig.station.clone()).unwrap();
+    let knock = || {
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.read_exact(&mut [0; 12]).map(|()| client)
+    };
+    let enter = || {
+        let mut client = knock().expect("there is a place");
+        let mut challenge = [0; 2 + 16];
+        client.write_all(b"RFB 003.008\n\x02").unwrap();
+        client.read_exact(&mut challenge).unwrap();
+        client.write_all(&response(b"secret", challenge.last_chunk().unwrap())).unwrap();
+        client.write_all(b"\x01").unwrap();
+        client.read_exact(&mut [0; 4 + 24 + 5]).unwrap();
+        client
+    };
+    let mut idle: Vec<_> = (0..CLIENTS_MOST).map(|_| knock().unwrap()).collect();
+    let mut inside: Vec<_> = vec![enter()];
+    assert_eq!(idle[0].read(&mut [0]).unwrap(), 0, "the oldest has gone");
+    idle[1].write_all(b"RFB 003.008\n").unwrap();
+    idle[1].read_exact(&mut [0; 2]).expect("the next one has not");
+    inside.extend((1..CLIENTS_MOST).map(|_| enter()));
+    for client in &mut idle {
+        while client.read(&mut [0]).unwrap() > 0 {}
+    }
+    // Those inside stay: one more is closed.
+    assert!(knock().is_err());
+    for client in &mut inside {
+        client.write_all(&request(false)).unwrap();
+        client.read_exact(&mut [0; 4]).expect("it is served");
+    }
+    // When one has gone, there is a place again.
+    drop(inside.pop());
+    let again = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        knock().is_ok()
+    });
+    assert!(again);
+    enter();
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn main() -> ExitCode {
     if let Some(why) = refused {
         _ = writeln!(std::io::stderr(), "vireo: VIREO_LOG={wanted} is not understood: {why}");
     }
+    raise_descriptors();
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Disk { command } => disk::run(&command),
@@ -76,6 +77,15 @@ fn main() -> ExitCode {
         Command::Switch { place, command } => switch::run(&place, &command),
         Command::Host { command } => host::run(&command),
     }
+}
+
+/// Has as many file descriptors as the host allows, which is far more than a process has by itself: networks take one for each flow of
+/// a guest, switches two for each port.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where even that is refused, it is as it was.
+    _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
 }
 
 /// One line on standard error.

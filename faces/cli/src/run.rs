@@ -64,8 +64,8 @@ pub struct RunArgs {
     #[arg(long = "cdrom", value_name = "FILE[,OPTION…]", value_parser = DiskSpec::parse_cd)]
     cds: Vec<DiskSpec>,
     /// A network adapter, plugged into nat (a private network that reaches the host's), switch=NAME or tap=NAME. Options:
-    /// model=netvsc|virtio|e1000, mac=ADDRESS; of nat forward=tcp:127.0.0.1:8080:80 and mtu=N; of a switch port=NAME and vlan=N. May
-    /// be given often.
+    /// model=netvsc|virtio|e1000, mac=ADDRESS; of nat forward=tcp:127.0.0.1:8080:80, mtu=N, and host=off (the router's address is
+    /// not the host's loopback then); of a switch port=NAME and vlan=N. May be given often.
     #[arg(long = "nic", value_name = "NETWORK[,OPTION…]")]
     nics: Vec<NicSpec>,
     /// Gives the machine a screen of this size, a keyboard and a mouse (`vireo vm screenshot`, `vireo vm type`).

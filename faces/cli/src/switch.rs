@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use vireo_switchd::control::{self, Answer, Request};
-use vireo_switchd::{Config, Folders, SwitchKind, Uplink};
+use vireo_switchd::{Config, Folders, Lock, SwitchKind, Uplink};
 
 use crate::output::Format as Output;
 
@@ -135,7 +135,7 @@ fn attempt(place: &Place, command: &SwitchCommand) -> Result<ExitCode, String> {
         SwitchCommand::Serve { name, background } => process::serve(&here, name, *background)?,
         SwitchCommand::Start { name } => {
             known(&folders, name)?;
-            process::start(&here, name)?;
+            start(&here, name)?;
         }
         SwitchCommand::Stop { name } => {
             known(&folders, name)?;
@@ -171,7 +171,7 @@ fn ask(folders: &Folders, name: &str, request: &Request) -> Result<Answer, Strin
 
 /// Whether there is such a switch.
 fn known(folders: &Folders, name: &str) -> Result<(), String> {
-    match folders.config(name).exists() {
+    match folders.has(name) {
         true => Ok(()),
         false => Err(format!("there is no switch {name} (vireo switch list)")),
     }
@@ -203,26 +203,46 @@ fn config(name: &str, kind: Kind, uplink: Option<&Uplink>, mtu: u32) -> Result<C
 }
 
 fn create(here: &process::Here<'_>, config: &Config, start: bool) -> Result<(), String> {
-    let path = here.folders.config(&config.name);
+    let name = &config.name;
+    let path = here.folders.config(name);
     here.folders.make().map_err(|e| format!("{}: {e}", path.display()))?;
-    if path.exists() {
-        return Err(format!("there is a switch {} already", config.name));
+    let lock = match process::lock(here, name)? {
+        Some(lock) if !here.folders.has(name) => lock,
+        None if !here.folders.has(name) => return Err(process::busy(name)),
+        _ => return Err(format!("there is a switch {name} already")),
+    };
+    let saved = config.save(&path).map_err(|e| e.to_string());
+    if saved.is_err() || !start {
+        return remove(name, &lock).and(saved);
     }
-    config.save(&path).map_err(|e| e.to_string())?;
-    if start && let Err(why) = process::start(here, &config.name) {
+    process::start(here, name, &lock).inspect_err(|_| {
         // As if it had not been tried.
         _ = std::fs::remove_file(&path);
-        _ = here.folders.sockets(&config.name).remove();
-        return Err(why);
+        _ = lock.remove();
+    })
+}
+
+fn start(here: &process::Here<'_>, name: &str) -> Result<(), String> {
+    let lock = process::lock(here, name)?.ok_or_else(|| format!("switch {name} is running already"))?;
+    // It may have been deleted since it was looked for.
+    if let Err(why) = known(here.folders, name) {
+        return remove(name, &lock).and(Err(why));
     }
-    Ok(())
+    process::start(here, name, &lock)
 }
 
 fn delete(here: &process::Here<'_>, name: &str) -> Result<(), String> {
-    if here.folders.sockets(name).is_running() {
-        process::stop(here, name)?;
-    }
+    let lock = process::take(here, name)?;
     let path = here.folders.config(name);
-    std::fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    here.folders.sockets(name).remove().map_err(|e| format!("the sockets of {name}: {e}"))
+    match std::fs::remove_file(&path) {
+        // Another one has deleted it.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        done => done.map_err(|e| format!("{}: {e}", path.display()))?,
+    }
+    remove(name, &lock)
+}
+
+/// Removes the files of a switch that does not run.
+fn remove(name: &str, lock: &Lock) -> Result<(), String> {
+    lock.remove().map_err(|e| format!("the sockets of {name}: {e}"))
 }

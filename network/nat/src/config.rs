@@ -181,8 +181,8 @@ pub struct NatConfig {
     pub host_loopback: bool,
     /// The name that DHCP gives the first guest.
     pub host_name: Option<String>,
-    /// Connections, and as many flows of datagrams, that there may be at a time. Each takes a file descriptor: who wants more than a
-    /// process usually has raises its limit first.
+    /// Connections, and as many flows of datagrams, that there may be at a time. Each takes a file descriptor: where the process may
+    /// have few, it is a quarter of them.
     pub flows: usize,
 }
 

@@ -129,9 +129,9 @@ impl Server {
         self.leases.clear();
     }
 
-    /// What a client is answered, if anything.
-    pub fn answer(&mut self, request: &[u8]) -> Option<Answer> {
-        let message = Message::read(request)?;
+    /// What a client is answered, if anything: by the station that has sent this, for itself alone.
+    pub fn answer(&mut self, request: &[u8], from: Mac) -> Option<Answer> {
+        let message = Message::read(request).filter(|message| message.client == from)?;
         // It has chosen another server.
         if message.server.is_some_and(|s| s != self.network.gateway) {
             return None;
@@ -251,6 +251,11 @@ mod tests {
         bytes
     }
 
+    /// What a client is answered that says this itself.
+    fn ask(server: &mut Server, kind: u8, client: Mac, have: [u8; 4], options: &[u8]) -> Option<Answer> {
+        server.answer(&request(kind, client, have, options), client)
+    }
+
     fn option(answer: &Answer, code: u8) -> Option<&[u8]> {
         let mut at = FIXED;
         while let [c, length, ..] = answer.bytes[at..] {
@@ -267,11 +272,11 @@ mod tests {
     #[test]
     fn a_client_gets_an_address_and_all_that_goes_with_it() {
         let mut server = server();
-        let offer = server.answer(&request(kind::DISCOVER, CLIENT, [0; 4], &[])).unwrap();
+        let offer = ask(&mut server, kind::DISCOVER, CLIENT, [0; 4], &[]).unwrap();
         assert_eq!(option(&offer, option::KIND), Some(&[kind::OFFER][..]));
         assert_eq!((offer.station, offer.address), (CLIENT, [10, 0, 2, 15].into()));
         let wish = [option::WANTED, 4, 10, 0, 2, 15, option::SERVER, 4, 10, 0, 2, 2];
-        let ack = server.answer(&request(kind::REQUEST, CLIENT, [0; 4], &wish)).unwrap();
+        let ack = ask(&mut server, kind::REQUEST, CLIENT, [0; 4], &wish).unwrap();
         assert_eq!(ack.bytes[4..8], [1, 2, 3, 4]);
         assert_eq!(ack.bytes[16..20], [10, 0, 2, 15]);
         for (code, body) in [
@@ -286,7 +291,7 @@ mod tests {
             assert_eq!(option(&ack, code), Some(body), "{code}");
         }
         // Renewal, to the address that it has.
-        let ack = server.answer(&request(kind::REQUEST, CLIENT, [10, 0, 2, 15], &[])).unwrap();
+        let ack = ask(&mut server, kind::REQUEST, CLIENT, [10, 0, 2, 15], &[]).unwrap();
         assert_eq!((ack.station, ack.address), (CLIENT, [10, 0, 2, 15].into()));
         assert_eq!(ack.bytes[12..16], [10, 0, 2, 15]);
     }
@@ -297,7 +302,7 @@ mod tests {
         let mut seen = Vec::new();
         for n in 0..100 {
             let client = Mac([2, 0, 0, 0, 0, n]);
-            let offer = server.answer(&request(kind::DISCOVER, client, [0; 4], &[])).unwrap();
+            let offer = ask(&mut server, kind::DISCOVER, client, [0; 4], &[]).unwrap();
             assert!(server.network.may_be_guest(offer.address.into()));
             seen.push(offer.address);
         }
@@ -308,24 +313,41 @@ mod tests {
         assert_eq!(now.len(), server.leases.len());
         let taken = seen[99].octets();
         let wish = [&[option::WANTED, 4][..], &taken].concat();
-        let nak = server.answer(&request(kind::REQUEST, CLIENT, [0; 4], &wish)).unwrap();
+        let nak = ask(&mut server, kind::REQUEST, CLIENT, [0; 4], &wish).unwrap();
         assert_eq!(option(&nak, option::KIND), Some(&[kind::NAK][..]));
         assert_eq!(nak.station, Mac::BROADCAST);
         // One outside of the network.
         let wish = [option::WANTED, 4, 192, 168, 1, 7];
-        let nak = server.answer(&request(kind::REQUEST, Mac([2; 6]), [0; 4], &wish)).unwrap();
+        let nak = ask(&mut server, kind::REQUEST, Mac([2; 6]), [0; 4], &wish).unwrap();
         assert_eq!(option(&nak, option::KIND), Some(&[kind::NAK][..]));
     }
 
     #[test]
     fn a_lease_that_is_given_back_is_given_again_and_another_servers_clients_are_left_alone() {
         let mut server = server();
-        server.answer(&request(kind::DISCOVER, CLIENT, [0; 4], &[])).unwrap();
-        assert_eq!(server.answer(&request(kind::RELEASE, CLIENT, [10, 0, 2, 15], &[])), None);
-        let other = server.answer(&request(kind::DISCOVER, Mac([2; 6]), [0; 4], &[])).unwrap();
+        ask(&mut server, kind::DISCOVER, CLIENT, [0; 4], &[]).unwrap();
+        assert_eq!(ask(&mut server, kind::RELEASE, CLIENT, [10, 0, 2, 15], &[]), None);
+        let other = ask(&mut server, kind::DISCOVER, Mac([2; 6]), [0; 4], &[]).unwrap();
         assert_eq!(other.address, server.network.guest);
         let wish = [option::WANTED, 4, 10, 0, 2, 15, option::SERVER, 4, 10, 0, 2, 9];
-        assert_eq!(server.answer(&request(kind::REQUEST, CLIENT, [0; 4], &wish)), None);
+        assert_eq!(ask(&mut server, kind::REQUEST, CLIENT, [0; 4], &wish), None);
+    }
+
+    #[test]
+    fn nobody_speaks_for_others() {
+        let (mut server, other) = (server(), Mac([2; 6]));
+        let leases = [(CLIENT, Network::default().guest)];
+        ask(&mut server, kind::DISCOVER, CLIENT, [0; 4], &[]).unwrap();
+        for kind in [kind::RELEASE, kind::DECLINE] {
+            assert_eq!(server.answer(&request(kind, CLIENT, [10, 0, 2, 15], &[]), other), None);
+            assert_eq!(server.leases(), leases);
+        }
+        // A station has one lease, however many clients it makes up.
+        for n in 0..=255 {
+            let made_up = Mac([2, 0, 0, 0, 0, n]);
+            assert_eq!(server.answer(&request(kind::DISCOVER, made_up, [0; 4], &[]), other), None);
+        }
+        assert_eq!(server.leases(), leases);
     }
 
     proptest! {
@@ -334,7 +356,7 @@ mod tests {
             let mut server = server();
             let mut bytes = request(kind, CLIENT, [0; 4], &options);
             bytes.truncate(cut.max(1));
-            if let Some(answer) = server.answer(&bytes) {
+            if let Some(answer) = server.answer(&bytes, CLIENT) {
                 prop_assert!(answer.bytes.len() < 576);
             }
         }

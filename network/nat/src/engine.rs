@@ -266,7 +266,7 @@ impl<H: Host> Engine<H> {
         let found = self.forwards.iter().find(|(_, l)| l.forward == *forward).map(|(token, _)| token);
         let token = found.ok_or(NatError::NotForwarded(*forward))?;
         self.forwards.remove(token);
-        self.talks.forward_removed(token);
+        self.talks.forward_removed(token, &mut self.shared);
         Ok(())
     }
 
@@ -398,7 +398,7 @@ impl<H: Host> Engine<H> {
         if frame.read(packet.at + UDP, &mut request).is_err() {
             return;
         }
-        let Some(answer) = self.dhcp.answer(&request) else { return };
+        let Some(answer) = self.dhcp.answer(&request, packet.from) else { return };
         let net = &self.shared.network;
         let way = Way {
             to: answer.station,
@@ -561,6 +561,11 @@ impl<H: Host> Engine<H> {
     /// When it is to be run again, even if nothing happens.
     pub fn deadline(&self) -> Nanos {
         self.shared.timers.first().unwrap_or(Nanos::MAX).min(self.advertise)
+    }
+
+    /// Flows that wait for a time.
+    pub fn timers(&self) -> usize {
+        self.shared.timers.len()
     }
 
     /// Bytes that connections hold.

@@ -20,7 +20,8 @@
 //! Nobody. What guests send is read in a frame's head, each byte once; numbers of sequence are taken modulo 2^32 and checked against
 //! what was sent (RFC 9293, 5961). A guest that is slow, or lets a connection wait, has its own bytes kept, within bounds, and
 //! nobody else's. What guests can make the host hold: so many flows each of connections and datagrams as [`NatConfig::flows`] says, a
-//! quarter of the connections not yet made; for each connection 64 KiB each way, and 64 MiB more for all together; 16 packets in
+//! quarter of the connections not yet made, of which each waits for 30 s at most. Where all are taken, a station that has fewer takes
+//! one of that which has most, until all have the same: none keeps others out. What they hold besides: for each connection 64 KiB each way, and 64 MiB more for all together; 16 packets in
 //! fragments; 512 frames that wait for room.
 //!
 //! All but `sockets` and `link` is pure: it is told the time, and sees the host behind a trait ([`simulation`] is another one).

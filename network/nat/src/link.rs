@@ -12,6 +12,7 @@ use std::time::Instant;
 use ahash::RandomState;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::process::{Resource, getrlimit};
 use vireo_frame::{Ability, Adapter, End, Filter, Frame, Full, Link, Mac, NotAllowed};
 
 use crate::config::{NatConfig, NatError};
@@ -63,12 +64,18 @@ fn host(what: &'static str) -> impl Fn(std::io::Error) -> NatError {
     move |source| NatError::Host { what, source }
 }
 
+/// Flows of each kind that there may be in a process with so many file descriptors: half of these are for others.
+fn flows_most(descriptors: Option<u64>) -> usize {
+    descriptors.and_then(|n| usize::try_from(n / 4).ok()).unwrap_or(usize::MAX)
+}
+
 impl Nat {
     /// Starts one; it ends when it is dropped.
     ///
     /// # Errors
     /// It cannot be, or a port cannot be forwarded.
-    pub fn start(config: NatConfig) -> Result<Arc<Self>, NatError> {
+    pub fn start(mut config: NatConfig) -> Result<Arc<Self>, NatError> {
+        config.flows = config.flows.min(flows_most(getrlimit(Resource::Nofile).current));
         let (flags, event) = (CreateFlags::CLOEXEC, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let epoll = epoll::create(flags).map_err(|e| host("epoll instance")(e.into()))?;
         let bell = eventfd(0, event).map_err(|e| host("event")(e.into()))?;
@@ -308,5 +315,15 @@ impl Inner {
             Ok(false) => Next::At(deadline),
             Err(Full) => Next::At(Nanos::MAX),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_leave_half_of_the_descriptors_to_others() {
+        assert_eq!([Some(1024), Some(3), None].map(flows_most), [256, 0, usize::MAX]);
     }
 }

@@ -319,6 +319,11 @@ impl Bench {
         self.engine.deadline()
     }
 
+    /// Flows that wait for a time.
+    pub fn timers(&self) -> usize {
+        self.engine.timers()
+    }
+
     /// Frames that the guest got since this was last called.
     pub fn frames(&mut self) -> Vec<(Vec<u8>, Intent)> {
         std::mem::take(&mut self.tray.frames)

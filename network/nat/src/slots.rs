@@ -1,7 +1,9 @@
 //! Places for flows, with names that are not given twice; and when who is to be looked at.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
+
+use ahash::AHashMap as HashMap;
+use vireo_frame::Mac;
 
 use crate::host::Token;
 
@@ -101,10 +103,48 @@ impl<T> Slots<T> {
     }
 }
 
-/// When who is to be looked at. Each looks for itself whether it is time: one that was told may be early, never late.
+/// How many flows each station has: of the flows that there may be, all have the same share, and what one does not need the others have.
+#[derive(Debug, Default)]
+pub struct Shares {
+    all: usize,
+    of: HashMap<Mac, usize>,
+}
+
+impl Shares {
+    /// Of all stations.
+    pub fn len(&self) -> usize {
+        self.all
+    }
+
+    /// A station has one more.
+    pub fn add(&mut self, station: Mac) {
+        self.all += 1;
+        *self.of.entry(station).or_default() += 1;
+    }
+
+    /// A station has one less.
+    pub fn remove(&mut self, station: Mac) {
+        if let Some(count) = self.of.get_mut(&station) {
+            self.all -= 1;
+            *count -= 1;
+            if *count == 0 {
+                self.of.remove(&station);
+            }
+        }
+    }
+
+    /// Who has to give up a flow so that a station may have one more: the one that has most, if that leaves it no less.
+    pub fn gives_way(&self, to: Mac) -> Option<Mac> {
+        let (station, count) = self.of.iter().max_by_key(|(_, count)| **count)?;
+        let wants = self.of.get(&to).copied().unwrap_or(0) + 1;
+        (*count > wants).then_some(*station)
+    }
+}
+
+/// When who is to be looked at: each flow once. Each looks for itself whether it is time: one that was told may be early, never late.
 #[derive(Debug, Default)]
 pub struct Timers {
-    heap: BinaryHeap<Reverse<(Nanos, Token)>>,
+    all: BTreeSet<(Nanos, Token)>,
 }
 
 /// What a flow knows of its own timer.
@@ -123,25 +163,28 @@ impl Timers {
         if let Some(due) = due
             && timer.set.is_none_or(|set| due < set)
         {
+            self.forget(token, timer);
             timer.set = Some(due);
-            self.heap.push(Reverse((due, token)));
+            self.all.insert((due, token));
+        }
+    }
+
+    /// A flow is not looked at any more: it is over.
+    pub fn forget(&mut self, token: Token, timer: &mut Timer) {
+        if let Some(set) = timer.set.take() {
+            self.all.remove(&(set, token));
         }
     }
 
     /// Who is to be looked at now; whoever it is calls [`Self::is_due`].
     pub fn pop(&mut self, now: Nanos) -> Option<Token> {
-        let Reverse((due, _)) = self.heap.peek()?;
-        if *due > now {
-            return None;
-        }
-        self.heap.pop().map(|Reverse((_, token))| token)
+        self.all.first().filter(|(due, _)| *due <= now)?;
+        self.all.pop_first().map(|(_, token)| token)
     }
 
-    /// Whether it is time for a flow; else it will be told again.
+    /// Whether it is time for a flow that was told; else it will be told again.
     pub fn is_due(&mut self, token: Token, timer: &mut Timer, now: Nanos) -> bool {
-        if timer.set.is_some_and(|set| set <= now) {
-            timer.set = None;
-        }
+        timer.set = None;
         match timer.due {
             Some(due) if due <= now => {
                 timer.due = None;
@@ -156,6 +199,11 @@ impl Timers {
 
     /// When the first is to be looked at.
     pub fn first(&self) -> Option<Nanos> {
-        self.heap.peek().map(|Reverse((due, _))| *due)
+        self.all.first().map(|(due, _)| *due)
+    }
+
+    /// How many wait to be looked at.
+    pub fn len(&self) -> usize {
+        self.all.len()
     }
 }

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 
 use ahash::AHashMap as HashMap;
 use vireo_frame::headers::protocol;
-use vireo_frame::{Frame, Full};
+use vireo_frame::{Frame, Full, Mac};
 
 use crate::engine::{Shared, Target};
 use crate::host::{Datagrams, Host, Kind, Ready, Token};
 use crate::icmp::{self, Unreachable};
 use crate::outbox::Output;
-use crate::slots::{Nanos, SECOND, Slots, Table, Timer};
+use crate::slots::{Nanos, SECOND, Shares, Slots, Table, Timer};
 use crate::wire::{self, Packet, UDP, Way, be16};
 
 /// How long a flow is remembered of which nothing is heard (RFC 4787, REQ-5: two minutes at least), if it is DNS, or an echo.
@@ -48,6 +48,8 @@ pub type ByForward<'a> = dyn FnMut(Token, &[u8], SocketAddr) -> io::Result<()> +
 struct Talk<H: Host> {
     key: Key,
     way: Way,
+    /// The station in whose share it is.
+    owner: Mac,
     by: By<H>,
     /// It asks a resolver, at this port of it.
     dns: Option<u16>,
@@ -74,6 +76,8 @@ impl<H: Host> Talk<H> {
 pub struct Talks<H: Host> {
     slots: Slots<Talk<H>>,
     names: HashMap<Key, Token>,
+    /// How many each station has.
+    shares: Shares,
     queue: VecDeque<Token>,
     buffer: Vec<u8>,
     /// Which resolver is asked.
@@ -88,6 +92,7 @@ impl<H: Host> Talks<H> {
         Self {
             slots: Slots::new(Table::Talk, most),
             names: HashMap::new(),
+            shares: Shares::default(),
             queue: VecDeque::new(),
             buffer: vec![0; DATAGRAM_MAX],
             resolver: 0,
@@ -186,7 +191,7 @@ impl<H: Host> Talks<H> {
             Some(Target::Dns(port)) => (self.resolver(port, host), Some(port)),
             None => (None, None),
         };
-        let token = self.place(shared)?;
+        let token = self.place(way.to, shared)?;
         let made = match to {
             Some(to) => host.talk(key.kind, to, token),
             None => Err(io::ErrorKind::ConnectionRefused.into()),
@@ -211,26 +216,34 @@ impl<H: Host> Talks<H> {
         }
     }
 
-    /// A place for a flow: if there is none, that of the one that has been silent for longest.
-    fn place(&mut self, shared: &mut Shared) -> Option<Token> {
+    /// A place for a flow of a station: if there is none, that of the one that has been silent for longest, of the station that has
+    /// most.
+    fn place(&mut self, station: Mac, shared: &mut Shared) -> Option<Token> {
         if self.slots.is_full() {
             shared.stats.too_many += 1;
-            let oldest = self.slots.iter().min_by_key(|(_, talk)| talk.heard).map(|(token, _)| token)?;
-            self.remove(oldest);
+            let from = self.shares.gives_way(station).unwrap_or(station);
+            // Where all have one, whoever has been silent for longest has none.
+            let rank = |talk: &Talk<H>| (talk.owner != from, talk.heard);
+            let oldest = self.slots.iter().min_by_key(|(_, talk)| rank(talk)).map(|(token, _)| token)?;
+            self.remove(oldest, shared);
         }
         self.slots.next()
     }
 
     fn insert(&mut self, now: Nanos, token: Token, key: Key, way: Way, by: By<H>, shared: &mut Shared) {
         let (timer, dns, asked) = (Timer::default(), None, None);
-        let mut talk = Talk { key, way, by, dns, asked, heard: now, readable: false, queued: false, timer };
+        let (owner, heard, readable, queued) = (way.to, now, false, false);
+        let mut talk = Talk { key, way, owner, by, dns, asked, heard, readable, queued, timer };
+        self.shares.add(owner);
         shared.timers.set(token, &mut talk.timer, Some(now + IDLE_DNS.min(IDLE_PING)));
         self.names.insert(key, token);
         self.slots.insert(token, talk);
     }
 
-    fn remove(&mut self, token: Token) {
-        if let Some(talk) = self.slots.remove(token) {
+    fn remove(&mut self, token: Token, shared: &mut Shared) {
+        if let Some(mut talk) = self.slots.remove(token) {
+            shared.timers.forget(token, &mut talk.timer);
+            self.shares.remove(talk.owner);
             self.names.remove(&talk.key);
         }
     }
@@ -297,8 +310,8 @@ impl<H: Host> Talks<H> {
         let token = match self.names.get(&key) {
             Some(token) => *token,
             None => {
-                let Some(token) = self.place(shared) else { return };
                 let to = shared.known_station(guest.ip()).unwrap_or_default();
+                let Some(token) = self.place(to, shared) else { return };
                 let way = Way { to, from: shared.network.mac(), source, destination: guest.ip() };
                 self.insert(now, token, key, way, By::Forward(listener, peer), shared);
                 token
@@ -323,11 +336,11 @@ impl<H: Host> Talks<H> {
     }
 
     /// A port is not forwarded any more.
-    pub fn forward_removed(&mut self, listener: Token) {
+    pub fn forward_removed(&mut self, listener: Token, shared: &mut Shared) {
         let by_it = |talk: &Talk<H>| matches!(talk.by, By::Forward(by, _) if by == listener);
         let gone: Vec<Token> = self.slots.iter().filter(|(_, t)| by_it(t)).map(|(token, _)| token).collect();
         for token in gone {
-            self.remove(token);
+            self.remove(token, shared);
         }
     }
 
@@ -350,7 +363,7 @@ impl<H: Host> Talks<H> {
         if end > now {
             shared.timers.set(token, &mut talk.timer, Some(end));
         } else if due {
-            self.remove(token);
+            self.remove(token, shared);
         }
     }
 

@@ -30,7 +30,7 @@ mod service;
 mod tests;
 
 pub use config::{Config, ConfigError, SwitchKind, UPLINK, Uplink};
-pub use folders::{Folders, Sockets};
+pub use folders::{Folders, Lock, Sockets};
 pub use join::{Joined, join};
 pub use plane::{Handle, Plane};
 pub use policy::{Change, MirrorText, Policy, PolicyError, RuleText};

@@ -1,6 +1,5 @@
 //! The process of a switch: the data plane, and the sockets where workers and users come.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,7 +18,7 @@ use vireo_switch::{Kind, Settings};
 
 use crate::config::{Config, ConfigError, UPLINK, Uplink};
 use crate::control::{self, Answer, Member, PortStatus, Request, Station, Status};
-use crate::folders::{Folders, Sockets};
+use crate::folders::{Folders, Lock, Sockets};
 use crate::join::{Joined, join};
 use crate::plane::{Handle, Plane};
 
@@ -74,7 +73,7 @@ pub struct Service {
     /// Taken away before the data plane is.
     uplink: Option<Joined>,
     /// Locked while we are.
-    _lock: File,
+    _lock: Lock,
 }
 
 struct Shared {
@@ -110,13 +109,27 @@ impl Service {
         if !is_name(name) {
             return Err(ConfigError::Name(name.into()).into());
         }
+        // Without settings there is no folder to be made for a lock.
         let path = folders.config(name);
-        let config = Config::load(&path)?;
+        Config::load(&path)?;
         let sockets = folders.sockets(name);
-        let at = |path: PathBuf| move |source| ServeError::File { path: path.display().to_string(), source };
-        sockets.make().map_err(at(sockets.control()))?;
-        let lock = File::create(sockets.lock()).map_err(at(sockets.lock()))?;
-        lock.try_lock().map_err(|_| ServeError::Running)?;
+        let lock = sockets.lock().map_err(at(sockets.control()))?.ok_or(ServeError::Running)?;
+        Self::start_locked(folders, name, lock)
+    }
+
+    /// As [`Self::start`], with the lock taken.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn start_locked(folders: &Folders, name: &str, lock: Lock) -> Result<Self, ServeError> {
+        let path = folders.config(name);
+        let config = Config::load(&path).inspect_err(|_| {
+            // Deleted while it was looked for: nothing is left of it.
+            if !path.exists() {
+                _ = lock.remove();
+            }
+        })?;
+        let sockets = folders.sockets(name);
         let (mut plane, handle) = Plane::new()?;
         plane.switch().set_snooping(config.snooping);
         plane.switch().set_querier(config.querier);
@@ -229,6 +242,10 @@ impl Drop for Service {
             _ = thread.join();
         }
     }
+}
+
+fn at(path: PathBuf) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::File { path: path.display().to_string(), source }
 }
 
 /// Why the data plane does not answer.

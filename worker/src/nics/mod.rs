@@ -257,8 +257,9 @@ impl Entry {
         }
         let address = spec.address.unwrap_or_else(|| made_up(number));
         let link = Metered::new(match &spec.network {
-            Network::Nat { forwards, mtu } => {
-                let config = NatConfig { forwards: forwards.clone(), mtu: *mtu, ..NatConfig::default() };
+            Network::Nat { forwards, mtu, host } => {
+                let (forwards, mtu, host_loopback) = (forwards.clone(), *mtu, *host);
+                let config = NatConfig { forwards, mtu, host_loopback, ..NatConfig::default() };
                 Nat::start(config)? as _
             }
             Network::Tap(name) => Tap::open(name)? as _,

@@ -15,6 +15,8 @@ pub enum Network {
         forwards: Vec<Forward>,
         /// The longest packet, in bytes.
         mtu: u32,
+        /// The router's address is the host's loopback.
+        host: bool,
     },
     /// A TAP device of the host, by its name.
     Tap(String),
@@ -93,7 +95,7 @@ pub struct NicSpec {
 
 /// What there is, for messages.
 const NETWORKS: &str = "nat, switch=NAME or tap=NAME";
-const OPTIONS: &str = "mac=ADDRESS, model=netvsc|virtio|e1000, of nat forward=PROTOCOL:ADDRESS:PORT:PORT and mtu=N, of a switch port=NAME and vlan=N";
+const OPTIONS: &str = "mac=ADDRESS, model=netvsc|virtio|e1000, of nat forward=PROTOCOL:ADDRESS:PORT:PORT, host=on|off and mtu=N, of a switch port=NAME and vlan=N";
 
 impl FromStr for NicSpec {
     type Err = String;
@@ -102,7 +104,7 @@ impl FromStr for NicSpec {
         let mut parts = s.split(',');
         let network = parts.next().unwrap_or_default();
         let network = match network.split_once('=') {
-            None if network == "nat" => Network::Nat { forwards: Vec::new(), mtu: 1500 },
+            None if network == "nat" => Network::Nat { forwards: Vec::new(), mtu: 1500, host: true },
             Some(("tap", name)) if !name.is_empty() => Network::Tap(name.into()),
             Some(("switch", name)) if !name.is_empty() => {
                 Network::Switch { name: name.into(), port: None, vlan: None }
@@ -118,6 +120,7 @@ impl FromStr for NicSpec {
                 ("forward", Network::Nat { forwards, .. }) => {
                     forwards.push(value.parse().map_err(|e: vireo_nat::NoForward| e.to_string())?);
                 }
+                ("host", Network::Nat { host, .. }) => *host = parse_switch("host", value)?,
                 ("mtu", Network::Nat { mtu, .. }) => *mtu = parse_mtu(value)?,
                 ("mtu", Network::Tap(name)) => {
                     return Err(format!(
@@ -143,6 +146,14 @@ fn parse_vlan(value: &str) -> Result<u16, String> {
     vlan.ok_or_else(|| format!("vlan={value}: it is a number from 1 to 4094, or 0 for none"))
 }
 
+fn parse_switch(name: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{name}={value}: it is on or off")),
+    }
+}
+
 fn parse_mtu(value: &str) -> Result<u32, String> {
     let range = vireo_nat::MTU_MIN..=vireo_nat::MTU_MAX;
     let mtu = value.parse().ok().filter(|n| range.contains(n));
@@ -156,9 +167,11 @@ mod tests {
     #[test]
     fn adapters_are_described_by_network_and_options() {
         let spec: NicSpec =
-            "nat,forward=tcp:127.0.0.1:8080:80,forward=udp:[::1]:53:53,mtu=9000,model=e1000".parse().unwrap();
+            "nat,forward=tcp:127.0.0.1:8080:80,forward=udp:[::1]:53:53,mtu=9000,model=e1000,host=off"
+                .parse()
+                .unwrap();
         let forwards = ["tcp:127.0.0.1:8080:80", "udp:[::1]:53:53"].map(|f| f.parse().unwrap()).to_vec();
-        assert_eq!(spec.network, Network::Nat { forwards, mtu: 9000 });
+        assert_eq!(spec.network, Network::Nat { forwards, mtu: 9000, host: false });
         assert_eq!((spec.address, spec.model), (None, Some(NicModel::E1000)));
         assert_eq!(spec.network.to_string(), "nat tcp:127.0.0.1:8080:80 udp:[::1]:53:53");
         let spec: NicSpec = "tap=tap0,mac=00-15-5d-01-02-03".parse().unwrap();
@@ -176,6 +189,8 @@ mod tests {
             ("nat,mac=1", "no MAC address"),
             ("nat,mac=01:00:5e:00:00:01", "a group's address"),
             ("nat,mtu=99999", "1280 to 65521"),
+            ("nat,host=no", "host=no: it is on or off"),
+            ("tap=a,host=off", "options of an adapter are"),
             ("nat,forward=80", "cannot be forwarded"),
             ("nat,model=rtl8139", "netvsc, virtio or e1000"),
             ("nat,bridge=1", "options of an adapter are"),

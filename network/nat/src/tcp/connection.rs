@@ -6,6 +6,7 @@
 
 use std::io;
 
+use vireo_frame::Mac;
 use vireo_frame::headers::protocol;
 
 use super::buffer::{Buffer, Pool};
@@ -31,6 +32,8 @@ const LINGER: Nanos = 10 * SECOND;
 const SILENCE: Nanos = 900 * SECOND;
 /// A guest that does not take a connection for so long will not.
 const CALLING: Nanos = 30 * SECOND;
+/// A host that has not connected after so long is not waited for; a guest that still is asks again.
+const CONNECTING: Nanos = 30 * SECOND;
 /// A guest with nothing to say is asked whether it is there after so long, and then so often.
 const IDLE: Nanos = 7200 * SECOND;
 const ASKED: Nanos = 75 * SECOND;
@@ -57,6 +60,8 @@ pub enum State {
 pub struct Connection<S> {
     pub state: State,
     pub way: Way,
+    /// The station in whose share it is: the guest's as it was known when it began.
+    pub owner: Mac,
     /// Ports: ours as the guest sees it, and the guest's.
     pub ports: (u16, u16),
     /// The host's end, until both have ended.
@@ -115,6 +120,7 @@ impl<S: Stream> Connection<S> {
     fn new(state: State, way: Way, ports: (u16, u16), stream: S, first: u32, now: Nanos) -> Self {
         Self {
             state,
+            owner: way.to,
             way,
             ports,
             stream: Some(stream),
@@ -291,6 +297,7 @@ impl<S: Stream> Connection<S> {
         let silence = now.saturating_sub(self.heard);
         match self.state {
             State::Lingering if silence >= LINGER => self.state = State::Over,
+            State::Connecting if now.saturating_sub(self.started) >= CONNECTING => self.abandon(),
             State::Calling if now.saturating_sub(self.started) >= CALLING => self.abandon(),
             State::Answering if now.saturating_sub(self.started) >= 2 * CALLING => self.reset(shared),
             State::Open if self.late.is_some() && silence >= SILENCE => self.reset(shared),
@@ -316,7 +323,8 @@ impl<S: Stream> Connection<S> {
     /// When it is to be looked at again, if nothing happens before.
     pub fn due(&self, now: Nanos) -> Option<Nanos> {
         let patience = match self.state {
-            State::Connecting | State::Over => return None,
+            State::Over => return None,
+            State::Connecting => self.started + CONNECTING,
             State::Lingering => self.heard + LINGER,
             State::Open => {
                 let asked = now.saturating_sub(self.heard + IDLE) / ASKED + 1;

@@ -11,7 +11,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ahash::{AHashMap as HashMap, RandomState};
-use vireo_frame::{Frame, Full};
+use vireo_frame::{Frame, Full, Mac};
 
 use self::buffer::Pool;
 use self::connection::{Connection, State, refuse, reset};
@@ -19,7 +19,7 @@ use self::send::Turn;
 use crate::engine::Shared;
 use crate::host::{Host, Ready, Stream, Token};
 use crate::outbox::Output;
-use crate::slots::{Nanos, SECOND, Slots, Table};
+use crate::slots::{Nanos, SECOND, Shares, Slots, Table};
 use crate::wire::{Packet, Segment, Way, flag};
 
 /// The first of the ports that are nobody's own (RFC 6335), and how many are tried.
@@ -41,8 +41,9 @@ pub struct Connections<H: Host> {
     queue: VecDeque<Token>,
     /// Those that both ends have ended, the oldest first.
     lingering: VecDeque<Token>,
-    /// Those that wait for the host.
-    connecting: usize,
+    /// How many each station has; and of them, those that wait for the host.
+    shares: Shares,
+    connecting: Shares,
     connecting_most: usize,
     pool: Pool,
     secret: RandomState,
@@ -56,7 +57,8 @@ impl<H: Host> Connections<H> {
             names: HashMap::new(),
             queue: VecDeque::new(),
             lingering: VecDeque::new(),
-            connecting: 0,
+            shares: Shares::default(),
+            connecting: Shares::default(),
             connecting_most: most.div_ceil(4),
             pool: Pool::default(),
             secret,
@@ -97,7 +99,7 @@ impl<H: Host> Connections<H> {
                 });
                 return;
             }
-            self.remove(token);
+            self.remove(token, shared);
         }
         shared.learn(packet.source, packet.from);
         let way = shared.way_back(packet);
@@ -134,8 +136,8 @@ impl<H: Host> Connections<H> {
         connect: impl FnOnce(&Shared, u16, Token) -> Option<io::Result<H::Stream>>,
     ) {
         let ports = (segment.destination, segment.source);
-        let place = if self.connecting < self.connecting_most { self.place() } else { None };
-        let Some(token) = place else {
+        let place = self.may_connect(now, way.to, shared).then(|| self.place(now, way.to, shared));
+        let Some(token) = place.flatten() else {
             // It asks again.
             shared.stats.too_many += 1;
             return;
@@ -144,8 +146,8 @@ impl<H: Host> Connections<H> {
             Some(Ok(stream)) => {
                 let first = self.first_number(&key, now);
                 let connection = Connection::from_guest(way, segment, stream, first, shared.mtu, now);
-                self.connecting += 1;
                 self.insert(token, key, connection, shared);
+                self.touch(now, token, shared, |_, _, _| {});
             }
             Some(Err(error)) if is_exhausted(&error) => shared.stats.too_many += 1,
             Some(Err(error)) => refuse(&error, &way, ports, segment.sequence, shared),
@@ -156,28 +158,64 @@ impl<H: Host> Connections<H> {
         }
     }
 
-    /// A place for a connection: a free one, or that of the one that has ended first.
-    fn place(&mut self) -> Option<Token> {
+    /// A place for a connection of a station: a free one, or that of the one that has ended first, or of a station that has more.
+    fn place(&mut self, now: Nanos, station: Mac, shared: &mut Shared) -> Option<Token> {
         while self.slots.is_full() {
-            let token = self.lingering.pop_front()?;
-            if self.slots.get_mut(token).is_some() {
-                self.remove(token);
+            match self.lingering.front().copied() {
+                Some(token) => self.remove(token, shared),
+                None => self.crowd_out(now, self.shares.gives_way(station)?, |_| true, shared)?,
             }
         }
         self.slots.next()
     }
 
+    /// Whether one more connection of a station may wait for the host: others have to give way if they have more.
+    fn may_connect(&mut self, now: Nanos, station: Mac, shared: &mut Shared) -> bool {
+        let full = self.connecting.len() >= self.connecting_most;
+        !full
+            || self.connecting.gives_way(station).is_some_and(|from| {
+                self.crowd_out(now, from, |c| c.state == State::Connecting, shared).is_some()
+            })
+    }
+
+    /// Ends that connection of a station of which nothing has been heard for longest.
+    fn crowd_out(
+        &mut self,
+        now: Nanos,
+        from: Mac,
+        which: impl Fn(&Connection<H::Stream>) -> bool,
+        shared: &mut Shared,
+    ) -> Option<()> {
+        let its = self.slots.iter().filter(|(_, c)| c.owner == from && which(c));
+        let (token, _) = its.min_by_key(|(_, c)| c.heard)?;
+        shared.stats.too_many += 1;
+        self.touch(now, token, shared, |connection, shared, _| match connection.state {
+            // Its guest asks again.
+            State::Connecting => connection.abandon(),
+            _ => connection.reset(shared),
+        });
+        Some(())
+    }
+
     fn insert(&mut self, token: Token, key: Key, connection: Connection<H::Stream>, shared: &mut Shared) {
         shared.stats.connections_made += 1;
+        self.shares.add(connection.owner);
+        if connection.state == State::Connecting {
+            self.connecting.add(connection.owner);
+        }
         self.names.insert(key, token);
         self.slots.insert(token, connection);
     }
 
-    fn remove(&mut self, token: Token) {
+    fn remove(&mut self, token: Token, shared: &mut Shared) {
         if let Some(mut connection) = self.slots.remove(token) {
             connection.give_back(&mut self.pool);
+            shared.timers.forget(token, &mut connection.timer);
+            self.shares.remove(connection.owner);
             self.names.remove(&key_of(&connection));
         }
+        let slots = &mut self.slots;
+        while self.lingering.pop_front_if(|token| slots.get_mut(*token).is_none()).is_some() {}
     }
 
     /// The first number of a connection: one that the last one with the same ends did not have (RFC 6528).
@@ -196,9 +234,10 @@ impl<H: Host> Connections<H> {
         shared: &mut Shared,
     ) {
         let source = shared.seen_from(peer.ip(), guest.ip());
+        let to = shared.known_station(guest.ip()).unwrap_or_default();
         let key =
             self.free_key(guest, SocketAddr::new(source, peer.port()), shared.gateway_for(guest.ip()), now);
-        let (Some(key), Some(token)) = (key, self.place()) else {
+        let (Some(key), Some(token)) = (key, self.place(now, to, shared)) else {
             shared.stats.too_many += 1;
             stream.abort();
             return;
@@ -207,7 +246,6 @@ impl<H: Host> Connections<H> {
             stream.abort();
             return;
         }
-        let to = shared.known_station(guest.ip()).unwrap_or_default();
         let way = Way { to, from: shared.network.mac(), source: key.other.ip(), destination: guest.ip() };
         let first = self.first_number(&key, now);
         let ports = (key.other.port(), guest.port());
@@ -266,13 +304,15 @@ impl<H: Host> Connections<H> {
         connection.wait(now);
         let state = connection.state;
         if state != before {
-            self.connecting -= usize::from(before == State::Connecting);
+            if before == State::Connecting {
+                self.connecting.remove(connection.owner);
+            }
             if state == State::Lingering {
                 self.lingering.push_back(token);
             }
         }
         if state == State::Over {
-            return self.remove(token);
+            return self.remove(token, shared);
         }
         if connection.wants_turn() && !connection.queued {
             connection.queued = true;

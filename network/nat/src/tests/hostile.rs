@@ -46,6 +46,140 @@ fn floods_of_connections_are_bounded_and_leave_room_for_others() {
     assert!((0..bench.peers()).all(|n| bench.peer(n, |p| p.closed && p.aborted)));
 }
 
+/// A frame as another station on the link has it.
+fn of_another(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&[0, 0x15, 0x5d, 0, 0, 2]);
+    frame[26..30].copy_from_slice(&[10, 0, 2, 16]);
+    frame
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    Seg { ports: (port, 80), flags: SYN, ..Seg::default() }.frame(OUTSIDE)
+}
+
+/// Sockets of the host that are there, of those from one on.
+fn there(bench: &mut Bench, from: usize) -> usize {
+    (from..bench.peers()).filter(|n| bench.peer(*n, |p| !p.closed)).count()
+}
+
+#[test]
+fn a_guest_that_connects_to_nowhere_leaves_others_their_share() {
+    let mut bench = bench(NatConfig { flows: 64, ..NatConfig::default() });
+    (0..100).for_each(|n| put(&mut bench, &syn(1000 + n)));
+    assert_eq!(bench.peers(), 16);
+    put(&mut bench, &of_another(syn(1000)));
+    assert_eq!((bench.peers(), bench.stats().connections), (17, 16));
+    assert!(bench.peer(0, |p| p.closed && p.aborted), "the oldest gives way");
+    (0..100).for_each(|n| put(&mut bench, &of_another(syn(1000 + n))));
+    assert_eq!((there(&mut bench, 0), there(&mut bench, 16)), (16, 8), "each has half of it");
+    assert!(bench.packets().is_empty(), "who has to wait asks again");
+    // The first one does not get more back, and nobody waits for long.
+    (0..100).for_each(|n| put(&mut bench, &syn(2000 + n)));
+    assert_eq!((there(&mut bench, 0), there(&mut bench, 16)), (16, 8));
+    bench.pass(29 * SECOND);
+    bench.run();
+    assert_eq!(bench.stats().connections, 16);
+    bench.pass(SECOND);
+    bench.run();
+    assert_eq!((bench.stats().connections, bench.timers(), there(&mut bench, 0)), (0, 0, 0));
+    put(&mut bench, &syn(1000));
+    assert_eq!(bench.stats().connections, 1);
+}
+
+#[test]
+fn a_guest_with_all_connections_gives_them_up_to_one_that_has_less() {
+    let mut bench = bench(NatConfig { flows: 64, ..NatConfig::default() });
+    let open = |bench: &mut Bench, n: u16, other: bool| {
+        let (before, mut segment) = (bench.peers(), seg(99, 0, SYN));
+        segment.ports.0 += n;
+        let frame = segment.frame(OUTSIDE);
+        put(bench, &if other { of_another(frame) } else { frame });
+        if bench.peers() == before {
+            return false;
+        }
+        bench.connect(before, Ok(()));
+        bench.run();
+        if !other {
+            let answer = segments(bench).pop().expect("an answer");
+            segment = Seg { ports: segment.ports, ..seg(100, answer.seq.wrapping_add(1), ACK) };
+            put(bench, &segment.frame(OUTSIDE));
+        }
+        bench.pass(MILLISECOND);
+        true
+    };
+    assert_eq!((0..100).filter(|n| open(&mut bench, *n, false)).count(), 64);
+    bench.packets();
+    // The oldest has just been heard.
+    put(&mut bench, &Seg { payload: vec![7], ..seg(100, 0, ACK) }.frame(OUTSIDE));
+    assert_eq!((0..32).filter(|n| open(&mut bench, *n, true)).count(), 32);
+    assert_eq!((bench.stats().connections, there(&mut bench, 0), there(&mut bench, 64)), (64, 64, 32));
+    assert!(bench.peer(0, |p| !p.closed) && bench.peer(1, |p| p.closed && p.aborted));
+    let resets = bench.frames().iter().filter(|(f, _)| f[..6] == GUEST.0 && f[47] & RST != 0).count();
+    assert_eq!(resets, 32, "they are told");
+    // More than half is nobody's right.
+    assert!(!open(&mut bench, 99, true) && !open(&mut bench, 199, false));
+}
+
+#[test]
+fn a_guest_with_all_flows_of_datagrams_has_its_own_forgotten() {
+    let mut bench = bench(NatConfig { flows: 64, ..NatConfig::default() });
+    put(&mut bench, &of_another(udp(OUTSIDE, (1000, 9), b"hello")));
+    for port in 0..1000 {
+        bench.pass(MILLISECOND);
+        put(&mut bench, &udp(OUTSIDE, (1000 + port, 9), b"hello"));
+    }
+    assert_eq!(bench.stats().talks, 64);
+    assert!(bench.talk(0, |t| !t.closed) && bench.talk(1, |t| t.closed));
+    // And it may have half of them.
+    for port in 0..1000 {
+        bench.pass(MILLISECOND);
+        put(&mut bench, &of_another(udp(OUTSIDE, (1000 + port, 9), b"hello")));
+    }
+    let first = (1..1001).filter(|n| bench.talk(*n, |t| !t.closed)).count();
+    assert_eq!((first, bench.stats().talks), (32, 64));
+}
+
+#[test]
+fn dhcp_is_answered_to_who_asks_for_itself() {
+    let mut bench = bench(NatConfig::default());
+    let ask = |client: Mac| {
+        let mut request = vec![0; 240];
+        request[..3].copy_from_slice(&[1, 1, 6]);
+        request[28..34].copy_from_slice(&client.0);
+        request[236..].copy_from_slice(&[99, 130, 83, 99]);
+        request.extend([53, 1, 1, 255]);
+        udp(Ipv4Addr::BROADCAST, (68, 67), &request)
+    };
+    put(&mut bench, &ask(Mac([2; 6])));
+    assert_eq!(bench.packets().len(), 0);
+    put(&mut bench, &ask(GUEST));
+    assert_eq!(bench.packets().len(), 1);
+}
+
+#[test]
+fn a_flow_waits_for_one_time_however_often_that_changes_and_for_none_when_it_is_over() {
+    let mut bench = bench(NatConfig::default());
+    let (ours, mut theirs, peer) = connected(&mut bench, &[], 60_000);
+    for _ in 0..100 {
+        // Not acknowledged in time, sent again, acknowledged: the next time is hours away, and then it is near again.
+        bench.send(peer, &[7]);
+        bench.run();
+        bench.pass(SECOND);
+        bench.run();
+        theirs = theirs.wrapping_add(1);
+        say(&mut bench, &seg(ours, theirs, ACK));
+    }
+    assert!(bench.stats().sent_again >= 100, "its times come");
+    assert_eq!((bench.stats().connections, bench.timers()), (1, 1));
+    say(&mut bench, &seg(ours, 0, RST));
+    assert_eq!((bench.stats().connections, bench.timers()), (0, 0));
+    // Datagrams: of more flows than there may be.
+    for port in 0..2000 {
+        put(&mut bench, &udp(OUTSIDE, (1000 + port, 53), b"what?"));
+    }
+    assert_eq!((bench.stats().talks, bench.timers()), (400, 400));
+}
+
 #[test]
 fn a_reset_has_to_be_right() {
     let mut bench = bench(NatConfig::default());
