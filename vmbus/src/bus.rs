@@ -51,8 +51,12 @@ impl MessagePort for Port {
             (Some(bus), Some(said)) if message.kind == MESSAGE_KIND => {
                 tracing::debug!(?said, "VMBus");
                 let _turn = lock(&bus.turn);
+                let another = matches!(said, FromGuest::Contact { .. } | FromGuest::Unload);
                 let effects = lock(&bus.state).server.message(said);
                 bus.run(effects);
+                if another {
+                    bus.devices().iter().for_each(|d| d.forget());
+                }
             }
             (_, said) => tracing::debug!(kind = message.kind, ?said, "a message that is none of VMBus"),
         }

@@ -58,6 +58,10 @@ pub trait Device: Send + Sync {
     /// Goes on.
     fn resume(&self);
 
+    /// The guest's kernel is another than before, or none: it made first contact, or has unloaded the bus. What drivers set for longer
+    /// than they have a channel is not any more. Its channels have been closed.
+    fn forget(&self) {}
+
     /// As after power-on. Its channels have been closed.
     fn reset(&self);
 }

@@ -46,11 +46,6 @@ impl Pipe {
         self.push(kind::IN_BAND, 0, data)
     }
 
-    /// Whether nobody reads what is sent any more.
-    pub fn is_closed(&self) -> bool {
-        self.lock().closed
-    }
-
     fn push(&self, kind: u16, transaction: u64, data: Vec<u8>) -> bool {
         let mut state = self.lock();
         if state.closed || state.backlog.len() >= BACKLOG {

@@ -109,6 +109,9 @@ impl GuestSlice {
 pub fn read_pieces(pieces: &[GuestSlice], mut offset: usize, to: &mut [u8]) -> Result<usize, MemoryError> {
     let mut done = 0;
     for piece in pieces {
+        if done == to.len() {
+            break;
+        }
         let skip = offset.min(piece.len());
         let count = (piece.len() - skip).min(to.len() - done);
         piece.read(skip, &mut to[done..done + count])?;

@@ -25,6 +25,9 @@ use crate::protocol::{
 };
 use gpadl::{Gpadls, Part};
 
+/// Channels of a device that its guest has not released, before it is offered no more.
+const UNRELEASED_MAX: usize = 128;
+
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -148,12 +151,15 @@ impl Server {
         let first =
             first.filter(|e| matches!(e.state, State::Open { .. })).ok_or(SubchannelError::NotOpen)?;
         let offer = first.offer.clone();
-        let last = self.channels.values().filter(|e| e.device == device).map(|e| e.subchannel).max();
+        // A guest that closes and opens the first one may not have released yet what went with it.
+        let of_device = || self.channels.values().filter(|e| e.device == device);
+        let revoked = of_device().filter(|e| e.state == State::Revoked).count();
+        let last = of_device().filter(|e| e.state != State::Revoked).map(|e| e.subchannel).max();
         let last = last.unwrap_or_default();
         let free = RELID_MAX as usize - self.channels.len();
         let end = last
             .checked_add(count)
-            .filter(|end| *end <= most && usize::from(count) <= free)
+            .filter(|end| *end <= most && usize::from(count) <= free && revoked <= UNRELEASED_MAX)
             .ok_or(SubchannelError::Full)?;
         let new: Vec<u32> = (last + 1..=end)
             .filter_map(|subchannel| self.insert(device, subchannel, offer.clone()))

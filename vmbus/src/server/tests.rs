@@ -123,6 +123,29 @@ fn further_channels_come_and_go_with_the_first() {
 }
 
 #[test]
+fn further_channels_are_offered_before_those_of_the_last_opening_are_released() {
+    let mut s = opened();
+    let mut openings = 0;
+    while let Ok(effects) = s.offer_subchannels(1, 4, 4) {
+        let told = said(&effects);
+        assert!(
+            matches!(&told[..], [ToGuest::Offer(a), .., ToGuest::Offer(d)] if (a.subchannel, d.subchannel) == (1, 4))
+        );
+        assert_eq!(s.offer_subchannels(1, 1, 4), Err(SubchannelError::Full), "it has all");
+        s.message(FromGuest::Close { relid: 1 });
+        s.message(open_of(1));
+        s.opened(1, true);
+        openings += 1;
+    }
+    assert_eq!(openings, 33, "but not without end");
+    s.message(FromGuest::Released { relid: 3 });
+    s.message(FromGuest::Released { relid: 4 });
+    s.message(FromGuest::Released { relid: 5 });
+    s.message(FromGuest::Released { relid: 6 });
+    assert!(s.offer_subchannels(1, 4, 4).is_ok());
+}
+
+#[test]
 fn devices_come_and_go() {
     let mut s = opened();
     let effects = s.offer(9, an_offer(9)).unwrap();

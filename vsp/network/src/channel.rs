@@ -11,9 +11,9 @@ use vireo_vmbus::Channel;
 use vireo_vmbus::ring::{Packet, RingReader, RingWriter, TransferRange, kind};
 
 use crate::buffer::ReceiveBuffer;
-use crate::protocol::{ToDriver, rndis_channel, status};
+use crate::protocol::{SEND_TABLE, ToDriver, rndis_channel, status};
 use crate::provider::Shared;
-use crate::receive::{self, Sections};
+use crate::receive::{self, InFlight, Sections};
 use crate::rndis::Infos;
 use crate::transmit::{Sending, Transmitter};
 
@@ -23,29 +23,39 @@ const ROUND: usize = 64;
 const RANGES_MAX: usize = 64;
 /// Answers that the driver has not read, before no more of its packets are taken.
 const BACKLOG_MAX: usize = 2 * ROUND;
+/// Messages of RNDIS that wait for room and a section; more are lost. Drivers have one question at a time.
+const ANSWERS_MAX: usize = 2 * ROUND;
 
-/// What waits for room in the ring.
-enum Waiting {
-    /// A message of NVSP.
-    Message { kind: u16, transaction: u64, data: Vec<u8> },
-    /// A message of RNDIS that is no frame: it wants a section, too.
-    Rndis(Vec<u8>),
+/// A message of NVSP that waits for room in the ring.
+struct Message {
+    kind: u16,
+    transaction: u64,
+    data: Vec<u8>,
 }
 
 /// The ring that the driver reads, and all that has to do with who may write it.
 struct Outgoing {
     writer: RingWriter,
-    backlog: VecDeque<Waiting>,
+    backlog: VecDeque<Message>,
+    /// Messages of RNDIS that are no frames, and wait for a section, too. Nothing else waits for them: sections that are free again
+    /// may be behind packets whose completions are in the backlog.
+    answers: VecDeque<Vec<u8>>,
     /// Frames in their sections, of which the driver is to be told with the next packet.
     pending: Vec<TransferRange>,
     sections: Vec<u32>,
-    /// Sections of packets that the driver has not given back, by transaction less one.
-    in_flight: Vec<Option<Vec<u32>>>,
+    in_flight: InFlight,
     scratch: Vec<u8>,
     /// Packets are taken out of the other ring now.
     busy: bool,
     paused: bool,
     closed: bool,
+}
+
+impl Outgoing {
+    /// Something waits that goes before frames.
+    fn waits(&self) -> bool {
+        !self.backlog.is_empty() || !self.answers.is_empty()
+    }
 }
 
 /// What the channel's thread and those who have frames for the driver share.
@@ -55,6 +65,8 @@ pub struct Port {
     rest: Condvar,
     /// There are frames of which the driver has not been told.
     dirty: AtomicBool,
+    /// The thread is to rest, or to end: it takes no further packet.
+    stops: AtomicBool,
 }
 
 impl Port {
@@ -62,9 +74,10 @@ impl Port {
         let outgoing = Outgoing {
             writer,
             backlog: VecDeque::new(),
+            answers: VecDeque::new(),
             pending: Vec::new(),
             sections: Vec::new(),
-            in_flight: Vec::new(),
+            in_flight: InFlight::default(),
             scratch: Vec::new(),
             busy: false,
             paused: false,
@@ -75,6 +88,7 @@ impl Port {
             outgoing: Mutex::new(outgoing),
             rest: Condvar::new(),
             dirty: AtomicBool::new(false),
+            stops: AtomicBool::new(false),
         })
     }
 
@@ -105,10 +119,10 @@ impl Port {
             shared.counters.lost();
             return Ok(());
         }
-        if out.pending.len() + count > RANGES_MAX {
+        if out.waits() || out.pending.len() + count > RANGES_MAX {
             self.flush_locked(shared, &mut out);
         }
-        if out.paused || !out.backlog.is_empty() || out.pending.len() + count > RANGES_MAX {
+        if out.paused || out.waits() || out.pending.len() + count > RANGES_MAX {
             shared.full();
             return Err(Full);
         }
@@ -134,23 +148,24 @@ impl Port {
     /// Sends the driver a message of RNDIS that is no frame.
     pub fn send_control(&self, shared: &Shared, message: Vec<u8>) {
         let mut out = self.lock();
-        if out.backlog.len() < BACKLOG_MAX {
-            out.backlog.push_back(Waiting::Rndis(message));
+        if out.answers.len() < ANSWERS_MAX {
+            out.answers.push_back(message);
             self.flush_locked(shared, &mut out);
         }
     }
 
-    /// Sends the driver a message that it did not ask for.
-    pub fn send(&self, shared: &Shared, message: &ToDriver) {
-        let data = message.bytes(shared.version());
+    /// Tells the driver by which channels to send, in place of what it was told and has not read.
+    pub fn send_table(&self, shared: &Shared, table: [u32; SEND_TABLE]) {
+        let data = ToDriver::SendTable(table).bytes(shared.version());
         let mut out = self.lock();
-        out.backlog.push_back(Waiting::Message { kind: kind::IN_BAND, transaction: 0, data });
+        out.backlog.retain(|message| message.kind != kind::IN_BAND);
+        out.backlog.push_back(Message { kind: kind::IN_BAND, transaction: 0, data });
         self.flush_locked(shared, &mut out);
     }
 
     fn complete(&self, out: &mut Outgoing, transaction: u64, data: Vec<u8>) {
         if !out.closed {
-            out.backlog.push_back(Waiting::Message { kind: kind::COMPLETION, transaction, data });
+            out.backlog.push_back(Message { kind: kind::COMPLETION, transaction, data });
         }
     }
 
@@ -159,17 +174,16 @@ impl Port {
         if out.closed || (out.paused && !out.busy) {
             return;
         }
-        while let Some(next) = out.backlog.front() {
-            let sent = match next {
-                Waiting::Message { kind, transaction, data } => {
-                    out.writer.push(*kind, *transaction, false, data).is_ok()
-                }
-                Waiting::Rndis(message) => send_rndis(shared, &mut out.writer, &mut out.in_flight, message),
-            };
-            if !sent {
-                break;
-            }
+        while let Some(Message { kind, transaction, data }) = out.backlog.front()
+            && out.writer.push(*kind, *transaction, false, data).is_ok()
+        {
             out.backlog.pop_front();
+        }
+        while out.backlog.is_empty()
+            && let Some(message) = out.answers.front()
+            && send_rndis(shared, &mut out.writer, &mut out.in_flight, message)
+        {
+            out.answers.pop_front();
         }
         if out.backlog.is_empty() && !out.pending.is_empty() && send_pending(shared, out) {
             out.pending.clear();
@@ -181,9 +195,9 @@ impl Port {
 
     /// The driver has given a packet's sections back.
     fn give_back(&self, sections: &Sections, transaction: u64) {
-        let slot = transaction.checked_sub(1).and_then(|n| usize::try_from(n).ok());
-        let taken = slot.and_then(|n| self.lock().in_flight.get_mut(n).and_then(Option::take));
-        if let Some(taken) = taken {
+        let mut out = self.lock();
+        if let Some(taken) = out.in_flight.take(transaction) {
+            // With the lock held: the buffer that they are of may be taken back at any time.
             sections.give(&taken);
         }
     }
@@ -191,15 +205,15 @@ impl Port {
     /// Whether the driver has read all, and given back all that it got.
     pub fn is_quiet(&self) -> bool {
         let out = self.lock();
-        let quiet = out.backlog.is_empty() && out.pending.is_empty() && out.writer.is_read();
-        out.closed || (quiet && out.in_flight.iter().all(Option::is_none))
+        let quiet = !out.waits() && out.pending.is_empty() && out.writer.is_read();
+        out.closed || (quiet && out.in_flight.is_empty())
     }
 
     /// Gives all sections back, of a channel that is closed.
     pub fn give_all(&self, sections: &Sections) {
         let mut out = self.lock();
         sections.give(&std::mem::take(&mut out.sections));
-        out.in_flight.drain(..).flatten().for_each(|taken| sections.give(&taken));
+        out.in_flight.take_all().for_each(|taken| sections.give(&taken));
     }
 
     /// Forgets all that is in the driver's buffer.
@@ -207,48 +221,35 @@ impl Port {
         let mut out = self.lock();
         out.pending.clear();
         out.sections.clear();
-        out.in_flight.clear();
-        out.backlog.retain(|w| !matches!(w, Waiting::Rndis(_)));
+        out.in_flight = InFlight::default();
+        out.answers.clear();
     }
-}
-
-/// A place for a packet's sections until the driver gives them back; the transaction that names it.
-fn remember(in_flight: &mut Vec<Option<Vec<u32>>>) -> usize {
-    in_flight.iter().position(Option::is_none).unwrap_or_else(|| {
-        in_flight.push(None);
-        in_flight.len() - 1
-    })
 }
 
 /// Sends frames that are in their sections; whether there was room.
 fn send_pending(shared: &Shared, out: &mut Outgoing) -> bool {
     let Some(buffer) = shared.buffer() else { return true };
-    let slot = remember(&mut out.in_flight);
+    let transaction = out.in_flight.next();
     let data = ToDriver::Rndis { channel: rndis_channel::DATA }.bytes(shared.version());
-    let sent = out.writer.push_transfer(slot as u64 + 1, buffer.id(), &out.pending, &data).is_ok();
+    let sent = out.writer.push_transfer(transaction, buffer.id(), &out.pending, &data).is_ok();
     if sent {
-        out.in_flight[slot] = Some(std::mem::take(&mut out.sections));
+        out.in_flight.add(std::mem::take(&mut out.sections));
     }
     sent
 }
 
 /// Sends a message of RNDIS in a section; whether there was one, and room. One that is too long is lost: there is none.
-fn send_rndis(
-    shared: &Shared,
-    writer: &mut RingWriter,
-    in_flight: &mut Vec<Option<Vec<u32>>>,
-    message: &[u8],
-) -> bool {
+fn send_rndis(shared: &Shared, writer: &mut RingWriter, in_flight: &mut InFlight, message: &[u8]) -> bool {
     let Some(buffer) = shared.buffer().filter(|b| message.len() <= b.section() as usize) else { return true };
-    let Some(sections) = shared.sections.take(1, || {}) else { return false };
-    buffer.write(sections[0], 0, message);
-    let range = TransferRange { bytes: message.len() as u32, offset: buffer.offset(sections[0]) };
-    let slot = remember(in_flight);
+    let Some(section) = shared.sections.take_for_answer() else { return false };
+    buffer.write(section, 0, message);
+    let range = TransferRange { bytes: message.len() as u32, offset: buffer.offset(section) };
+    let transaction = in_flight.next();
     let data = ToDriver::Rndis { channel: rndis_channel::CONTROL }.bytes(shared.version());
-    let sent = writer.push_transfer(slot as u64 + 1, buffer.id(), &[range], &data).is_ok();
+    let sent = writer.push_transfer(transaction, buffer.id(), &[range], &data).is_ok();
     match sent {
-        true => in_flight[slot] = Some(sections),
-        false => shared.sections.give(&sections),
+        true => in_flight.add(vec![section]),
+        false => shared.sections.give(&[section]),
     }
     sent
 }
@@ -260,20 +261,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Serves a channel by a thread of its own; `first`: it is the device's.
-    pub fn start(channel: Arc<Channel>, shared: Arc<Shared>, first: bool) -> Result<Self, String> {
+    /// Serves a channel by a thread of its own.
+    pub fn start(channel: Arc<Channel>, shared: &Arc<Shared>, subchannel: u16) -> Result<Self, String> {
         let rings = channel.take_rings().ok_or("its rings are taken")?;
         let port = Port::new(channel, rings.outgoing);
         let mut server = Server {
             port: Arc::clone(&port),
-            shared,
-            first,
+            shared: Arc::clone(shared),
+            first: subchannel == 0,
             reader: rings.incoming,
             packet: Packet::default(),
             held: None,
             transmitter: Transmitter::default(),
             broken: false,
         };
+        // Before it has sections: who takes the buffer back has to find it.
+        shared.set_port(subchannel, Some(Arc::clone(&port)));
         // What the guest sent before anybody listened rang nobody.
         port.channel.doorbell().ring();
         let thread = std::thread::Builder::new()
@@ -284,7 +287,10 @@ impl Worker {
                     server.turn();
                 }
             })
-            .map_err(|e| format!("the host refused a thread: {e}"))?;
+            .map_err(|e| {
+                shared.set_port(subchannel, None);
+                format!("the host refused a thread: {e}")
+            })?;
         Ok(Self { port, thread: Some(thread) })
     }
 
@@ -297,6 +303,7 @@ impl Worker {
     pub fn pause(&self, deadline: Instant) -> bool {
         let mut out = self.port.lock();
         out.paused = true;
+        self.port.stops.store(true, Ordering::Relaxed);
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.port.rest.wait_timeout_while(out, left, |out| out.busy);
         let rests = !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
@@ -308,7 +315,10 @@ impl Worker {
 
     /// Goes on.
     pub fn resume(&self) {
-        self.port.lock().paused = false;
+        let mut out = self.port.lock();
+        out.paused = false;
+        self.port.stops.store(false, Ordering::Relaxed);
+        drop(out);
         self.port.channel.doorbell().ring();
     }
 }
@@ -317,6 +327,7 @@ impl Drop for Worker {
     /// Nobody touches the rings afterwards.
     fn drop(&mut self) {
         self.port.lock().closed = true;
+        self.port.stops.store(true, Ordering::Relaxed);
         self.port.channel.doorbell().ring();
         if let Some(thread) = self.thread.take() {
             // One that panicked has said so itself.
@@ -372,7 +383,7 @@ impl Server {
             // Answers that the driver does not read are not added to without end.
             let mut stop = self.port.lock().backlog.len() >= BACKLOG_MAX || !self.send_held();
             let mut taken = 0;
-            while !stop && taken < ROUND {
+            while !stop && taken < ROUND && !self.port.stops.load(Ordering::Relaxed) {
                 match self.reader.next(&mut self.packet) {
                     Ok(true) => stop = !self.take(),
                     Ok(false) => break,

@@ -9,6 +9,7 @@ use crate::bytes::{le16, le32, part, words};
 use crate::offload::{Offloads, capabilities};
 use crate::rndis::{HEADER, message, status};
 use crate::steering::{KEY, Steering, TABLE_MAX};
+use crate::transmit::{BYTES_MAX, MESSAGES_MAX};
 
 /// Objects (MS-RNDIS 2.2.3, NDIS).
 mod oid {
@@ -96,8 +97,6 @@ mod oid {
 const GROUPS_MAX: usize = 64;
 /// What data messages start at multiples of: 8 bytes.
 const ALIGNMENT: u32 = 3;
-/// Data messages of one packet.
-const MESSAGES_MAX: u32 = 8;
 /// Bits of a packet filter.
 mod filter {
     pub const DIRECTED: u32 = 1;
@@ -191,8 +190,7 @@ impl Control {
         match kind {
             message::INITIALIZE => {
                 self.initialized = true;
-                let transfer = 0x0010_0000;
-                answer(&[id, status::SUCCESS, 1, 0, 1, 0, MESSAGES_MAX, transfer, ALIGNMENT, 0, 0], &[])
+                answer(&[id, status::SUCCESS, 1, 0, 1, 0, MESSAGES_MAX, BYTES_MAX, ALIGNMENT, 0, 0], &[])
             }
             message::HALT => {
                 self.forget();

@@ -11,11 +11,13 @@
 //!
 //! *To the guest*: on the link's thread, into sections of the receive buffer, as many frames with one packet as come together.
 //! Where there are none left the link is told that the adapter is full, and that there is room again when the guest gives some
-//! back. Frames that are still to be segmented go as they are to a guest that takes coalesced ones (RSC), in several sections.
+//! back. Frames that are still to be segmented go as they are to a guest that takes coalesced ones (RSC), in several sections; of all
+//! others the sums are made here, as the guest can only be told that they are right.
 //!
 //! # Whom to trust
 //! All that a guest writes is copied before it is looked at. What it can make the host remember has bounds: one message under way
-//! for each channel, answers that it does not read, packets that it does not give back (it has no more sections then).
+//! for each channel, answers that it does not read, packets that it does not give back (it has no more sections then). Time has, too:
+//! a packet's messages are few.
 //!
 //! Source: the driver of Linux (drivers/net/hyperv), of which only the layout of messages is taken; MS-RNDIS for messages.
 #![forbid(unsafe_code)]

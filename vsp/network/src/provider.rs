@@ -1,5 +1,6 @@
 //! The provider: an adapter as a device on VMBus, plugged into a link.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -237,24 +238,25 @@ impl Device for Provider {
         if subchannel > self.shared.settings.subchannels {
             return Err(OpenError("it is one too many".into()));
         }
-        let worker = Worker::start(channel, Arc::clone(&self.shared), subchannel == 0).map_err(OpenError)?;
-        self.shared.set_port(subchannel, Some(Arc::clone(worker.port())));
+        let worker = Worker::start(channel, &self.shared, subchannel).map_err(OpenError)?;
         lock(&self.workers).insert(subchannel, worker);
         self.shared.send_table();
         Ok(())
     }
 
     fn close(&self, subchannel: u16) {
-        if subchannel == 0 {
-            self.shared.forget_driver();
-        }
-        self.shared.set_port(subchannel, None);
         let worker = lock(&self.workers).remove(&subchannel);
         if let Some(worker) = worker {
             // Frames that it had not told of are lost, their sections are not.
             let port = Arc::clone(worker.port());
             drop(worker);
             port.give_all(&self.shared.sections);
+        }
+        // Not before: who takes the receive buffer back has to find all that have sections of it.
+        self.shared.set_port(subchannel, None);
+        if subchannel == 0 {
+            // Not before: what the ring had in it was served until now.
+            self.shared.forget_driver();
         }
         self.shared.tell_room();
     }
@@ -272,13 +274,19 @@ impl Device for Provider {
         lock(&self.workers).values().for_each(Worker::resume);
     }
 
-    fn reset(&self) {
-        self.shared.forget_driver();
+    fn forget(&self) {
+        // The next driver asks for the permanent one.
         let permanent = self.shared.settings.address;
         let mut session = lock(&self.shared.session);
         if session.control.address != permanent && self.shared.link.set_address(permanent).is_ok() {
             session.control.address = permanent;
+            self.shared.settle(&session);
         }
+    }
+
+    fn reset(&self) {
+        self.shared.forget_driver();
+        self.forget();
     }
 }
 
@@ -305,12 +313,19 @@ impl Shared {
 
     /// There may be room again.
     pub fn tell_room(&self) {
+        if self.sections.has_for_answer()
+            && let Some(Some(first)) = self.ports.load().first()
+        {
+            // It alone has answers.
+            first.channel().doorbell().ring();
+        }
         if self.waiting.swap(false, Ordering::SeqCst) {
             self.link.room();
         }
     }
 
-    fn set_port(&self, subchannel: u16, port: Option<Arc<Port>>) {
+    /// A channel is open, or not any more.
+    pub fn set_port(&self, subchannel: u16, port: Option<Arc<Port>>) {
         self.ports.rcu(|ports| {
             let mut ports = Vec::clone(ports);
             let at = usize::from(subchannel);
@@ -379,7 +394,8 @@ impl Shared {
             let Some(memory) = self.messages(packet, port, section, bytes) else { return failed };
             return match control {
                 false => Taken::Frames(memory),
-                true => Taken::Answer(self.control(&memory, port)),
+                true if first => Taken::Answer(self.control(&memory, port)),
+                true => failed,
             };
         }
         match first {
@@ -510,7 +526,7 @@ impl Shared {
         let (open, offered) = (ports.iter().flatten().count() as u32, self.offered.load(Ordering::SeqCst));
         if let (Some(Some(first)), true) = (ports.first(), offered > 0 && open == offered + 1) {
             let table = std::array::from_fn::<u32, SEND_TABLE, _>(|n| n as u32 % open);
-            first.send(self, &ToDriver::SendTable(table));
+            first.send_table(self, table);
         }
     }
 
@@ -522,6 +538,11 @@ impl Shared {
             first.send_control(self, rndis::message(rndis::message::INDICATE, &fields, rest));
         }
     }
+}
+
+thread_local! {
+    /// For frames that are not as the driver takes them; each of a network's threads keeps one.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl End for Shared {
@@ -543,7 +564,10 @@ impl End for Shared {
         };
         // Links know what the driver takes, mostly.
         let ability = receive::ability_for(frame, reception.ability);
-        match fit(frame, &ability, &mut done, &mut Vec::new(), deliver) {
+        let mut scratch = SCRATCH.take();
+        let put = fit(frame, &ability, &mut done, &mut scratch, deliver);
+        SCRATCH.set(scratch);
+        match put {
             Err(Full) if done == 0 => Err(Full),
             _ => Ok(()),
         }

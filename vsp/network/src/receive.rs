@@ -1,5 +1,6 @@
 //! Frames to the guest: where they go, and what stands before them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vireo_frame::headers::{Headers, Network, protocol};
@@ -54,31 +55,96 @@ impl Reception {
 
 /// Sections of the receive buffer that are free. The one that was used last is used first: its memory is near.
 #[derive(Default)]
-pub struct Sections(Mutex<Vec<u32>>);
+pub struct Sections {
+    free: Mutex<Vec<u32>>,
+    /// An answer waits for one: frames get none until it was told of one. Changes with the lock held.
+    awaited: AtomicBool,
+}
 
 impl Sections {
     fn lock(&self) -> MutexGuard<'_, Vec<u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of a new buffer are free; of none, none.
     pub fn reset(&self, count: u32) {
-        *self.lock() = (0..count).rev().collect();
+        let mut free = self.lock();
+        *free = (0..count).rev().collect();
+        self.awaited.store(false, Ordering::Relaxed);
     }
 
-    /// Takes `count` of them, or none; `short` is called if there are not so many, before others can free some.
+    /// Takes `count` of them for a frame, or none; `short` is called if there are not so many, before others can free some.
     pub fn take(&self, count: usize, short: impl FnOnce()) -> Option<Vec<u32>> {
         let mut free = self.lock();
-        let Some(rest) = free.len().checked_sub(count) else {
+        let rest = free.len().checked_sub(count);
+        let Some(rest) = rest.filter(|_| !self.awaited.load(Ordering::Relaxed)) else {
             short();
             return None;
         };
         Some(free.split_off(rest))
     }
 
+    /// Takes one for an answer. Where there is none, the next is kept for it.
+    pub fn take_for_answer(&self) -> Option<u32> {
+        let mut free = self.lock();
+        let section = free.pop();
+        self.awaited.store(section.is_none(), Ordering::Relaxed);
+        section
+    }
+
+    /// Whether there is one now for an answer that waits; said once, as the answer may have no room in its ring.
+    pub fn has_for_answer(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) && {
+            let free = self.lock();
+            !free.is_empty() && self.awaited.swap(false, Ordering::Relaxed)
+        }
+    }
+
     /// Gives some back.
     pub fn give(&self, sections: &[u32]) {
         self.lock().extend_from_slice(sections);
+    }
+}
+
+/// Sections of packets that the driver has not given back, by the transaction that each packet has.
+#[derive(Default)]
+pub struct InFlight {
+    /// By transaction less one.
+    packets: Vec<Option<Vec<u32>>>,
+    /// Places in it that are free.
+    free: Vec<u32>,
+}
+
+impl InFlight {
+    /// The transaction of the packet that is added next.
+    pub fn next(&self) -> u64 {
+        self.free.last().map_or(self.packets.len() as u64, |&at| at.into()) + 1
+    }
+
+    /// A packet is on its way with these.
+    pub fn add(&mut self, sections: Vec<u32>) {
+        match self.free.pop() {
+            Some(at) => self.packets[at as usize] = Some(sections),
+            None => self.packets.push(Some(sections)),
+        }
+    }
+
+    /// The driver gives a packet back.
+    pub fn take(&mut self, transaction: u64) -> Option<Vec<u32>> {
+        let at = u32::try_from(transaction.checked_sub(1)?).ok()?;
+        let sections = self.packets.get_mut(at as usize)?.take()?;
+        self.free.push(at);
+        Some(sections)
+    }
+
+    /// Takes all of them.
+    pub fn take_all(&mut self) -> impl Iterator<Item = Vec<u32>> {
+        std::mem::take(self).packets.into_iter().flatten()
+    }
+
+    /// Whether the driver has given all back.
+    pub fn is_empty(&self) -> bool {
+        self.free.len() == self.packets.len()
     }
 }
 
@@ -157,4 +223,44 @@ pub fn write(
         ranges.push(TransferRange { bytes: data_at + bytes as u32, offset: buffer.offset(*section) });
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_have_the_transactions_that_were_given_back() {
+        let mut packets = InFlight::default();
+        for n in 0..4 {
+            assert_eq!(packets.next(), u64::from(n) + 1);
+            packets.add(vec![n]);
+        }
+        assert_eq!((packets.take(2), packets.take(4)), (Some(vec![1]), Some(vec![3])));
+        for nobodys in [0, 2, 4, 5, u64::MAX] {
+            assert_eq!(packets.take(nobodys), None, "{nobodys}");
+        }
+        for transaction in [4, 2, 5] {
+            assert_eq!(packets.next(), transaction);
+            packets.add(vec![7]);
+        }
+        assert!(!packets.is_empty());
+        assert_eq!(packets.take_all().count(), 5);
+        assert!(packets.is_empty());
+        assert_eq!((packets.next(), packets.take(1)), (1, None));
+    }
+
+    #[test]
+    fn a_section_is_kept_for_an_answer_that_waits() {
+        let sections = Sections::default();
+        sections.reset(1);
+        let taken = sections.take(1, || panic!("there is one")).unwrap();
+        assert_eq!((sections.take_for_answer(), sections.has_for_answer()), (None, false));
+        sections.give(&taken);
+        let mut short = false;
+        assert_eq!((sections.take(1, || short = true), short), (None, true));
+        assert!(sections.has_for_answer(), "said once");
+        assert!(!sections.has_for_answer());
+        assert_eq!(sections.take_for_answer(), Some(taken[0]));
+    }
 }

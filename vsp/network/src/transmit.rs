@@ -11,6 +11,10 @@ use vireo_memory::{GuestSlice, read_pieces};
 use crate::bytes::le32;
 use crate::rndis::{HEADER, Infos, Packet, message};
 
+/// Data messages of one packet, as drivers are told.
+pub const MESSAGES_MAX: u32 = 8;
+/// Bytes of them all.
+pub const BYTES_MAX: u32 = 0x0010_0000;
 /// Messages up to so many bytes are copied whole.
 const WHOLE: u32 = 4096;
 /// Bytes of longer ones that are: all that comes with a frame, and its head.
@@ -24,6 +28,8 @@ pub struct Sending {
     pub memory: Vec<GuestSlice>,
     /// Where the next message starts.
     at: u32,
+    /// Messages before that one.
+    messages: u32,
     /// Frames that were made of that one already.
     done: usize,
 }
@@ -31,7 +37,7 @@ pub struct Sending {
 impl Sending {
     /// The messages in this memory.
     pub fn new(transaction: u64, memory: Vec<GuestSlice>) -> Self {
-        Self { transaction, memory, at: 0, done: 0 }
+        Self { transaction, memory, at: 0, messages: 0, done: 0 }
     }
 }
 
@@ -55,14 +61,15 @@ pub struct Transmitter {
 }
 
 impl Transmitter {
-    /// Gives a link the frames of a packet. What is no message ends it.
+    /// Gives a link the frames of a packet. What is no message ends it, and what is more than there may be: nobody can stop it.
     ///
     /// # Errors
     /// The link is full: to be called again with the same packet. `sent` has what was taken until then.
     pub fn send(&mut self, packet: &mut Sending, link: &dyn Link, sent: &mut Sent) -> Result<(), Full> {
         let length = packet.memory.iter().fold(0_u32, |n, s| n.saturating_add(s.len() as u32));
         while packet.at < length {
-            let Some(bytes) = self.message(packet, length) else {
+            let may_be = length <= BYTES_MAX && packet.messages < MESSAGES_MAX;
+            let Some(bytes) = may_be.then(|| self.message(packet, length)).flatten() else {
                 sent.bad += 1;
                 return Ok(());
             };
@@ -81,6 +88,7 @@ impl Transmitter {
                 None => sent.bad += 1,
             }
             packet.at += bytes;
+            packet.messages += 1;
             packet.done = 0;
         }
         Ok(())

@@ -125,17 +125,34 @@ impl Services {
         to: &CopyTo,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), CopyError> {
+        self.copy_within(PATIENCE, from, size, to, progress)
+    }
+
+    /// The same, of a guest that has so long for each piece.
+    pub(crate) fn copy_within(
+        &self,
+        patience: Duration,
+        from: &mut dyn Read,
+        size: u64,
+        to: &CopyTo,
+        progress: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), CopyError> {
         let _turn = self.copy_turn()?;
         let begin = start(to, size)?;
         let folder =
             if to.create_path { "" } else { " (its folder has to be there, unless it is to be made, too)" };
-        self.ask_for(Asked::Copy, begin, PATIENCE, &format!("to make {}{folder}", to.path))?;
-        let copied = self.copy_pieces(from, size, progress).and_then(|()| {
-            Ok(self.ask_for(Asked::Copy, question(operation::COMPLETE), PATIENCE, "to complete the copy")?)
+        let begun = self.ask_for(Asked::Copy, begin, patience, &format!("to make {}{folder}", to.path));
+        if let Err(refused @ ServiceError::Refused { .. }) = begun {
+            // There is nothing to cancel; daemons might take a file away that was there before.
+            return Err(refused.into());
+        }
+        let copied = begun.map_err(CopyError::from).and_then(|_| {
+            self.copy_pieces(patience, from, size, progress)?;
+            Ok(self.ask_for(Asked::Copy, question(operation::COMPLETE), patience, "to complete the copy")?)
         });
         if copied.is_err() {
-            // A guest that does not answer has nothing to cancel, or will by itself.
-            _ = self.ask(Asked::Copy, question(operation::CANCEL), PATIENCE);
+            // Also of a guest that has not answered: it may have begun.
+            _ = self.ask(Asked::Copy, question(operation::CANCEL), patience);
         }
         copied.map(|_| ())
     }
@@ -151,6 +168,7 @@ impl Services {
 
     fn copy_pieces(
         &self,
+        patience: Duration,
         from: &mut dyn Read,
         size: u64,
         progress: &mut dyn FnMut(u64) -> bool,
@@ -163,12 +181,8 @@ impl Services {
                 std::io::ErrorKind::UnexpectedEof => CopyError::Shorter,
                 _ => CopyError::Read(e),
             })?;
-            self.ask_for(
-                Asked::Copy,
-                piece(offset, &buffer[..len]),
-                PATIENCE,
-                "to write a piece of the file",
-            )?;
+            let piece = piece(offset, &buffer[..len]);
+            self.ask_for(Asked::Copy, piece, patience, "to write a piece of the file")?;
             offset += len as u64;
             if !progress(offset) {
                 return Err(CopyError::Cancelled);

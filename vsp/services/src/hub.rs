@@ -33,6 +33,10 @@ trait Endpoint: Send {
     fn receive(&mut self, packet: &[u8], memory: &Arc<GuestMemory>, now: Instant);
     fn next(&mut self, now: Instant) -> Option<Vec<u8>>;
     fn due(&self) -> Option<Instant>;
+    /// The guest has no room for what it would be asked: tells those whose time is over; when that of others is.
+    fn starve(&mut self, _now: Instant) -> Option<Instant> {
+        None
+    }
     fn interface(&self) -> Uuid;
     fn status(&self) -> ServiceStatus;
 }
@@ -55,6 +59,10 @@ impl<R: Routine> Endpoint for Link<R> {
     }
     fn due(&self) -> Option<Instant> {
         Link::due(self)
+    }
+    fn starve(&mut self, now: Instant) -> Option<Instant> {
+        self.expire(now);
+        self.patience()
     }
     fn interface(&self) -> Uuid {
         self.service().interface
@@ -142,7 +150,8 @@ impl<E: Endpoint> Place for Seat<E> {
         while room && let Some(packet) = endpoint.next(now) {
             room = port.send(packet);
         }
-        endpoint.due()
+        // Room is signalled: what is due until then is not looked at again and again.
+        if room { endpoint.due() } else { endpoint.starve(now) }
     }
 }
 

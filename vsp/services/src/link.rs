@@ -282,7 +282,7 @@ impl<R: Routine> Link<R> {
     }
 
     /// Tells those whose time is over.
-    fn expire(&mut self, now: Instant) {
+    pub fn expire(&mut self, now: Instant) {
         let name = self.service.name;
         let no_answer =
             |job: &Job| ServiceError::NoAnswer { service: name, waited: now.duration_since(job.asked) };
@@ -306,15 +306,20 @@ impl<R: Routine> Link<R> {
 
     /// When to look again, if nothing comes before.
     pub fn due(&self) -> Option<Instant> {
-        let waits = match &self.pending {
-            Some((_, Whose::Other(job))) => Some(job.deadline),
-            _ => None,
-        };
         let routine = match self.phase {
             Phase::Ready { .. } if self.pending.is_none() => self.routine.due(),
             _ => None,
         };
+        self.patience().into_iter().chain(routine).min()
+    }
+
+    /// When the time of somebody who waits is over.
+    pub fn patience(&self) -> Option<Instant> {
+        let waits = match &self.pending {
+            Some((_, Whose::Other(job))) => Some(job.deadline),
+            _ => None,
+        };
         let silent = self.silent_until.filter(|_| self.phase == Phase::Negotiating && !self.queue.is_empty());
-        self.queue.iter().map(|job| job.deadline).chain(waits).chain(routine).chain(silent).min()
+        self.queue.iter().map(|job| job.deadline).chain(waits).chain(silent).min()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use uuid::uuid;
 
 use crate::error::ServiceError;
-use crate::link::{Routine, Service};
+use crate::link::{Answer, Routine, Service};
 use crate::message::{Version, kind};
 use crate::{Asked, Services};
 
@@ -22,6 +22,8 @@ pub static SERVICE: Service = Service {
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What the other questions may.
 const PATIENCE_SHORT: Duration = Duration::from_secs(30);
+/// A guest that could not thaw is asked again after so long.
+const RETRY: Duration = Duration::from_secs(5);
 /// Longest time for which file systems may be frozen.
 pub const FREEZE_MAX: Duration = Duration::from_secs(600);
 
@@ -44,6 +46,8 @@ fn question(operation: u8) -> Vec<u8> {
 pub struct Thaw {
     /// It may be frozen, and is thawed then.
     until: Option<Instant>,
+    /// The guest is asked to thaw, as that was then.
+    asked: Option<Instant>,
 }
 
 impl Thaw {
@@ -60,11 +64,19 @@ impl Thaw {
 
 impl Routine for Thaw {
     fn restart(&mut self, _: Instant) {
-        self.until = None;
+        (self.until, self.asked) = (None, None);
     }
 
     fn question(&mut self, _: Version, now: Instant) -> Option<Vec<u8>> {
-        self.until.take_if(|until| *until <= now).map(|_| question(operation::THAW))
+        self.asked = self.until.filter(|until| *until <= now);
+        self.asked.map(|_| question(operation::THAW))
+    }
+
+    fn answered(&mut self, answer: &Answer, now: Instant) {
+        // It may have been frozen again, or thawed, meanwhile.
+        if self.asked.take() == self.until {
+            self.until = if answer.status == 0 { None } else { self.until.map(|_| now + RETRY) };
+        }
     }
 
     fn due(&self) -> Option<Instant> {

@@ -22,6 +22,8 @@ pub struct Frame {
     ram: Arc<GuestMemory>,
     memory: Arc<DeviceMemory>,
     vram: Option<Vram>,
+    /// Of the last time that a driver said where it is, or went.
+    wish: u64,
     output: Option<Output>,
 }
 
@@ -49,6 +51,7 @@ impl Frame {
             ram: Arc::clone(ram),
             memory: Arc::clone(memory),
             vram: None,
+            wish: 0,
             output: None,
         }
     }
@@ -58,10 +61,20 @@ impl Frame {
         self.ram.slice(gpa, 1).is_ok()
     }
 
-    /// The frame buffer is there now, or nowhere.
-    pub fn place(&mut self, vram: Option<Vram>) {
+    /// The frame buffer is there now, or nowhere; the number of this wish.
+    pub fn place(&mut self, vram: Option<Vram>) -> u64 {
+        self.wish += 1;
         self.vram = vram;
         self.show();
+        self.wish
+    }
+
+    /// The window is where it was wanted by this wish; nobody wants that any more if there was another, or the driver went.
+    pub fn placed(&mut self, wish: u64) {
+        if self.wish == wish {
+            self.vram = Some(Vram::Window);
+            self.show();
+        }
     }
 
     /// This is shown.
@@ -75,6 +88,7 @@ impl Frame {
 
     /// The driver is gone.
     pub fn forget(&mut self) {
+        self.wish += 1;
         (self.vram, self.output) = (None, None);
         self.screen.blank();
     }
@@ -98,5 +112,34 @@ impl Frame {
                 self.screen.blank();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vireo_memory::{Holes, RamLayout};
+    use vireo_screen::Size;
+
+    use super::*;
+
+    #[test]
+    fn a_window_that_comes_late_is_nobodys() {
+        let holes = Holes { legacy: 0xa_0000..0xc_0000, pci: 0xc000_0000..0x1_0000_0000 };
+        let ram = GuestMemory::new(RamLayout::new(16 << 20, &holes).unwrap()).unwrap();
+        let memory = DeviceMemory::new(8 << 20).unwrap();
+        let screen = Screen::new(Size { width: 640, height: 480 });
+        let mut frame = Frame::new(&screen, &ram, &memory);
+        let wish = frame.place(None);
+        frame.placed(wish);
+        assert_eq!(frame.vram, Some(Vram::Window));
+        // It is wanted in RAM meanwhile, or the driver goes.
+        let wish = frame.place(None);
+        frame.place(Some(Vram::Ram(0x10_0000)));
+        frame.placed(wish);
+        assert_eq!(frame.vram, Some(Vram::Ram(0x10_0000)));
+        let wish = frame.place(None);
+        frame.forget();
+        frame.placed(wish);
+        assert_eq!(frame.vram, None);
     }
 }

@@ -125,15 +125,14 @@ impl Shared {
                 acknowledge(pipe, true);
             }
             Some(gpa) => {
-                frame.place(None);
+                let wish = frame.place(None);
                 drop(frame);
                 let (frame, pipe) = (Arc::clone(&self.frame), Arc::clone(pipe));
                 self.mover.want(
                     gpa,
                     Box::new(move |placed| {
-                        // A driver that has gone meanwhile shows nothing.
-                        if placed && !pipe.is_closed() {
-                            lock(&frame).place(Some(Vram::Window));
+                        if placed {
+                            lock(&frame).placed(wish);
                         }
                         acknowledge(&pipe, placed);
                     }),

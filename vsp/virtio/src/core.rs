@@ -15,7 +15,7 @@ use crate::device::{Device, DeviceState, Turn};
 use crate::interrupt::Interrupts;
 use crate::memory::QueueMemory;
 use crate::queue::{Broken, NO_VECTOR, ServedQueue, Slot};
-use crate::run::{Run, Work};
+use crate::run::{Rests, Run, Work};
 
 const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
@@ -40,6 +40,9 @@ pub(crate) struct Registers {
     /// Changes with the device-specific configuration.
     pub(crate) generation: u8,
     pub(crate) queue_select: u16,
+    /// The configuration changed while the device was paused: its thread tells the driver when it goes on.
+    #[serde(default)]
+    pub(crate) news: bool,
     /// The driver asked for a reset, and requests are still in flight. Nothing else is taken from it meanwhile.
     #[serde(skip)]
     pub(crate) resetting: bool,
@@ -55,6 +58,7 @@ impl Registers {
             status: 0,
             generation: 0,
             queue_select: 0,
+            news: false,
             resetting: false,
         }
     }
@@ -251,9 +255,27 @@ impl Core {
     pub(crate) fn config_changed(&self) {
         let mut registers = self.registers();
         registers.generation = registers.generation.wrapping_add(1);
-        let (running, vector) = (registers.running(), registers.config_vector);
+        if !registers.running() {
+            return;
+        }
+        // With the registers' lock held: the thread looks for news after the pause, not between.
+        let visit = self.run.visit();
+        let vector = registers.config_vector;
+        registers.news |= visit == Err(Rests::Paused);
         drop(registers);
-        if running {
+        if visit.is_ok() {
+            self.interrupts.config(vector);
+            self.abandon();
+        }
+    }
+
+    /// Tells the driver what it was not told while the device was paused.
+    fn tell_news(&self) {
+        let mut registers = self.registers();
+        let told = std::mem::take(&mut registers.news) && registers.running();
+        let vector = registers.config_vector;
+        drop(registers);
+        if told {
             self.interrupts.config(vector);
         }
     }
@@ -293,6 +315,7 @@ impl Core {
     /// The device's thread.
     pub(crate) fn serve_queues(self: &Arc<Self>) {
         while let Work::Serve(kicked) = self.run.wait() {
+            self.tell_news();
             for index in (0..self.queues()).filter(|index| kicked & 1 << index != 0) {
                 if let Err(broken) = self.serve(index) {
                     self.broken(&broken);

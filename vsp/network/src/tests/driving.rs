@@ -103,6 +103,11 @@ fn the_guest_may_choose_an_address_where_its_network_allows_it() {
     assert_eq!(rig.query(0x0101_0102, &[]), (0, new.0.to_vec()));
     assert_eq!(rig.query(0x0101_0101, &[]), (0, ADDRESS.0.to_vec()), "the one it was given");
     assert_eq!(rig.provider.address(), new);
+    rig.provider.close(0);
+    assert_eq!(rig.provider.address(), new, "the same driver may come again");
+    rig.provider.forget();
+    assert_eq!((rig.provider.address(), *rig.wire.address.lock().unwrap()), (ADDRESS, Some(ADDRESS)));
+    let rig = Rig::ready(Wire::default(), 0x5_0000, false);
     for wrong in ["01005e000005", "000000000000", "00155d0000", "nonsense"] {
         assert_ne!(rig.set(0x0001_021b, &network_address(wrong)), 0, "{wrong}");
     }

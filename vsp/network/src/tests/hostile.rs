@@ -1,7 +1,12 @@
 //! What no driver sends.
 
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 use vireo_frame::{Ability, Intent};
+use vireo_vmbus::Device;
 use vireo_vmbus::driver::Received;
 use vireo_vmbus::ring::kind;
 
@@ -58,6 +63,55 @@ fn messages_that_are_none_are_answered_and_harm_nothing() {
     assert_eq!(le32(&rig.ask(&words(&[107, 0, 10, 64])), 4), Some(5), "nothing in it is a message");
     assert!(rig.wire.frames.lock().unwrap().is_empty());
     assert_eq!(rig.provider.counters().bad, 1);
+}
+
+/// Sends messages that are in pages, which lie one behind the other.
+fn send_pages(rig: &Rig, pages: &[u64], length: usize) -> u64 {
+    let mut data = words(&[107, 0, u32::MAX, 0]);
+    data.resize(40, 0);
+    rig.send(kind::GPA_DIRECT, &[(length as u32, 0, pages)], &data)
+}
+
+#[test]
+fn a_packet_has_no_more_messages_and_bytes_than_drivers_are_told() {
+    let rig = Rig::ready(Wire::default(), 0x6_0001, true);
+    let message = packet(&plain(OTHER, ADDRESS, 60), &[], 0);
+    rig.memory.write(DATA, &message.repeat(9)).unwrap();
+    send_pages(&rig, &[DATA / 4096], message.len() * 8);
+    assert_eq!(le32(&rig.receive().data, 4), Some(1));
+    send_pages(&rig, &[DATA / 4096], message.len() * 9);
+    assert_eq!(le32(&rig.receive().data, 4), Some(5), "one too many");
+    // Thousands of messages that have nothing in them: the first eight are looked at.
+    rig.memory.write(DATA, &words(&[1, 8]).repeat(512)).unwrap();
+    send_pages(&rig, &[DATA / 4096; 100], 100 * 4096);
+    assert_eq!(le32(&rig.receive().data, 4), Some(5));
+    send_pages(&rig, &[DATA / 4096; 257], 257 * 4096);
+    assert_eq!(le32(&rig.receive().data, 4), Some(5));
+    let counters = rig.provider.counters();
+    assert_eq!((counters.sent, counters.bad), (16, 1 + 9 + 1));
+}
+
+#[test]
+fn a_pause_waits_for_no_more_than_the_packet_under_way() {
+    let (tokens, gate) = channel();
+    let rig = Rig::ready(Wire { gate: Some(gate.into()), ..Wire::default() }, 0x6_0001, true);
+    // Before the rig is gone: its thread waits for them.
+    let tokens = tokens;
+    let message = packet(&plain(OTHER, ADDRESS, 60), &[], 0);
+    rig.memory.write(DATA, &message).unwrap();
+    (0..20).for_each(|_| _ = send_pages(&rig, &[DATA / 4096], message.len()));
+    let provider = Arc::clone(&rig.provider);
+    let pause = std::thread::spawn(move || provider.pause(Instant::now() + Duration::from_secs(60)));
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(if pause.is_finished() { 0 } else { 20 }));
+        _ = tokens.send(());
+    }
+    assert!(pause.join().unwrap(), "it rests");
+    let sent = rig.provider.counters().sent;
+    assert!(sent < 20, "{sent} went before");
+    drop(tokens);
+    rig.provider.resume();
+    rig.sent(20);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A driver, an adapter and a network that keeps all frames.
 
 use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -27,12 +28,16 @@ pub const OTHER: Mac = Mac([0, 0x15, 0x5d, 0, 0, 2]);
 pub struct Given {
     pub gpadls: HashMap<u32, Arc<[u64]>>,
     pub offered: u16,
+    /// The next who asks for a name waits here.
+    pub gate: Option<Receiver<()>>,
 }
 
 struct TestBus(Arc<Mutex<Given>>);
 
 impl Bus for TestBus {
     fn gpadl(&self, name: u32) -> Option<Arc<[u64]>> {
+        let gate = self.0.lock().unwrap().gate.take();
+        gate.inspect(|gate| _ = gate.recv());
         self.0.lock().unwrap().gpadls.get(&name).cloned()
     }
     fn offer_subchannels(&self, count: u16, _most: u16) -> bool {
@@ -54,10 +59,17 @@ pub struct Wire {
     pub adapter_ability: Mutex<Ability>,
     pub filter: Mutex<Filter>,
     pub fixed_address: bool,
+    /// What was wanted last.
+    pub address: Mutex<Option<Mac>>,
+    /// It takes a frame for each token, until there is nobody who has any.
+    pub gate: Option<Mutex<Receiver<()>>>,
 }
 
 impl End for Wire {
     fn put(&self, frame: &Frame<'_>) -> Result<(), Full> {
+        if let Some(gate) = &self.gate {
+            _ = gate.lock().unwrap().recv();
+        }
         let mut room = self.room.lock().unwrap();
         if let Some(left) = &mut *room {
             *left = left.checked_sub(1).ok_or(Full)?;
@@ -88,11 +100,47 @@ impl Link for Wire {
     fn set_filter(&self, filter: &Filter) {
         *self.filter.lock().unwrap() = filter.clone();
     }
-    fn set_address(&self, _address: Mac) -> Result<(), NotAllowed> {
+    fn set_address(&self, address: Mac) -> Result<(), NotAllowed> {
+        *self.address.lock().unwrap() = Some(address);
         if self.fixed_address { Err(NotAllowed) } else { Ok(()) }
     }
     fn mtu(&self) -> u32 {
         9000
+    }
+}
+
+/// A channel as its driver has it.
+pub struct Line {
+    pub driver: Driver,
+    pub channel: Arc<Channel>,
+    interrupts: Interrupts,
+}
+
+impl Line {
+    fn new(memory: &Arc<GuestMemory>, number: u16) -> Self {
+        let driver = Driver::new(memory, RINGS + 0x2_0000 * u64::from(number), 8, 8);
+        let rings = RingPair::new(memory, &driver.pages(), driver.split()).expect("rings");
+        let interrupts = Interrupts::default();
+        let channel = Channel::new(memory, rings, [0; 120], 0, interrupts.sink());
+        Self { driver, channel, interrupts }
+    }
+
+    /// Sends a packet.
+    pub fn send(&self, kind: u16, transaction: u64, ranges: &[(u32, u32, &[u64])], data: &[u8]) {
+        let mut data = data.to_vec();
+        data.resize(40, 0);
+        if self.driver.send(kind, transaction, ranges, &data).expect("room") {
+            self.channel.doorbell().ring();
+        }
+    }
+
+    /// Waits for the next packet, by interrupts alone: one that does not come is a failure.
+    pub fn receive(&self) -> Received {
+        let packet = self.interrupts.receive(&self.driver, Duration::from_secs(20)).expect("no interrupt");
+        if self.driver.awaited_room() != 0 {
+            self.channel.doorbell().ring();
+        }
+        packet
     }
 }
 
@@ -118,10 +166,7 @@ impl Rig {
     pub fn new(wire: Wire) -> Self {
         let holes = Holes { legacy: 0xa_0000..0xc_0000, pci: 0xc000_0000..0x1_0000_0000 };
         let memory = GuestMemory::new(RamLayout::new(32 << 20, &holes).unwrap()).unwrap();
-        let driver = Driver::new(&memory, RINGS, 8, 8);
-        let rings = RingPair::new(&memory, &driver.pages(), driver.split()).expect("rings");
-        let interrupts = Interrupts::default();
-        let channel = Channel::new(&memory, rings, [0; 120], 0, interrupts.sink());
+        let Line { driver, channel, interrupts } = Line::new(&memory, 0);
         let (wire, given) = (Arc::new(wire), Arc::<Mutex<Given>>::default());
         let settings = Settings { address: ADDRESS, subchannels: 3 };
         let bus = Box::new(TestBus(Arc::clone(&given)));
@@ -129,6 +174,13 @@ impl Rig {
         provider.open(0, Arc::clone(&channel)).expect("it opens");
         let transaction = Mutex::new(1);
         Self { memory, driver, channel, wire, given, provider, interrupts, transaction }
+    }
+
+    /// Opens a further channel, or the first one anew.
+    pub fn open(&self, number: u16) -> Line {
+        let line = Line::new(&self.memory, number);
+        self.provider.open(number, Arc::clone(&line.channel)).expect("it opens");
+        line
     }
 
     /// With a driver of this version that has introduced itself, and wants all frames. `rsc`: it takes coalesced ones.

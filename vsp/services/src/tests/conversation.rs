@@ -270,7 +270,20 @@ fn who_may_be_frozen_is_thawed_when_the_time_is_over() {
     thaw.set(Some(now + SECOND));
     assert_eq!((thaw.due(), thaw.question(Version(5, 0), now)), (Some(now + SECOND), None));
     assert_eq!(thaw.question(Version(5, 0), now + SECOND).map(|b| (b.len(), b[0])), Some((12, 6)));
-    assert_eq!(thaw.question(Version(5, 0), now + SECOND), None, "once");
+    // As long as it cannot.
+    let mut later = now + SECOND;
+    let said = |status| Answer { status, body: Vec::new() };
+    thaw.answered(&said(0x8000_4005), later);
+    assert_eq!((thaw.due(), thaw.question(Version(5, 0), later)), (Some(later + 5 * SECOND), None));
+    later += 5 * SECOND;
+    assert_eq!(thaw.question(Version(5, 0), later).map(|b| b[0]), Some(6));
+    // Frozen again meanwhile, for longer.
+    thaw.set(Some(later + 9 * SECOND));
+    thaw.answered(&said(0), later);
+    assert_eq!(thaw.due(), Some(later + 9 * SECOND));
+    assert_eq!(thaw.question(Version(5, 0), later + 9 * SECOND).map(|b| b[0]), Some(6));
+    thaw.answered(&said(0), later + 9 * SECOND);
+    assert_eq!((thaw.due(), thaw.question(Version(5, 0), later + 99 * SECOND)), (None, None), "it is thawed");
     thaw.set(Some(now));
     thaw.restart(now);
     assert_eq!(thaw.due(), None, "a new driver knows nothing of it");

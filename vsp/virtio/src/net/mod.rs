@@ -48,6 +48,8 @@ pub struct Net {
     transmit: Vec<Mutex<Transmit>>,
     /// The network is to be told what the driver wants and can.
     tell_link: AtomicBool,
+    /// The address that the network knows.
+    told_address: Mutex<Mac>,
 }
 
 impl Net {
@@ -58,7 +60,8 @@ impl Net {
         let mtu = u16::try_from(link.mtu()).unwrap_or(u16::MAX);
         let port = Arc::new(Port::new(Settings::new(address), pairs));
         let transmit = (0..pairs).map(|_| Mutex::default()).collect();
-        Arc::new(Self { link, address, pairs, mtu, port, transmit, tell_link: AtomicBool::new(true) })
+        let (tell_link, told_address) = (AtomicBool::new(true), Mutex::new(address));
+        Arc::new(Self { link, address, pairs, mtu, port, transmit, tell_link, told_address })
     }
 
     /// Has the driver announce its addresses to the network: the machine has come from somewhere else.
@@ -141,8 +144,10 @@ impl Net {
                 true
             }
             Ok(Change::Address(address)) => {
+                let mut told = self.told_address.lock().unwrap_or_else(PoisonError::into_inner);
                 let allowed = self.link.set_address(address).is_ok();
                 if allowed {
+                    *told = address;
                     self.port.change().address = address.0;
                 }
                 allowed
@@ -158,6 +163,15 @@ impl Net {
             let settings = self.port.settings().clone();
             self.link.set_adapter_ability(settings.ability());
             self.link.set_filter(&settings.filter());
+            // A driver that comes anew has the address that the adapter was given; one that was saved has its own.
+            let address = Mac(settings.address);
+            let mut told = self.told_address.lock().unwrap_or_else(PoisonError::into_inner);
+            if *told != address {
+                match self.link.set_address(address) {
+                    Ok(()) => *told = address,
+                    Err(_) => tracing::warn!("the network does not allow the address {address}"),
+                }
+            }
         }
     }
 

@@ -411,11 +411,32 @@ fn the_driver_gets_what_it_wants() {
     // Its own address.
     assert_eq!(lab.command(1, 1, &other.0), 0);
     assert_eq!((lab.net.address(), lab.config(0)), (other, 2));
+    assert_eq!(*lab.wire.address.lock().unwrap(), Some(other));
     assert_eq!(lab.command(1, 1, &lab.wire.forbidden.0.clone()), 1);
     assert_eq!(lab.command(1, 1, &group.0), 1);
     assert_eq!(lab.net.address(), other);
     lab.rig.reset();
     assert_eq!(lab.net.address(), ADDRESS);
+    _ = start(&lab.rig, MERGE | CONTROL, 1);
+    waits("the address", || *lab.wire.address.lock().unwrap() == Some(ADDRESS));
+}
+
+#[test]
+fn a_driver_is_told_of_its_carrier_when_the_device_goes_on() {
+    let lab = Lab::new(NONE, MERGE);
+    lab.rig.enable_msix(4);
+    lab.rig.set_common::<2>(16, 0);
+    assert!(lab.rig.function.pause(Instant::now() + HANGS));
+    lab.wire.adapter().unwrap().set_carrier(true, 10_000_000_000);
+    assert_eq!((lab.rig.messages(), lab.config(6)), (vec![], 1));
+    let saved = lab.rig.function.save();
+    lab.rig.function.resume();
+    waits("word of the carrier", || lab.rig.messages() == [0x40]);
+    lab.rig.settle();
+    assert!(lab.rig.messages().is_empty(), "once");
+    // As if it were another machine.
+    lab.rig.function.restore(&saved).unwrap();
+    waits("word of it there", || lab.rig.messages().contains(&0x40));
 }
 
 #[test]
