@@ -207,13 +207,13 @@ fn who_takes_no_coalesced_frames_gets_segments() {
     let lengths: Vec<usize> = frames.iter().map(|f| f.0.len() - 54).collect();
     assert_eq!(lengths, [1448, 1448, 1448, 656]);
     assert!(frames.iter().all(|f| f.1 == [(0, 1 << 3 | 1 << 5)]));
-    assert!(frames.iter().all(|f| tcp4_sum(&f.0) == 0xffff));
+    assert!(frames.iter().all(|f| sum_of_transport(&f.0) == 0xffff));
 }
 
-/// 0xffff: the sum of TCP over IPv4 is right.
-fn tcp4_sum(frame: &[u8]) -> u16 {
+/// 0xffff: the sum of what comes behind IPv4 is right.
+fn sum_of_transport(frame: &[u8]) -> u16 {
     let length = (frame.len() - 34) as u16;
-    sum(&[&frame[26..34], &[0, 6], &length.to_be_bytes(), &frame[34..]].concat())
+    sum(&[&frame[26..34], &[0, frame[23]], &length.to_be_bytes(), &frame[34..]].concat())
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_sum_that_is_said_to_be_right_is_there() {
     let intent = Intent { checksum: Checksum::Wanted { start: 34, offset: 16 }, ..Intent::default() };
     rig.put(&frame, intent).unwrap();
     let got = frames_of(&rig.ranges(&rig.receive())).remove(0);
-    assert_eq!((tcp4_sum(&got.0), &got.0[54..]), (0xffff, &frame[54..]));
+    assert_eq!((sum_of_transport(&got.0), &got.0[54..]), (0xffff, &frame[54..]));
     assert_eq!(got.1, [(0, 1 << 3 | 1 << 5)]);
 }
 
@@ -252,7 +252,7 @@ fn what_is_not_coalesced_has_its_sum() {
         rig.put(&frame, Intent { checksum, ..Intent::default() }).unwrap();
         let packet = rig.receive();
         let got = frames_of(&rig.ranges(&packet)).remove(0);
-        assert_eq!((tcp4_sum(&got.0), got.1), (0xffff, vec![(0, told)]));
+        assert_eq!((sum_of_transport(&got.0), got.1), (0xffff, vec![(0, told)]));
         rig.give_back(&packet);
     }
 }
