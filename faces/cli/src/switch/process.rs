@@ -16,6 +16,8 @@ use vireo_switchd::{Folders, Lock, Service};
 /// How long a switch may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(20);
+/// The same, of who wants to be the first.
+const SOON: Duration = Duration::from_micros(500);
 
 /// Where switches are.
 pub struct Here<'a> {
@@ -120,16 +122,19 @@ pub fn stop(here: &Here<'_>, name: &str) -> Result<(), String> {
 pub fn take(here: &Here<'_>, name: &str) -> Result<Lock, String> {
     let begun = Instant::now();
     loop {
-        if let Some(lock) = lock(here, name)? {
-            return Ok(lock);
-        }
         // It may begin just now, or be about to end: then nobody is there to be told.
         let told = super::ask(here.folders, name, &Request::End);
+        // Often enough to have the lock before a process that the supervisor starts meanwhile.
+        for _ in 0..LOOK.as_micros() / SOON.as_micros() {
+            if let Some(lock) = lock(here, name)? {
+                return Ok(lock);
+            }
+            std::thread::sleep(SOON);
+        }
         if begun.elapsed() > PATIENCE {
             return Err(told.err().unwrap_or_else(|| {
                 format!("switch {name} was told to end, and has not after {} s", PATIENCE.as_secs())
             }));
         }
-        std::thread::sleep(LOOK);
     }
 }
