@@ -85,19 +85,3 @@ ends() { # NAME CODE
     fi
     echo "$1: ended; $(grep -E 'exits' "/tmp/$1.log" | tail -n 1)"
 }
-
-# The screen shows "Vireo" so often.
-shows() { # NAME COUNT
-    vireo vm screenshot --control "/tmp/$1.control" /tmp/shot.png && [ "$(vireo-picture /tmp/shot.png)" = "1024x768 $2" ]
-}
-
-# A shell on the guest's console gets what is typed, and the screen shows what it says.
-shows_what_is_typed() { # NAME
-    guest "$1" 'setsid sh -c "TERM=linux exec sh -i </dev/tty1 >/dev/tty1 2>&1" & true'
-    vm "$1" type 'clear; echo Vireo Vireo; echo "typed-$((6*7))" >/dev/ttyS0\n'
-    wait_for "$1" typed-42
-    until_so "$1" 30 "the text is on the screen" shows "$1" 2
-    vm "$1" type 'clear\n'
-    until_so "$1" 30 "the screen is cleared" shows "$1" 0
-    now "$1: the screen shows what is typed"
-}

@@ -1,8 +1,7 @@
 #!/bin/sh
 # In the lab: network adapters of guests on KVM. Two guests with two processors, with synthetic adapters on a TAP device of this host,
 # on a switch between them and on a private network, and a virtio one; then a guest with Intel's card of old. What passes is compared by
-# checksum, with short packets and with long ones; an adapter comes and goes meanwhile. `network.sh brief`: one guest, its private network and
-# its screen.
+# checksum, with short packets and with long ones; an adapter comes and goes meanwhile.
 # shellcheck source=SCRIPTDIR/machine.sh
 . /bin/machine.sh
 readonly CYCLES=10 MIB=2 FLOWS=4 WEB=/tmp/web
@@ -142,29 +141,20 @@ switch_off() { # NAME
 }
 
 make_payload
-if [ "${1:-}" = brief ]; then
-    start a /guest "quiet console=tty0 console=ttyS0" --memory 512M --screen \
-        --nic nat,forward=tcp:127.0.0.1:8081:80,mac=02:00:00:00:01:$ON_NAT
-    teach a
-    over_nat
-    shows_what_is_typed a
-    switch_off a
-else
-    vireo switch create lab --mtu 9000 || fail "no switch"
-    make_tap hot 10.9.5
-    make_tap virtio 10.9.4
-    start_one a 1 --nic tap=virtio,model=virtio,mac=02:00:00:00:01:$ON_VIRTIO
-    start_one b 2
-    teach a
-    teach b
-    over_tap
-    over_switch
-    over_nat
-    over_virtio
-    switch_off b
-    hotplug
-    switch_off a
-    vireo switch delete lab
-    over_e1000
-fi
+vireo switch create lab --mtu 9000 || fail "no switch"
+make_tap hot 10.9.5
+make_tap virtio 10.9.4
+start_one a 1 --nic tap=virtio,model=virtio,mac=02:00:00:00:01:$ON_VIRTIO
+start_one b 2
+teach a
+teach b
+over_tap
+over_switch
+over_nat
+over_virtio
+switch_off b
+hotplug
+switch_off a
+vireo switch delete lab
+over_e1000
 echo 'network: all ok'

@@ -115,6 +115,22 @@ ends_and_restarts() {
     ends a 0
 }
 
+# The screen shows "Vireo" so often.
+shows() { # NAME COUNT
+    vireo vm screenshot --control "/tmp/$1.control" /tmp/shot.png && [ "$(vireo-picture /tmp/shot.png)" = "1024x768 $2" ]
+}
+
+# A shell on the guest's console gets what is typed, and the screen shows what it says.
+shows_what_is_typed() { # NAME
+    guest "$1" 'setsid sh -c "TERM=linux exec sh -i </dev/tty1 >/dev/tty1 2>&1" & true'
+    vm "$1" type 'clear; echo Vireo Vireo; echo "typed-$((6*7))" >/dev/ttyS0\n'
+    wait_for "$1" typed-42
+    until_so "$1" 30 "the text is on the screen" shows "$1" 2
+    vm "$1" type 'clear\n'
+    until_so "$1" 30 "the screen is cleared" shows "$1" 0
+    now "$1: the screen shows what is typed"
+}
+
 ip link set lo up
 start a /guest "root=LABEL=vireo-root memhp_default_state=online console=tty0 console=ttyS0" --memory 512M \
     --disk /guest/root.vhdx --screen --nic nat --memory-min 256M --memory-max 640M

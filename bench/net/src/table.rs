@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::guests::{Kind, Way};
+use crate::guests::Way;
 use crate::pair::Figures;
 use crate::{AnyResult, Format};
 
@@ -87,14 +87,10 @@ impl Table {
     }
 
     /// With a guest.
-    pub fn add_guest(&mut self, way: Way, side: &'static str, kind: Kind, rate: f64) {
-        let what = match kind {
-            Kind::Load(mtu, load) => format!("MTU {mtu}, {}", load.name()),
-            Kind::Turns(load) => load.name(),
-        };
+    pub fn add_guest(&mut self, way: Way, side: &'static str, what: &str, rate: f64) {
         let at = self.guests.iter().position(|l| l.way == way.name() && l.what == what);
         let at = at.unwrap_or_else(|| {
-            self.guests.push(GuestLine { way: way.name(), what, sides: Vec::new() });
+            self.guests.push(GuestLine { way: way.name(), what: what.into(), sides: Vec::new() });
             self.guests.len() - 1
         });
         let sides = &mut self.guests[at].sides;

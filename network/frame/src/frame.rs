@@ -144,7 +144,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Bytes.
-    #[allow(clippy::len_without_is_empty)]
+    #[expect(clippy::len_without_is_empty, reason = "none is empty")]
     pub fn len(&self) -> usize {
         self.length
     }

@@ -190,13 +190,10 @@ impl Segment {
                 // More fragments, or an offset.
                 (be16(header, 6)? & 0x3fff == 0).then_some((header[9], ip + length))?
             }
-            ether_type::IPV6 => {
-                let header = frame.get(ip..)?.first_chunk::<40>().filter(|h| h[0] >> 4 == 6)?;
-                match behind_extensions(frame, ip + 40, header[6]) {
-                    (protocol, Follows::At(at, false)) => (protocol, at),
-                    _ => return None,
-                }
-            }
+            ether_type::IPV6 => match behind_extensions(frame, ip + 40, ipv6_header(frame, ip)?[6]) {
+                (protocol, Follows::At(at, false)) => (protocol, at),
+                _ => return None,
+            },
             _ => return None,
         };
         matches!(protocol, protocol::TCP | protocol::UDP).then_some(Self { ether_type, ip, protocol, at })
@@ -239,11 +236,12 @@ fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
 }
 
 /// RFC 8200.
+fn ipv6_header(frame: &[u8], at: usize) -> Option<&[u8; 40]> {
+    frame.get(at..)?.first_chunk().filter(|header| header[0] >> 4 == 6)
+}
+
 fn ipv6(frame: &[u8], at: usize) -> Option<Ip> {
-    let header = frame.get(at..)?.first_chunk::<40>()?;
-    if header[0] >> 4 != 6 {
-        return None;
-    }
+    let header = ipv6_header(frame, at)?;
     let address = |n: usize| Some(IpAddr::from(Ipv6Addr::from(*header[n..].first_chunk::<16>()?)));
     let (source, destination) = (address(8)?, address(24)?);
     let frame = within(frame, at + 40, be16(header, 4)?.into());

@@ -53,10 +53,11 @@ impl Guards {
         if self.are_off() {
             return None;
         }
+        if headers.are_malformed() {
+            return Some(Refusal::Malformed);
+        }
         match headers.network {
-            Network::Other => None,
-            _ if headers.are_malformed() => Some(Refusal::Malformed),
-            Network::Malformed => None,
+            Network::Other | Network::Malformed => None,
             Network::Arp { address, .. } => (!self.owns_ipv4(address)).then_some(Refusal::Address),
             Network::Ip(ip) => self.of_message(&ip).or_else(|| self.of_addresses(frame, &ip)),
         }

@@ -144,7 +144,7 @@ impl<'a> Ends<'a> {
             machine.shell(&format!("ip link set eth0 mtu {mtu}; {SETTLE}"))?;
         }
         // Who is where is known, and paths are.
-        self.first(&format!("ping -c 2 {}", self.peer.clone()))?;
+        self.first(&format!("ping -c 2 {}", self.peer))?;
         Ok(())
     }
 

@@ -11,13 +11,12 @@ use vireo_tap::trial::Namespace;
 use crate::AnyResult;
 use crate::table::Table;
 use machine::Ends;
-pub use tools::{Kind, Load};
+use tools::Load;
 
 /// Longest packets, in bytes, that are measured.
 const MTUS: [u32; 3] = [1500, 9000, 65_000];
 /// What has nobody segment or sum for the guest.
 const OFFLOADS_OFF: &str = "ethtool -K eth0 tso off gso off gro off tx off rx off sg off >/dev/null 2>&1";
-const OFFLOADS_ON: &str = "ethtool -K eth0 sg on tx on rx on gro on gso on tso on >/dev/null 2>&1";
 
 /// Whose machine, with which adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +73,11 @@ pub struct Setup {
     pub seconds: u32,
 }
 
+/// The name of a line about bytes.
+fn with_mtu(mtu: u32, load: Load) -> String {
+    format!("MTU {mtu}, {}", load.name())
+}
+
 /// Measures one way with all sides, one after the other.
 pub fn measure(setup: &Setup, way: Way, table: &mut Table) -> AnyResult<()> {
     for side in Side::ALL {
@@ -85,19 +89,18 @@ pub fn measure(setup: &Setup, way: Way, table: &mut Table) -> AnyResult<()> {
             ends.set_mtu(mtu)?;
             for load in Load::ALL {
                 let rate = ends.measure(load, setup.seconds)?;
-                table.add_guest(way, side.name(), Kind::Load(mtu, load), rate);
+                table.add_guest(way, side.name(), &with_mtu(mtu, load), rate);
             }
         }
         ends.set_mtu(MTUS[0])?;
         for load in [Load::TcpTurns, Load::UdpTurns] {
             let rate = ends.measure(load, setup.seconds)?;
-            table.add_guest(way, side.name(), Kind::Turns(load), rate);
+            table.add_guest(way, side.name(), &load.name(), rate);
         }
         if side == Side::Netvsc && way == Way::Host {
             ends.first(OFFLOADS_OFF)?;
             let rate = ends.measure(Load::Send, setup.seconds)?;
-            table.add_guest(way, "offloads off", Kind::Load(MTUS[0], Load::Send), rate);
-            ends.first(OFFLOADS_ON)?;
+            table.add_guest(way, "offloads off", &with_mtu(MTUS[0], Load::Send), rate);
         }
     }
     Ok(())

@@ -17,15 +17,6 @@ pub enum Load {
     UdpTurns,
 }
 
-/// A line of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Bytes, at an MTU.
-    Load(u32, Load),
-    /// Turns.
-    Turns(Load),
-}
-
 /// Connections of [`Load::Flows`].
 const FLOWS: u32 = 24;
 

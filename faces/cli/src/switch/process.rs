@@ -101,6 +101,10 @@ fn until_served(child: &mut Child, control: &Path, log: &Path, name: &str) -> Re
     Err(format!("switch {name} does not serve after {} s: {} may say why", PATIENCE.as_secs(), log.display()))
 }
 
+fn has_not_ended(name: &str) -> String {
+    format!("switch {name} was told to end, and has not after {} s", PATIENCE.as_secs())
+}
+
 /// Stops a switch, and waits for its end.
 pub fn stop(here: &Here<'_>, name: &str) -> Result<(), String> {
     let sockets = here.folders.sockets(name);
@@ -111,7 +115,7 @@ pub fn stop(here: &Here<'_>, name: &str) -> Result<(), String> {
     let begun = Instant::now();
     while sockets.is_running() {
         if begun.elapsed() > PATIENCE {
-            return Err(format!("switch {name} was told to end, and has not after {} s", PATIENCE.as_secs()));
+            return Err(has_not_ended(name));
         }
         std::thread::sleep(LOOK);
     }
@@ -132,9 +136,7 @@ pub fn take(here: &Here<'_>, name: &str) -> Result<Lock, String> {
             std::thread::sleep(SOON);
         }
         if begun.elapsed() > PATIENCE {
-            return Err(told.err().unwrap_or_else(|| {
-                format!("switch {name} was told to end, and has not after {} s", PATIENCE.as_secs())
-            }));
+            return Err(told.err().unwrap_or_else(|| has_not_ended(name)));
         }
     }
 }
