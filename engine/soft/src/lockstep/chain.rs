@@ -15,6 +15,13 @@ const MOST: usize = 4096;
 /// Largest budget of a chain.
 const BUDGET: u32 = 40;
 
+/// The interpreter did not come to where the translator was.
+struct Lost {
+    met: Option<Met>,
+    /// How the interpreter ended, if what it did stands.
+    end: Exec,
+}
+
 /// How the interpreter was when it looked most like the translator.
 struct Met {
     here: Registers,
@@ -41,7 +48,7 @@ impl Cpu {
         let mut trail = Vec::new();
         let followed = self.follow(&there, end, &mut trail);
         let others = self.shared.take_written();
-        let Err(met) = followed else {
+        let Err(Lost { met, end: now }) = followed else {
             self.with_lockstep(|l, mmu| {
                 l.pages.commit(mmu);
                 l.counts.compared += 1;
@@ -50,9 +57,8 @@ impl Cpu {
             });
             return Outcome::Done(end);
         };
-        if self.with_lockstep(|l, mmu| l.pages.roll_back(mmu, &others)) {
-            before.put_back(self);
-            self.mmu.stack = stack;
+        if !self.roll_back(&others, &before, stack) {
+            return Outcome::Beside(now);
         }
         let registers = match &met {
             Some(met) => met.here.differences(&there),
@@ -65,7 +71,7 @@ impl Cpu {
 
     /// Has the interpreter run until it is where the translator was and ended. `Err`: it does not come there.
     #[expect(clippy::result_large_err, reason = "it happens once, and ends the run")]
-    fn follow(&mut self, there: &Registers, end: Exec, trail: &mut Vec<u64>) -> Result<(), Option<Met>> {
+    fn follow(&mut self, there: &Registers, end: Exec, trail: &mut Vec<u64>) -> Result<(), Lost> {
         let mut met = None;
         let mut best = 0;
         while trail.len() < MOST {
@@ -85,11 +91,11 @@ impl Cpu {
                     _ if differs.is_none() && now == end => return Ok(()),
                     // An event cut a string instruction short, or would have.
                     Err(Stop::Yield) => {}
-                    _ => return Err(differs),
+                    _ => return Err(Lost { met: differs, end: now }),
                 }
             }
         }
-        Err(met)
+        Err(Lost { met, end: Ok(()) })
     }
 
     /// What differs between here, where the interpreter ended so, and where the translator was.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cpu::{Cpu, Exec};
-use crate::mmu::{Entry, Mmu};
+use crate::mmu::{Entry, Mmu, StackPage};
 use crate::partition::Shared;
 use crate::translate::{Single, Until};
 
@@ -60,7 +60,7 @@ pub struct Counts {
     pub first: u64,
     /// Blocks that the interpreter executed in runs of chains.
     pub followed: u64,
-    /// Differed, and not again, while a device wrote to memory.
+    /// Differed, and not again or for good, while a device wrote to memory.
     pub beside: u64,
     /// Differed, and not again, without that.
     pub unstable: u64,
@@ -102,6 +102,8 @@ enum Outcome {
     Done(Exec),
     /// What the first run did cannot be undone, and stands: it ended so.
     Stands(Exec),
+    /// They differ, and a device wrote to what the second run wrote to: it stands, as it cannot be undone, and ended so.
+    Beside(Exec),
     /// As before the runs.
     Differs(Box<Difference>),
 }
@@ -240,6 +242,10 @@ impl Cpu {
                     self.with_lockstep(|l, _| l.counts.beside += 1);
                     return end;
                 }
+                Outcome::Beside(end) => {
+                    self.with_lockstep(|l, _| l.counts.beside += 1);
+                    return end;
+                }
                 // It went another way, perhaps because it went wrong again.
                 Outcome::Stands(_) => {
                     undone = false;
@@ -322,9 +328,8 @@ impl Cpu {
             return (Outcome::Done(second_end), rip);
         }
         let others = self.shared.take_written();
-        if self.with_lockstep(|l, mmu| l.pages.roll_back(mmu, &others)) {
-            before.put_back(self);
-            self.mmu.stack = stack;
+        if !self.roll_back(&others, &before, stack) {
+            return (Outcome::Beside(second_end), rip);
         }
         if same {
             return (Outcome::Done(second_end), rip);
@@ -342,6 +347,16 @@ impl Cpu {
             })),
             rip,
         )
+    }
+
+    /// Undoes the second run, unless devices (`others`) wrote to what it wrote to. Whether it did.
+    fn roll_back(&mut self, others: &[u32], before: &Registers, stack: [StackPage; 4]) -> bool {
+        let undone = self.with_lockstep(|l, mmu| l.pages.roll_back(mmu, others));
+        if undone {
+            before.put_back(self);
+            self.mmu.stack = stack;
+        }
+        undone
     }
 
     /// The first run. The TLB is what it was if the run can be undone.

@@ -68,7 +68,7 @@ impl Cpu {
             }
             match self.compare(&single, 0) {
                 Outcome::Done(Ok(())) | Outcome::Stands(Ok(())) => {}
-                Outcome::Done(Err(_)) | Outcome::Stands(Err(_)) => break,
+                Outcome::Done(Err(_)) | Outcome::Stands(Err(_)) | Outcome::Beside(_) => break,
                 Outcome::Differs(d) => return self.report(&single, &d),
             }
         }
@@ -85,7 +85,7 @@ impl Cpu {
             let part = self.single(n).filter(|_| self.rip == rip)?;
             match self.compare(&part, 0) {
                 Outcome::Differs(d) => Some((n, d)),
-                Outcome::Done(_) | Outcome::Stands(_) => None,
+                Outcome::Done(_) | Outcome::Stands(_) | Outcome::Beside(_) => None,
             }
         });
         self.with_lockstep(|l, _| l.trial = false);

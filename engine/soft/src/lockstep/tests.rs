@@ -128,7 +128,7 @@ fn a_spoilt_block_in_a_chain_is_found() {
                 assert!(lines.starts_with("rax ") || !d.memory.is_empty(), "{lines}");
                 return;
             }
-            Outcome::Done(end) | Outcome::Stands(end) => panic!("{end:?}"),
+            Outcome::Done(end) | Outcome::Stands(end) | Outcome::Beside(end) => panic!("{end:?}"),
         }
     }
     panic!("it is not found");
@@ -177,6 +177,43 @@ fn a_device_that_writes_meanwhile_is_no_difference() {
             counts
         });
         assert_eq!(counts.unstable, 0, "{counts}");
+    }
+}
+
+#[test]
+fn where_a_device_wrote_to_what_the_guest_writes_it_goes_on_from_there() {
+    for chains in [false, true] {
+        let mut g = guest(chains, |a| {
+            let mut head = a.create_label();
+            a.mov(rdi, DATA)?;
+            a.mov(ecx, 30_000)?;
+            a.set_label(&mut head)?;
+            a.mov(rax, qword_ptr(rdi))?;
+            a.mov(qword_ptr(rdi + 8), rax)?;
+            a.inc(rbx)?;
+            a.dec(ecx)?;
+            a.jne(head)?;
+            a.hlt()
+        });
+        let word = g.cpu.mmu.ram.page(DATA).expect("RAM").host as usize;
+        let (partition, done) = (partition(&g), AtomicBool::new(false));
+        let counts = std::thread::scope(|s| {
+            s.spawn(|| {
+                // SAFETY: a u64 of the guest's RAM, which outlives the scope; the guest only reads it.
+                let word = unsafe { AtomicU64::from_ptr(word as *mut u64) };
+                while !done.load(Relaxed) {
+                    word.fetch_add(1, Relaxed);
+                    partition.host_wrote(DATA, 8);
+                    std::thread::sleep(std::time::Duration::from_micros(10));
+                }
+            });
+            let counts = run(&mut g);
+            done.store(true, Relaxed);
+            counts
+        });
+        assert_eq!(counts.unstable, 0, "{counts}");
+        assert_eq!(g.cpu.regs.architectural()[3], 30_000, "rounds of the loop, {counts}");
+        println!("{counts}");
     }
 }
 
