@@ -5,14 +5,17 @@ use std::net::Ipv4Addr;
 use vireo_frame::Mac;
 
 use crate::config::Network;
+use crate::slots::{Nanos, SECOND};
 use crate::wire::be32;
 
 pub const SERVER: u16 = 67;
 pub const CLIENT: u16 = 68;
-/// Clients that are remembered.
-const CLIENTS: usize = 64;
+/// Leases at a time: a client for each port of a switch.
+const CLIENTS: usize = 1024;
 /// Seconds of a lease.
 const LEASE: u32 = 86_400;
+/// For so long an address is kept for whom it was offered to.
+const OFFERED: Nanos = 120 * SECOND;
 /// Bytes of the fields before the options, the cookie included.
 const FIXED: usize = 240;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
@@ -102,6 +105,34 @@ pub struct Answer {
     pub bytes: Vec<u8>,
     pub station: Mac,
     pub address: Ipv4Addr,
+    /// It was offered this, and who has it already is to be asked (RFC 2131, 2.2): if somebody does, it is refused when the client takes
+    /// the offer.
+    pub probe: Option<Ipv4Addr>,
+}
+
+/// An address that a client has, or was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    client: Mac,
+    address: Ipv4Addr,
+    until: Nanos,
+    /// The client has taken it.
+    taken: bool,
+}
+
+/// What is known when a request comes.
+pub struct Knowledge<'a> {
+    /// The time.
+    pub now: Nanos,
+    /// The station that was heard last with an address.
+    pub station: &'a dyn Fn(Ipv4Addr) -> Option<Mac>,
+}
+
+impl Knowledge<'_> {
+    /// Whether another than `client` was heard with an address.
+    fn others(&self, client: Mac, address: Ipv4Addr) -> bool {
+        (self.station)(address).is_some_and(|station| station != client)
+    }
 }
 
 /// Who has which address.
@@ -110,8 +141,7 @@ pub struct Server {
     network: Network,
     mtu: u16,
     name: Option<String>,
-    /// The one that was heard last at the end.
-    leases: Vec<(Mac, Ipv4Addr)>,
+    leases: Vec<Lease>,
 }
 
 impl Server {
@@ -119,9 +149,9 @@ impl Server {
         Self { network, mtu: mtu as u16, name, leases: Vec::new() }
     }
 
-    /// Stations and their addresses.
-    pub fn leases(&self) -> &[(Mac, Ipv4Addr)] {
-        &self.leases
+    /// Stations, and the addresses that they have or were offered.
+    pub fn leases(&self) -> Vec<(Mac, Ipv4Addr)> {
+        self.leases.iter().map(|lease| (lease.client, lease.address)).collect()
     }
 
     /// Forgets who has what.
@@ -130,46 +160,72 @@ impl Server {
     }
 
     /// What a client is answered, if anything: by the station that has sent this, for itself alone.
-    pub fn answer(&mut self, request: &[u8], from: Mac) -> Option<Answer> {
+    pub fn answer(&mut self, request: &[u8], from: Mac, know: &Knowledge<'_>) -> Option<Answer> {
         let message = Message::read(request).filter(|message| message.client == from)?;
         // It has chosen another server.
         if message.server.is_some_and(|s| s != self.network.gateway) {
             return None;
         }
+        self.leases.retain(|lease| lease.until > know.now);
         match message.kind {
             kind::DISCOVER => {
-                let address = self.lease(message.client, message.wanted)?;
-                Some(self.make(&message, kind::OFFER, address))
+                let lease = self.offer(message.client, message.wanted, know)?;
+                let probe = Some(lease.address).filter(|_| !lease.taken);
+                Some(Answer { probe, ..self.make(&message, kind::OFFER, lease.address) })
             }
-            kind::REQUEST => {
-                let wanted = message.wanted.unwrap_or(message.address);
-                match self.lease(message.client, Some(wanted)) {
-                    Some(address) if address == wanted => Some(self.make(&message, kind::ACK, address)),
-                    _ => Some(self.make(&message, kind::NAK, Ipv4Addr::UNSPECIFIED)),
-                }
-            }
+            kind::REQUEST => Some(match self.take(&message, know) {
+                Some(address) => self.make(&message, kind::ACK, address),
+                None => self.make(&message, kind::NAK, Ipv4Addr::UNSPECIFIED),
+            }),
             kind::INFORM => Some(self.make(&message, kind::ACK, Ipv4Addr::UNSPECIFIED)),
             kind::RELEASE | kind::DECLINE => {
-                self.leases.retain(|(client, _)| *client != message.client);
+                self.leases.retain(|lease| lease.client != message.client);
                 None
             }
             _ => None,
         }
     }
 
-    /// The address of a client: that which it has, wants if nobody has it, or the next one.
-    fn lease(&mut self, client: Mac, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        if let Some(at) = self.leases.iter().position(|(c, _)| *c == client) {
-            let lease = self.leases.remove(at);
-            self.leases.push(lease);
-            return Some(lease.1);
+    /// Gives a client what it asks for; `None`: it cannot be its.
+    fn take(&mut self, message: &Message, know: &Knowledge<'_>) -> Option<Ipv4Addr> {
+        let client = message.client;
+        let known = self.leases.iter().any(|lease| lease.client == client);
+        let asked = message.wanted.unwrap_or(message.address);
+        // A server that has begun anew: who has been using an address goes on.
+        let uses = !known && message.wanted.is_none() && self.is_free(client, asked, know);
+        if uses {
+            self.leases.push(Lease { client, address: asked, until: 0, taken: false });
+        } else {
+            self.offer(client, Some(asked), know)?;
         }
-        if self.leases.len() >= CLIENTS {
-            self.leases.remove(0);
+        let at = self.leases.iter().position(|lease| lease.client == client)?;
+        let lease = &mut self.leases[at];
+        // What is its already it keeps, whoever says that he has it.
+        let refused = lease.address != asked || (!lease.taken && know.others(client, asked));
+        if refused {
+            if !lease.taken {
+                self.leases.swap_remove(at);
+            }
+            return None;
         }
-        let free = |a: &Ipv4Addr| {
-            self.network.may_be_guest((*a).into()) && !self.leases.iter().any(|(_, taken)| taken == a)
-        };
+        (lease.until, lease.taken) = (know.now + u64::from(LEASE) * SECOND, true);
+        Some(asked)
+    }
+
+    /// Whether an address can become a client's.
+    fn is_free(&self, client: Mac, address: Ipv4Addr, know: &Knowledge<'_>) -> bool {
+        self.leases.len() < CLIENTS
+            && self.network.may_be_guest(address.into())
+            && !know.others(client, address)
+            && !self.leases.iter().any(|lease| lease.address == address)
+    }
+
+    /// The lease of a client: that which it has, or one of what it wants if nobody has it, or of the next address.
+    fn offer(&mut self, client: Mac, wanted: Option<Ipv4Addr>, know: &Knowledge<'_>) -> Option<Lease> {
+        if let Some(lease) = self.leases.iter().find(|lease| lease.client == client) {
+            return Some(*lease);
+        }
+        let free = |a: &Ipv4Addr| self.is_free(client, *a, know);
         // The first guest is the one that is forwarded to, whatever it had in another network.
         let first = Some(self.network.guest).filter(free);
         let from = self.network.guest.to_bits();
@@ -178,8 +234,9 @@ impl Server {
             || (1..=2 * CLIENTS as u32).map(|n| Ipv4Addr::from_bits(from.wrapping_sub(n))).find(free);
         let address =
             wanted.filter(free).filter(|_| first.is_none()).or(first).or_else(next).or_else(before)?;
-        self.leases.push((client, address));
-        Some(address)
+        let lease = Lease { client, address, until: know.now + OFFERED, taken: false };
+        self.leases.push(lease);
+        Some(lease)
     }
 
     fn make(&self, message: &Message, kind: u8, address: Ipv4Addr) -> Answer {
@@ -221,8 +278,8 @@ impl Server {
         let to = if !had.is_unspecified() { had } else { address };
         let all = kind == kind::NAK || had.is_unspecified() && message.broadcast || to.is_unspecified();
         match all {
-            true => Answer { bytes, station: Mac::BROADCAST, address: Ipv4Addr::BROADCAST },
-            false => Answer { bytes, station: message.client, address: to },
+            true => Answer { bytes, station: Mac::BROADCAST, address: Ipv4Addr::BROADCAST, probe: None },
+            false => Answer { bytes, station: message.client, address: to, probe: None },
         }
     }
 }
@@ -251,9 +308,28 @@ mod tests {
         bytes
     }
 
-    /// What a client is answered that says this itself.
+    /// What a client is answered that says this itself, at the time 0.
     fn ask(server: &mut Server, kind: u8, client: Mac, have: [u8; 4], options: &[u8]) -> Option<Answer> {
-        server.answer(&request(kind, client, have, options), client)
+        ask_at(server, 0, &|_| None, &request(kind, client, have, options), client)
+    }
+
+    fn ask_at(
+        server: &mut Server,
+        now: Nanos,
+        station: &dyn Fn(Ipv4Addr) -> Option<Mac>,
+        request: &[u8],
+        client: Mac,
+    ) -> Option<Answer> {
+        server.answer(request, client, &Knowledge { now, station })
+    }
+
+    /// An address that is wanted.
+    fn wish(address: Ipv4Addr) -> Vec<u8> {
+        [&[option::WANTED, 4][..], &address.octets()].concat()
+    }
+
+    fn is(answer: &Answer, kind: u8) -> bool {
+        option(answer, option::KIND) == Some(&[kind])
     }
 
     fn option(answer: &Answer, code: u8) -> Option<&[u8]> {
@@ -304,22 +380,73 @@ mod tests {
             let client = Mac([2, 0, 0, 0, 0, n]);
             let offer = ask(&mut server, kind::DISCOVER, client, [0; 4], &[]).unwrap();
             assert!(server.network.may_be_guest(offer.address.into()));
+            let ack = ask(&mut server, kind::REQUEST, client, [0; 4], &wish(offer.address)).unwrap();
+            assert!(is(&ack, kind::ACK));
             seen.push(offer.address);
         }
-        assert!(server.leases.len() <= CLIENTS);
-        let mut now: Vec<_> = server.leases.iter().map(|l| l.1).collect();
+        let mut now: Vec<_> = server.leases().iter().map(|l| l.1).collect();
         now.sort();
         now.dedup();
-        assert_eq!(now.len(), server.leases.len());
-        let taken = seen[99].octets();
-        let wish = [&[option::WANTED, 4][..], &taken].concat();
-        let nak = ask(&mut server, kind::REQUEST, CLIENT, [0; 4], &wish).unwrap();
-        assert_eq!(option(&nak, option::KIND), Some(&[kind::NAK][..]));
+        assert_eq!(now.len(), 100);
+        let nak = ask(&mut server, kind::REQUEST, CLIENT, [0; 4], &wish(seen[99])).unwrap();
+        assert!(is(&nak, kind::NAK));
         assert_eq!(nak.station, Mac::BROADCAST);
         // One outside of the network.
-        let wish = [option::WANTED, 4, 192, 168, 1, 7];
-        let nak = ask(&mut server, kind::REQUEST, Mac([2; 6]), [0; 4], &wish).unwrap();
-        assert_eq!(option(&nak, option::KIND), Some(&[kind::NAK][..]));
+        let nak =
+            ask(&mut server, kind::REQUEST, Mac([2; 6]), [0; 4], &wish([192, 168, 1, 7].into())).unwrap();
+        assert!(is(&nak, kind::NAK));
+        assert_eq!(server.leases().len(), 100, "who was refused has nothing");
+    }
+
+    #[test]
+    fn where_all_addresses_are_taken_nobody_loses_his() {
+        let network = Network::new([10, 1, 1, 0].into(), 27).unwrap();
+        let mut server = Server::new(network, 1500, None);
+        let client = |n| Mac([2, 0, 0, 0, 0, n]);
+        let offers: Vec<_> =
+            (0..40).map_while(|n| ask(&mut server, kind::DISCOVER, client(n), [0; 4], &[])).collect();
+        // Of 32, not the first, not the last, not the router's and not that of DNS.
+        assert_eq!(offers.len(), 28);
+        for (n, offer) in (0..).zip(&offers[1..]) {
+            let wish = wish(offer.address);
+            assert!(is(&ask(&mut server, kind::REQUEST, client(n + 1), [0; 4], &wish).unwrap(), kind::ACK));
+        }
+        // What nobody took is another's a little later, the rest a day later.
+        let late = request(kind::DISCOVER, CLIENT, [0; 4], &[]);
+        let nobody = |_| None;
+        assert_eq!(ask_at(&mut server, OFFERED - 1, &nobody, &late, CLIENT), None);
+        let offer = ask_at(&mut server, OFFERED, &nobody, &late, CLIENT).unwrap();
+        assert_eq!(offer.address, offers[0].address);
+        let other = request(kind::DISCOVER, Mac([2; 6]), [0; 4], &[]);
+        assert_eq!(ask_at(&mut server, OFFERED, &nobody, &other, Mac([2; 6])), None);
+        let day = u64::from(LEASE) * SECOND;
+        assert!(ask_at(&mut server, day, &nobody, &other, Mac([2; 6])).is_some());
+    }
+
+    #[test]
+    fn who_uses_an_address_keeps_it_when_the_server_begins_anew() {
+        let (mut server, other) = (server(), Mac([2; 6]));
+        let first = server.network.guest;
+        // It was heard: nobody else gets it, and a wish for it is refused.
+        let heard = |a| (a == first).then_some(CLIENT);
+        let offer =
+            ask_at(&mut server, 0, &heard, &request(kind::DISCOVER, other, [0; 4], &[]), other).unwrap();
+        assert_ne!(offer.address, first);
+        // It was not heard: who was offered it is refused once it has answered for itself.
+        server.forget();
+        let offer = ask(&mut server, kind::DISCOVER, other, [0; 4], &[]).unwrap();
+        assert_eq!((offer.address, offer.probe), (first, Some(first)));
+        let taking = request(kind::REQUEST, other, [0; 4], &wish(first));
+        assert!(is(&ask_at(&mut server, 0, &heard, &taking, other).unwrap(), kind::NAK));
+        // It renews: so it goes on, also if it is not the first and the first is free; and then whoever claims it.
+        for address in [first, [10, 0, 2, 77].into()] {
+            server.forget();
+            let renewal = request(kind::REQUEST, CLIENT, address.octets(), &[]);
+            assert!(is(&ask_at(&mut server, 0, &heard, &renewal, CLIENT).unwrap(), kind::ACK));
+            let claimed = |_| Some(other);
+            assert!(is(&ask_at(&mut server, 1, &claimed, &renewal, CLIENT).unwrap(), kind::ACK));
+            assert_eq!(server.leases(), [(CLIENT, address)]);
+        }
     }
 
     #[test]
@@ -339,13 +466,15 @@ mod tests {
         let leases = [(CLIENT, Network::default().guest)];
         ask(&mut server, kind::DISCOVER, CLIENT, [0; 4], &[]).unwrap();
         for kind in [kind::RELEASE, kind::DECLINE] {
-            assert_eq!(server.answer(&request(kind, CLIENT, [10, 0, 2, 15], &[]), other), None);
+            let request = request(kind, CLIENT, [10, 0, 2, 15], &[]);
+            assert_eq!(ask_at(&mut server, 0, &|_| None, &request, other), None);
             assert_eq!(server.leases(), leases);
         }
         // A station has one lease, however many clients it makes up.
         for n in 0..=255 {
             let made_up = Mac([2, 0, 0, 0, 0, n]);
-            assert_eq!(server.answer(&request(kind::DISCOVER, made_up, [0; 4], &[]), other), None);
+            let request = request(kind::DISCOVER, made_up, [0; 4], &[]);
+            assert_eq!(ask_at(&mut server, 0, &|_| None, &request, other), None);
         }
         assert_eq!(server.leases(), leases);
     }
@@ -356,7 +485,7 @@ mod tests {
             let mut server = server();
             let mut bytes = request(kind, CLIENT, [0; 4], &options);
             bytes.truncate(cut.max(1));
-            if let Some(answer) = server.answer(&bytes, CLIENT) {
+            if let Some(answer) = ask_at(&mut server, 0, &|_| None, &bytes, CLIENT) {
                 prop_assert!(answer.bytes.len() < 576);
             }
         }

@@ -59,9 +59,15 @@ pub enum Target {
 impl Shared {
     /// The station of a guest. Where nobody knows, it is asked for.
     pub fn station(&mut self, guest: IpAddr) -> Option<Mac> {
-        if let Some(mac) = self.known_station(guest) {
-            return Some(mac);
+        let known = self.known_station(guest);
+        if known.is_none() {
+            self.ask_for(guest);
         }
+        known
+    }
+
+    /// Asks who has an address.
+    fn ask_for(&mut self, guest: IpAddr) {
         let net = &self.network;
         let question = match guest {
             IpAddr::V4(target) => {
@@ -70,7 +76,6 @@ impl Shared {
             IpAddr::V6(target) => icmp::solicitation(net, target),
         };
         self.outbox.add(question, None);
-        None
     }
 
     /// The station of a guest, if it is known.
@@ -177,6 +182,13 @@ fn is_outside(network: &Network, address: IpAddr) -> bool {
         }
 }
 
+/// What a message of ICMPv6 between neighbours or to routers says (RFC 4861), if a packet is a whole one.
+fn neighbours_message<'a>(frame: &'a Frame<'_>, packet: &Packet) -> Option<&'a [u8]> {
+    let whole = packet.protocol == protocol::ICMP6 && packet.fragment.is_none();
+    let body = frame.head().get(packet.at..packet.end).filter(|_| whole)?;
+    matches!(body.first(), Some(133..=137)).then_some(body)
+}
+
 /// A port that is forwarded.
 struct Listener<H: Host> {
     forward: Forward,
@@ -280,7 +292,7 @@ impl<H: Host> Engine<H> {
     }
 
     /// Stations and the addresses that they were given.
-    pub fn leases(&self) -> &[(Mac, Ipv4Addr)] {
+    pub fn leases(&self) -> Vec<(Mac, Ipv4Addr)> {
         self.dhcp.leases()
     }
 
@@ -316,10 +328,10 @@ impl<H: Host> Engine<H> {
 
     fn packet(&mut self, now: Nanos, frame: &Frame<'_>, packet: &Packet) {
         if self.is_dhcp(frame, packet) {
-            return self.dhcp(frame, packet);
+            return self.dhcp(now, frame, packet);
         }
-        if packet.protocol == protocol::ICMP6 && self.neighbour(frame, packet) {
-            return;
+        if let Some(body) = neighbours_message(frame, packet) {
+            return self.neighbour(packet, body);
         }
         let shared = &mut self.shared;
         // On the link alone the router answers echo requests, and nothing else.
@@ -358,6 +370,10 @@ impl<H: Host> Engine<H> {
         let Some(bytes) = whole else { return };
         let Ok(frame) = Frame::whole(&bytes) else { return };
         match Content::read(&frame) {
+            // These do not come in fragments (RFC 6980).
+            Some(Content::Ip(packet)) if neighbours_message(&frame, &packet).is_some() => {
+                self.shared.stats.forbidden += 1;
+            }
             Some(Content::Ip(packet)) if packet.fragment.is_none() => self.packet(now, &frame, &packet),
             _ => self.shared.stats.malformed += 1,
         }
@@ -393,12 +409,14 @@ impl<H: Host> Engine<H> {
         here && packet.fragment.is_none() && packet.protocol == protocol::UDP && port == Some(dhcp::SERVER)
     }
 
-    fn dhcp(&mut self, frame: &Frame<'_>, packet: &Packet) {
+    fn dhcp(&mut self, now: Nanos, frame: &Frame<'_>, packet: &Packet) {
         let mut request = vec![0; packet.end.saturating_sub(packet.at + UDP)];
         if frame.read(packet.at + UDP, &mut request).is_err() {
             return;
         }
-        let Some(answer) = self.dhcp.answer(&request, packet.from) else { return };
+        let shared = &self.shared;
+        let know = dhcp::Knowledge { now, station: &|address| shared.known_station(address.into()) };
+        let Some(answer) = self.dhcp.answer(&request, packet.from, &know) else { return };
         let net = &self.shared.network;
         let way = Way {
             to: answer.station,
@@ -407,21 +425,21 @@ impl<H: Host> Engine<H> {
             destination: answer.address.into(),
         };
         let (bytes, sum) = crate::wire::datagram(&way, dhcp::SERVER, dhcp::CLIENT, &answer.bytes);
+        if let Some(address) = answer.probe {
+            self.shared.ask_for(address.into());
+        }
         self.shared.outbox.add(bytes, Some(sum));
     }
 
-    /// Messages between neighbours and to routers; whether it was one.
-    fn neighbour(&mut self, frame: &Frame<'_>, packet: &Packet) -> bool {
-        let Some(body) = frame.head().get(packet.at..packet.end) else { return false };
-        if !matches!(body.first(), Some(133..=137)) {
-            return false;
-        }
+    /// A message between neighbours or to routers.
+    fn neighbour(&mut self, packet: &Packet, body: &[u8]) {
         // From over a router they are forged (RFC 4861, 6.1.1).
         if packet.hops != 255 {
             self.shared.stats.forbidden += 1;
-            return true;
+            return;
         }
-        let router = self.host.has_ipv6();
+        // The host is asked for those alone that are told so.
+        let router = body.first() == Some(&icmp::ROUTER_SOLICITATION) && self.host.has_ipv6();
         let shared = &mut self.shared;
         if let Some(address) = icmp::advertised(body)
             && shared.network.may_be_guest(address.into())
@@ -437,7 +455,6 @@ impl<H: Host> Engine<H> {
         {
             shared.outbox.add(answer, None);
         }
-        true
     }
 
     fn ping(&mut self, now: Nanos, frame: &Frame<'_>, packet: &Packet) {

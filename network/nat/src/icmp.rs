@@ -14,7 +14,7 @@ pub const ECHO_REPLY: u8 = 0;
 /// Types of ICMPv6.
 pub const ECHO6: u8 = 128;
 pub const ECHO6_REPLY: u8 = 129;
-const ROUTER_SOLICITATION: u8 = 133;
+pub const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;

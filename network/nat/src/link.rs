@@ -127,7 +127,7 @@ impl Nat {
 
     /// Guests that were given an address.
     pub fn leases(&self) -> Vec<(Mac, std::net::Ipv4Addr)> {
-        lock(&self.inner.engine).leases().to_vec()
+        lock(&self.inner.engine).leases()
     }
 
     /// What came of it so far.

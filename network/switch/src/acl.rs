@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::flows::{Flow, Flows};
 use crate::rate::Nanos;
 use vireo_frame::Mac;
-use vireo_frame::headers::{Headers, Ip, Network, Transport};
+use vireo_frame::headers::{Headers, Ip, Network, Transport, protocol};
 
 /// Which way a frame goes, as the guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +68,9 @@ impl Who {
     }
 }
 
-/// A rule. What it does not name may be anything.
+/// A rule. What it does not name may be anything; but how stations find each other's addresses (ARP, neighbour discovery) is a matter of
+/// rules alone that name a station: a list that denies by default would leave its guest nobody to speak with. The port's guards see to it
+/// that such messages are true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Those of more weight are looked at first.
@@ -97,6 +99,24 @@ struct View {
     protocol: Option<u8>,
     /// The guest's port and the other's, where they are known.
     ports: Option<(u16, u16)>,
+    /// It is about who has which address.
+    resolves: bool,
+}
+
+/// Messages of ICMPv6 from routers and between neighbours, of RFC 4861 all but redirects.
+const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=136;
+
+/// Whether a frame is of those that tell stations each other's addresses.
+fn resolves(headers: &Headers) -> bool {
+    match headers.network {
+        Network::Arp { .. } => true,
+        Network::Ip(Ip {
+            protocol: protocol::ICMP6,
+            transport: Some(Transport::Message { kind, .. }),
+            ..
+        }) => DISCOVERY.contains(&kind),
+        _ => false,
+    }
 }
 
 impl View {
@@ -111,10 +131,12 @@ impl View {
         };
         let (from, to) =
             ((headers.source, ip.map(|ip| ip.source)), (headers.destination, ip.map(|ip| ip.destination)));
-        let protocol = ip.map(|ip| ip.protocol);
+        let (protocol, resolves) = (ip.map(|ip| ip.protocol), resolves(headers));
         match direction {
-            Direction::Out => Self { local: from, remote: to, protocol, ports },
-            Direction::In => Self { local: to, remote: from, protocol, ports: ports.map(|(s, d)| (d, s)) },
+            Direction::Out => Self { local: from, remote: to, protocol, ports, resolves },
+            Direction::In => {
+                Self { local: to, remote: from, protocol, ports: ports.map(|(s, d)| (d, s)), resolves }
+            }
         }
     }
 
@@ -129,7 +151,9 @@ impl Rule {
         let port = |wanted: &Option<RangeInclusive<u16>>, port: Option<u16>| {
             wanted.as_ref().is_none_or(|range| port.is_some_and(|p| range.contains(&p)))
         };
+        let names_a_station = matches!(self.local, Who::Mac(_)) || matches!(self.remote, Who::Mac(_));
         self.direction == direction
+            && (names_a_station || !view.resolves)
             && self.local.is(view.local.0, view.local.1)
             && self.remote.is(view.remote.0, view.remote.1)
             && self.protocol.is_none_or(|p| view.protocol == Some(p))

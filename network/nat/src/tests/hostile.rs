@@ -153,7 +153,10 @@ fn dhcp_is_answered_to_who_asks_for_itself() {
     put(&mut bench, &ask(Mac([2; 6])));
     assert_eq!(bench.packets().len(), 0);
     put(&mut bench, &ask(GUEST));
-    assert_eq!(bench.packets().len(), 1);
+    let (asked, offered) = (bench.frames(), ADDRESS.octets());
+    // Whether somebody has that address already, and the offer.
+    assert_eq!((&asked[0].0[12..14], &asked[0].0[38..42]), (&[8, 6][..], &offered[..]));
+    assert_eq!((asked.len(), &asked[1].0[58..62]), (2, &offered[..]));
 }
 
 #[test]

@@ -123,6 +123,41 @@ fn rules_are_looked_at_by_weight_and_answers_pass_for_a_time() {
     assert_eq!(s.counters(a).unwrap().refused, 3);
 }
 
+#[test]
+fn a_guest_whose_list_denies_the_rest_still_finds_whom_it_may_speak_with() {
+    let acl = |extra: Vec<Rule>| {
+        let deny = [Direction::In, Direction::Out].map(|way| rule(1, way, Action::Deny));
+        Settings { acl: Acl::new([deny.to_vec(), extra].concat()), ..guest(1) }
+    };
+    let mut s = Switch::new();
+    let (a, b) = (s.add(acl(Vec::new())).unwrap(), s.add(guest(2)).unwrap());
+    let arp = |sender: u8, operation: u8| {
+        let body =
+            [&[0, 1, 8, 0, 6, 4, 0, operation][..], &mac(sender).0, &[10, 0, 0, sender], &[0; 10]].concat();
+        frame(mac(3 - sender), mac(sender), ether_type::ARP, &body)
+    };
+    let icmp6 = |kind: u8| {
+        let body = ipv6([2; 16], [1; 16], protocol::ICMP6, &[&[kind][..], &[0; 31]].concat());
+        frame(mac(2), mac(1), ether_type::IPV6, &body)
+    };
+    assert_eq!((reached(&mut s, a, &arp(1, 1)), reached(&mut s, b, &arp(2, 2))), (vec![b], vec![a]));
+    for kind in 133..=136 {
+        assert_eq!(reached(&mut s, a, &icmp6(kind)), [b], "{kind}");
+    }
+    // A redirect, an echo request, what is no IP at all.
+    for refused in [icmp6(137), icmp6(128), plain(mac(2), mac(1))] {
+        assert_eq!(offer(&mut s, 0, a, &refused), Err(Verdict::Drop(Reason::Acl)));
+    }
+    // Who names a station means all that it says.
+    let mut s = Switch::new();
+    let station = Rule { remote: Who::Mac(mac(2)), ..rule(2, Direction::Out, Action::Deny) };
+    let a = s.add(acl(vec![station])).unwrap();
+    s.add(guest(2)).unwrap();
+    for refused in [arp(1, 1), icmp6(135)] {
+        assert_eq!(offer(&mut s, 0, a, &refused), Err(Verdict::Drop(Reason::Acl)));
+    }
+}
+
 /// A rule about ports or protocols would be got around by headers without an end.
 #[test]
 fn what_no_rule_can_read_is_refused_where_there_are_rules() {
