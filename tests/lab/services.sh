@@ -83,7 +83,7 @@ memory() {
     now "a: it has $((more - again)) MiB more"
     # All of it is of use, what came back and what is new: copies of a file fill nearly all.
     copies=$(((more - 80) / 4))
-    guest a "mount -o remount,size=100% /tmp; head -c 4M /dev/urandom >/tmp/r; seq $copies | while read n; do cp /tmp/r /tmp/f\$n; done"
+    guest a "mount -o remount,size=100% /tmp; head -c 4194304 /dev/urandom >/tmp/r && seq $copies | while read n; do cp /tmp/r /tmp/f\$n; done"
     filled=$(resident a)
     [ "$filled" -gt 520 ] || fail "a: of the host, its memory takes $filled MiB, more than it had at its start"
     guest a 'sha256sum /tmp/r /tmp/f*0 | cut -c1-64 | uniq | wc -l'

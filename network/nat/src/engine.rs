@@ -206,6 +206,8 @@ pub struct Engine<H: Host> {
     forwards: Slots<Listener<H>>,
     /// Those that somebody has come to.
     called: VecDeque<Token>,
+    /// Those for whose callers the host had no descriptors, and when it is tried again: nobody tells when it has.
+    put_off: (Vec<Token>, Nanos),
     fragments: Fragments,
     buffer: Vec<u8>,
     /// When all guests are told of the router next.
@@ -238,6 +240,7 @@ impl<H: Host> Engine<H> {
             talks: Talks::new(flows),
             forwards: Slots::new(Table::Forward, FORWARDS),
             called: VecDeque::new(),
+            put_off: (Vec::new(), Nanos::MAX),
             fragments: Fragments::default(),
             buffer: vec![0; 65_536],
             advertise: now + ADVERTISED,
@@ -534,6 +537,10 @@ impl<H: Host> Engine<H> {
                 _ => {}
             }
         }
+        if now >= self.put_off.1 {
+            self.called.extend(self.put_off.0.drain(..));
+            self.put_off.1 = Nanos::MAX;
+        }
         if now >= self.advertise {
             self.advertise = now + ADVERTISED;
             let router = self.host.has_ipv6();
@@ -545,7 +552,7 @@ impl<H: Host> Engine<H> {
 
     /// Takes from a forwarded port what has come to it, for a moment.
     fn take_calls(&mut self, now: Nanos) {
-        let Self { connections, talks, host, shared, forwards, called, buffer, .. } = self;
+        let Self { connections, talks, host, shared, forwards, called, put_off, buffer, .. } = self;
         let Some(token) = called.pop_front() else { return };
         let Some(listener) = forwards.get_mut(token) else { return };
         let forward = listener.forward;
@@ -562,10 +569,13 @@ impl<H: Host> Engine<H> {
                 }),
             };
             match taken {
-                Err(error)
-                    if error.kind() == std::io::ErrorKind::WouldBlock || crate::tcp::is_exhausted(&error) =>
-                {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     listener.queued = false;
+                    return;
+                }
+                Err(error) if crate::tcp::is_exhausted(&error) => {
+                    put_off.0.push(token);
+                    put_off.1 = put_off.1.min(now + SECOND);
                     return;
                 }
                 // Of one that has gone again, or of a datagram that was sent before.
@@ -577,7 +587,7 @@ impl<H: Host> Engine<H> {
 
     /// When it is to be run again, even if nothing happens.
     pub fn deadline(&self) -> Nanos {
-        self.shared.timers.first().unwrap_or(Nanos::MAX).min(self.advertise)
+        self.shared.timers.first().unwrap_or(Nanos::MAX).min(self.advertise).min(self.put_off.1)
     }
 
     /// Flows that wait for a time.

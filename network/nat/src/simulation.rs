@@ -64,6 +64,8 @@ struct World {
     resolvers: Vec<IpAddr>,
     /// Connections fail at once like this.
     refuses: Option<io::ErrorKind>,
+    /// It has no descriptors for who calls.
+    exhausted: bool,
 }
 
 impl World {
@@ -194,6 +196,9 @@ impl Host for Sim {
     }
 
     fn accept(&mut self, listener: &usize) -> io::Result<(End, SocketAddr)> {
+        if self.0.borrow().exhausted {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let call = self.0.borrow_mut().listeners[*listener].1.pop_front();
         let (peer, from) = call.ok_or(io::ErrorKind::WouldBlock)?;
         Ok((End(self.0.clone(), peer), from))
@@ -380,6 +385,11 @@ impl Bench {
     /// Looks at a connection, and changes it.
     pub fn peer<R>(&mut self, n: usize, look: impl FnOnce(&mut Peer) -> R) -> R {
         look(&mut self.world.borrow_mut().peers[n])
+    }
+
+    /// Whether there are descriptors for who calls.
+    pub fn set_exhausted(&mut self, exhausted: bool) {
+        self.world.borrow_mut().exhausted = exhausted;
     }
 
     /// Connections fail at once from now on, or not.

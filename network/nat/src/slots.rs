@@ -103,6 +103,9 @@ impl<T> Slots<T> {
     }
 }
 
+/// Who has the flows that come by forwarded ports: all who use these together, as if they were one more guest.
+pub const CALLERS: Mac = Mac([0; 6]);
+
 /// How many flows each station has: of the flows that there may be, all have the same share, and what one does not need the others have.
 #[derive(Debug, Default)]
 pub struct Shares {

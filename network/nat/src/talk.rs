@@ -12,7 +12,7 @@ use crate::engine::{Shared, Target};
 use crate::host::{Datagrams, Host, Kind, Ready, Token};
 use crate::icmp::{self, Unreachable};
 use crate::outbox::Output;
-use crate::slots::{Nanos, SECOND, Shares, Slots, Table, Timer};
+use crate::slots::{CALLERS, Nanos, SECOND, Shares, Slots, Table, Timer};
 use crate::wire::{self, Packet, UDP, Way, be16};
 
 /// How long a flow is remembered of which nothing is heard (RFC 4787, REQ-5: two minutes at least), if it is DNS, or an echo.
@@ -232,7 +232,8 @@ impl<H: Host> Talks<H> {
 
     fn insert(&mut self, now: Nanos, token: Token, key: Key, way: Way, by: By<H>, shared: &mut Shared) {
         let (timer, dns, asked) = (Timer::default(), None, None);
-        let (owner, heard, readable, queued) = (way.to, now, false, false);
+        let owner = if matches!(by, By::Forward(..)) { CALLERS } else { way.to };
+        let (heard, readable, queued) = (now, false, false);
         let mut talk = Talk { key, way, owner, by, dns, asked, heard, readable, queued, timer };
         self.shares.add(owner);
         shared.timers.set(token, &mut talk.timer, Some(now + IDLE_DNS.min(IDLE_PING)));
@@ -311,7 +312,7 @@ impl<H: Host> Talks<H> {
             Some(token) => *token,
             None => {
                 let to = shared.known_station(guest.ip()).unwrap_or_default();
-                let Some(token) = self.place(to, shared) else { return };
+                let Some(token) = self.place(CALLERS, shared) else { return };
                 let way = Way { to, from: shared.network.mac(), source, destination: guest.ip() };
                 self.insert(now, token, key, way, By::Forward(listener, peer), shared);
                 token

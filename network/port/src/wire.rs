@@ -47,6 +47,7 @@ pub struct PortRequest {
 
 /// The first thing that a worker says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Hello {
     /// [`VERSION`].
     pub version: u32,
@@ -78,7 +79,7 @@ pub enum Welcome {
 
 /// What a worker tells of its adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "tell", rename_all = "kebab-case")]
+#[serde(tag = "tell", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Word {
     /// It wants another address: answered by [`Answer`].
     Address {

@@ -92,6 +92,12 @@ impl Settings {
         }
     }
 
+    /// Whether what was learned of a port with other settings may not be so with these.
+    pub(crate) fn is_elsewhere(&self, other: &Self) -> bool {
+        let learned = |s: &Self| (s.kind, s.spoofing, s.guards.router, s.stations);
+        learned(self) != learned(other) || self.vlan != other.vlan
+    }
+
     pub(crate) fn check(&self) -> Result<(), SwitchError> {
         match self.kind.address() {
             Some(mac) if !mac.is_station() => Err(SwitchError::NoStation(mac)),
@@ -197,10 +203,13 @@ impl Port {
         port
     }
 
-    /// Takes other settings. What the guest chose stays, if it still may have it.
-    pub fn set(&mut self, settings: Settings) {
+    /// Takes other settings. What the guest chose stays, if it still may have it; so do its flows, under the same rules.
+    pub fn set(&mut self, mut settings: Settings) {
         if !settings.spoofing || settings.kind != self.settings.kind {
             self.address = settings.kind.address();
+        }
+        if settings.acl.rules() == self.settings.acl.rules() {
+            settings.acl = std::mem::take(&mut self.settings.acl);
         }
         self.settings = settings;
         self.fill();

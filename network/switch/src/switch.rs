@@ -198,8 +198,13 @@ impl Switch {
     pub fn set(&mut self, id: PortId, settings: Settings, now: Nanos) -> Result<(), SwitchError> {
         settings.check()?;
         self.check_address(Some(id), settings.kind.address(), &settings)?;
+        let was = &self.port(id).ok_or(SwitchError::NoPort)?.settings;
+        let moved = settings.is_elsewhere(was);
         self.port_mut(id)?.set(settings);
-        self.forget(id, now);
+        // Who is heard again only when it says something loses nothing by another limit or weight.
+        if moved {
+            self.forget(id, now);
+        }
         self.look_again();
         Ok(())
     }

@@ -30,7 +30,7 @@ const ANSWER_MAX: usize = 512 << 20;
 
 /// What is wanted of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(tag = "command", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// A further disk.
     DiskAdd {

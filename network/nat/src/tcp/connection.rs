@@ -13,7 +13,7 @@ use super::buffer::{Buffer, Pool};
 use super::pace::{Clock, Pace};
 use crate::engine::Shared;
 use crate::host::{Ready, Stream};
-use crate::slots::{Nanos, SECOND, Timer};
+use crate::slots::{CALLERS, Nanos, SECOND, Timer};
 use crate::wire::{Segment, TCP, Way, flag};
 
 /// Bytes that each connection may hold, each way, whatever others do.
@@ -169,7 +169,7 @@ impl<S: Stream> Connection<S> {
     /// Somebody connects to a guest.
     pub fn to_guest(way: Way, ports: (u16, u16), stream: S, first: u32, now: Nanos) -> Self {
         let mut this = Self::new(State::Calling, way, ports, stream, first, now);
-        this.ready.write = true;
+        (this.owner, this.ready.write) = (CALLERS, true);
         this
     }
 

@@ -19,7 +19,7 @@ use self::send::Turn;
 use crate::engine::Shared;
 use crate::host::{Host, Ready, Stream, Token};
 use crate::outbox::Output;
-use crate::slots::{Nanos, SECOND, Shares, Slots, Table};
+use crate::slots::{CALLERS, Nanos, SECOND, Shares, Slots, Table};
 use crate::wire::{Packet, Segment, Way, flag};
 
 /// The first of the ports that are nobody's own (RFC 6335), and how many are tried.
@@ -237,7 +237,7 @@ impl<H: Host> Connections<H> {
         let to = shared.known_station(guest.ip()).unwrap_or_default();
         let key =
             self.free_key(guest, SocketAddr::new(source, peer.port()), shared.gateway_for(guest.ip()), now);
-        let (Some(key), Some(token)) = (key, self.place(now, to, shared)) else {
+        let (Some(key), Some(token)) = (key, self.place(now, CALLERS, shared)) else {
             shared.stats.too_many += 1;
             stream.abort();
             return;

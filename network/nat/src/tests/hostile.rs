@@ -121,6 +121,52 @@ fn a_guest_with_all_connections_gives_them_up_to_one_that_has_less() {
 }
 
 #[test]
+fn who_calls_a_forwarded_port_leaves_the_guest_its_share() {
+    let mut bench = bench(NatConfig { flows: 64, ..NatConfig::default() });
+    bench.add_forward("tcp:127.0.0.1:80:80".parse().unwrap()).unwrap();
+    let peer = |n: u16| SocketAddr::new([198, 51, 100, 1].into(), 1000 + n);
+    (0..100).for_each(|n| _ = bench.call(0, peer(n)));
+    bench.run();
+    assert_eq!(bench.stats().connections, 64);
+    let before = bench.peers();
+    for n in 0..40 {
+        put(&mut bench, &syn(1000 + n));
+        if bench.peers() > before + usize::from(n) {
+            bench.connect(before + usize::from(n), Ok(()));
+            bench.run();
+        }
+    }
+    assert_eq!((there(&mut bench, 0), there(&mut bench, before)), (64, 32));
+    // Datagrams the same.
+    bench.add_forward("udp:127.0.0.1:53:53".parse().unwrap()).unwrap();
+    for n in 0..100 {
+        bench.say(0, Ok(b"hi"), Some(peer(n)));
+        bench.run();
+    }
+    assert_eq!(bench.stats().talks, 64);
+    for port in 0..100 {
+        put(&mut bench, &udp(OUTSIDE, (1000 + port, 9), b"hello"));
+    }
+    let own = (1..101).filter(|n| bench.talk(*n, |t| !t.closed)).count();
+    assert_eq!((own, bench.stats().talks), (32, 64));
+}
+
+/// For want of descriptors, which nobody tells of when there are some again.
+#[test]
+fn who_calls_when_the_host_has_no_descriptors_is_let_in_when_it_has() {
+    let mut bench = bench(NatConfig::default());
+    bench.add_forward("tcp:127.0.0.1:80:80".parse().unwrap()).unwrap();
+    bench.call(0, "198.51.100.1:7".parse().unwrap());
+    bench.set_exhausted(true);
+    bench.run();
+    assert_eq!(bench.stats().connections, 0);
+    bench.set_exhausted(false);
+    bench.pass(2 * SECOND);
+    bench.run();
+    assert_eq!(bench.stats().connections, 1);
+}
+
+#[test]
 fn a_guest_with_all_flows_of_datagrams_has_its_own_forgotten() {
     let mut bench = bench(NatConfig { flows: 64, ..NatConfig::default() });
     put(&mut bench, &of_another(udp(OUTSIDE, (1000, 9), b"hello")));

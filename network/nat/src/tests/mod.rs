@@ -6,7 +6,7 @@ mod hostile;
 mod links;
 mod transfers;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use vireo_frame::{Frame, Mac, Sum, pseudo_header};
 

@@ -44,6 +44,21 @@ fn a_group_goes_to_who_has_joined_it() {
 }
 
 #[test]
+fn another_limit_loses_no_member_and_another_vlan_does() {
+    let mut s = Switch::new();
+    s.set_snooping(true);
+    let [a, b, c] = [1, 2, 3].map(|n| s.add(guest(n)).unwrap());
+    reached(&mut s, b, &message(2, &igmp(0x16, GROUP)));
+    reached(&mut s, c, &message(3, &igmp(0x16, GROUP)));
+    let bandwidth = Some(crate::Limit { rate: 1_000_000, burst: 100_000 });
+    s.set(b, Settings { bandwidth, weight: 7, ..guest(2) }, 0).unwrap();
+    assert_eq!(reached(&mut s, a, &data(1)), [b, c]);
+    s.set(b, Settings { vlan: crate::vlan::VlanMode::Access(9), ..guest(2) }, 0).unwrap();
+    s.set(b, guest(2), 0).unwrap();
+    assert_eq!(reached(&mut s, a, &data(1)), [c]);
+}
+
+#[test]
 fn who_asks_keeps_no_report_from_the_network() {
     let mut s = Switch::new();
     s.set_snooping(true);

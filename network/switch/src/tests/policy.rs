@@ -180,7 +180,8 @@ fn others_flows_take_no_room_of_the_guest_s_own() {
     let mut s = Switch::new();
     let answers = Action::AllowAnswers(Duration::from_secs(60));
     let open = Rule { local_ports: Some(80..=80), ..rule(9, Direction::In, answers) };
-    let acl = Acl::new(vec![open, rule(8, Direction::Out, answers), rule(1, Direction::In, Action::Deny)]);
+    let rules = vec![open, rule(8, Direction::Out, answers), rule(1, Direction::In, Action::Deny)];
+    let acl = Acl::new(rules.clone());
     let (a, b) = (s.add(Settings { acl, ..guest(1) }).unwrap(), s.add(guest(2)).unwrap());
     let mut send = |from: u8, ports: (u16, u16)| {
         let (port, to) = if from == 1 { (a, 2) } else { (b, 1) };
@@ -193,6 +194,13 @@ fn others_flows_take_no_room_of_the_guest_s_own() {
     assert_eq!(send(2, (53, 4000)), Ok(0));
     assert_eq!(send(1, (4000, 53)), Ok(1));
     assert_eq!(send(2, (53, 4000)), Ok(1), "an answer");
+    // The same rules keep their flows, others begin anew.
+    for (rules, answered) in [(rules.clone(), 1), (rules[1..].to_vec(), 0)] {
+        s.set(a, Settings { acl: Acl::new(rules), weight: 7, ..guest(1) }, 0).unwrap();
+        let body = ipv4([10, 0, 0, 1], [10, 0, 0, 2], protocol::UDP, &udp(4000, 53));
+        let answer = frame(mac(1), mac(2), ether_type::IPV4, &body);
+        assert_eq!(offer(&mut s, 0, b, &answer).map(|d| d.len()), Ok(answered));
+    }
 }
 
 #[test]
