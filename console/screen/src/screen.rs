@@ -92,7 +92,10 @@ impl Screen {
     /// [`Viewer::take`]; it must not wait.
     pub fn view(self: &Arc<Self>, wake: Wake) -> Viewer {
         let seen = Arc::new(Seen { damage: Mutex::default(), wake });
-        lock(&self.state).viewers.push(Arc::downgrade(&seen));
+        let viewers = &mut lock(&self.state).viewers;
+        // Where nothing changes, nobody else forgets those that have left.
+        viewers.retain(|v| v.strong_count() > 0);
+        viewers.push(Arc::downgrade(&seen));
         Viewer { screen: Arc::clone(self), seen }
     }
 }

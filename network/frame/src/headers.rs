@@ -67,8 +67,6 @@ pub enum Network {
     Malformed,
     /// ARP for IPv4.
     Arp {
-        /// Who asks, or answers.
-        sender: Mac,
         /// The address that the sender says it has.
         address: Ipv4Addr,
     },
@@ -87,7 +85,14 @@ pub struct Ip {
     pub protocol: u8,
     /// What follows; `None` in a fragment that is not the first.
     pub transport: Option<Transport>,
+    /// It is a whole packet of neighbour discovery, and has come over no router (RFC 4861; 6980): one to be heeded.
+    pub discovers: bool,
 }
+
+/// Messages of neighbour discovery, all but redirects.
+const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=136;
+/// Hops that they have left.
+const ALL_HOPS: u8 = 255;
 
 /// Of the layer above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +121,8 @@ pub enum Transport {
 const EXTENSIONS: usize = 8;
 /// Tags that are looked behind.
 const TAGS: usize = 4;
-/// Where a kind is expected, up to this it is a length (IEEE 802.3).
-const LENGTH_MAX: u16 = 1500;
+/// Where a kind is expected, up to this it is a length (IEEE 802.3), or may be one to some: kinds begin at 0x600.
+const LENGTH_MAX: u16 = 0x5ff;
 /// What may follow a length, and is followed by a kind (IEEE 802.2, RFC 1042).
 const SNAP: [u8; 6] = [0xaa, 0xaa, 3, 0, 0, 0];
 
@@ -206,9 +211,9 @@ fn arp(frame: &[u8], at: usize) -> Network {
     let read = || {
         let body = frame.get(at..)?.first_chunk::<28>()?;
         let address: [u8; 4] = *body[14..].first_chunk()?;
-        (body[..6] == FOR_IPV4).then_some((Mac::first_of(&body[8..])?, address.into()))
+        (body[..6] == FOR_IPV4).then_some(address.into())
     };
-    read().map_or(Network::Malformed, |(sender, address)| Network::Arp { sender, address })
+    read().map_or(Network::Malformed, |address| Network::Arp { address })
 }
 
 /// RFC 791: the fixed part of a header, and how long all of it is.
@@ -232,7 +237,13 @@ fn ipv4(frame: &[u8], at: usize) -> Option<Ip> {
     let address = |n: usize| Some(IpAddr::from(Ipv4Addr::from(*header[n..].first_chunk::<4>()?)));
     let first = be16(header, 6)? & 0x1fff == 0;
     let transport = first.then(|| transport(frame, at + length, header[9]));
-    Some(Ip { source: address(12)?, destination: address(16)?, protocol: header[9], transport })
+    Some(Ip {
+        source: address(12)?,
+        destination: address(16)?,
+        protocol: header[9],
+        transport,
+        discovers: false,
+    })
 }
 
 /// RFC 8200.
@@ -251,7 +262,10 @@ fn ipv6(frame: &[u8], at: usize) -> Option<Ip> {
         Follows::Part => None,
         Follows::Malformed => Some(Transport::Malformed),
     };
-    Some(Ip { source, destination, protocol, transport })
+    let plain = header[6] == protocol::ICMP6 && header[7] == ALL_HOPS;
+    let discovers =
+        matches!(transport, Some(Transport::Message { kind, .. }) if plain && DISCOVERY.contains(&kind));
+    Some(Ip { source, destination, protocol, transport, discovers })
 }
 
 /// What is behind the extension headers of IPv6.

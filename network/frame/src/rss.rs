@@ -82,6 +82,7 @@ mod tests {
             destination: address([161, 142, 100, 80]),
             protocol: 6,
             transport: Some(Transport::Ports { source: 2794, destination: 1766 }),
+            discovers: false,
         };
         assert_eq!(rss_hash(&MS_KEY, &ip, true), Some(0x51cc_c178));
         assert_eq!(rss_hash(&MS_KEY, &ip, false), Some(0x323e_8fc2));

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use ahash::AHashMap as HashMap;
 use vireo_frame::Mac;
 
 use crate::config::Network;
@@ -121,17 +122,20 @@ struct Lease {
 }
 
 /// What is known when a request comes.
-pub struct Knowledge<'a> {
+#[derive(Debug, Default)]
+pub struct Knowledge {
     /// The time.
     pub now: Nanos,
-    /// The station that was heard last with an address.
-    pub station: &'a dyn Fn(Ipv4Addr) -> Option<Mac>,
+    /// Stations that were heard of late, by their addresses.
+    pub heard: HashMap<Ipv4Addr, Mac>,
+    /// Ports are forwarded to the first guest.
+    pub forwarded: bool,
 }
 
-impl Knowledge<'_> {
+impl Knowledge {
     /// Whether another than `client` was heard with an address.
     fn others(&self, client: Mac, address: Ipv4Addr) -> bool {
-        (self.station)(address).is_some_and(|station| station != client)
+        self.heard.get(&address).is_some_and(|station| *station != client)
     }
 }
 
@@ -160,7 +164,7 @@ impl Server {
     }
 
     /// What a client is answered, if anything: by the station that has sent this, for itself alone.
-    pub fn answer(&mut self, request: &[u8], from: Mac, know: &Knowledge<'_>) -> Option<Answer> {
+    pub fn answer(&mut self, request: &[u8], from: Mac, know: &Knowledge) -> Option<Answer> {
         let message = Message::read(request).filter(|message| message.client == from)?;
         // It has chosen another server.
         if message.server.is_some_and(|s| s != self.network.gateway) {
@@ -187,12 +191,13 @@ impl Server {
     }
 
     /// Gives a client what it asks for; `None`: it cannot be its.
-    fn take(&mut self, message: &Message, know: &Knowledge<'_>) -> Option<Ipv4Addr> {
+    fn take(&mut self, message: &Message, know: &Knowledge) -> Option<Ipv4Addr> {
         let client = message.client;
         let known = self.leases.iter().any(|lease| lease.client == client);
         let asked = message.wanted.unwrap_or(message.address);
-        // A server that has begun anew: who has been using an address goes on.
-        let uses = !known && message.wanted.is_none() && self.is_free(client, asked, know);
+        // A server that has begun anew: who has been using an address goes on. Who says that he once had it may mean another network.
+        let uses =
+            !known && (message.wanted.is_none() || !know.forwarded) && self.is_free(client, asked, know);
         if uses {
             self.leases.push(Lease { client, address: asked, until: 0, taken: false });
         } else {
@@ -213,15 +218,16 @@ impl Server {
     }
 
     /// Whether an address can become a client's.
-    fn is_free(&self, client: Mac, address: Ipv4Addr, know: &Knowledge<'_>) -> bool {
+    fn is_free(&self, client: Mac, address: Ipv4Addr, know: &Knowledge) -> bool {
         self.leases.len() < CLIENTS
             && self.network.may_be_guest(address.into())
             && !know.others(client, address)
             && !self.leases.iter().any(|lease| lease.address == address)
     }
 
-    /// The lease of a client: that which it has, or one of what it wants if nobody has it, or of the next address.
-    fn offer(&mut self, client: Mac, wanted: Option<Ipv4Addr>, know: &Knowledge<'_>) -> Option<Lease> {
+    /// The lease of a client: that which it has, or one of what it wants if nobody has it, or of the next address; where none is free, of
+    /// that which somebody took, longest ago, who has not been heard of late.
+    fn offer(&mut self, client: Mac, wanted: Option<Ipv4Addr>, know: &Knowledge) -> Option<Lease> {
         if let Some(lease) = self.leases.iter().find(|lease| lease.client == client) {
             return Some(*lease);
         }
@@ -232,11 +238,23 @@ impl Server {
         let next = || (1..=2 * CLIENTS as u32).map(|n| Ipv4Addr::from_bits(from.wrapping_add(n))).find(free);
         let before =
             || (1..=2 * CLIENTS as u32).map(|n| Ipv4Addr::from_bits(from.wrapping_sub(n))).find(free);
-        let address =
-            wanted.filter(free).filter(|_| first.is_none()).or(first).or_else(next).or_else(before)?;
+        let address = wanted
+            .filter(free)
+            .filter(|_| first.is_none() || !know.forwarded)
+            .or(first)
+            .or_else(next)
+            .or_else(before)
+            .or_else(|| self.reclaim(know))?;
         let lease = Lease { client, address, until: know.now + OFFERED, taken: false };
         self.leases.push(lease);
         Some(lease)
+    }
+
+    fn reclaim(&mut self, know: &Knowledge) -> Option<Ipv4Addr> {
+        let silent = |lease: &Lease| lease.taken && !know.heard.contains_key(&lease.address);
+        let found = self.leases.iter().enumerate().filter(|(_, lease)| silent(lease));
+        let (at, _) = found.min_by_key(|(_, lease)| lease.until)?;
+        Some(self.leases.swap_remove(at).address)
     }
 
     fn make(&self, message: &Message, kind: u8, address: Ipv4Addr) -> Answer {
@@ -310,17 +328,12 @@ mod tests {
 
     /// What a client is answered that says this itself, at the time 0.
     fn ask(server: &mut Server, kind: u8, client: Mac, have: [u8; 4], options: &[u8]) -> Option<Answer> {
-        ask_at(server, 0, &|_| None, &request(kind, client, have, options), client)
+        server.answer(&request(kind, client, have, options), client, &Knowledge::default())
     }
 
-    fn ask_at(
-        server: &mut Server,
-        now: Nanos,
-        station: &dyn Fn(Ipv4Addr) -> Option<Mac>,
-        request: &[u8],
-        client: Mac,
-    ) -> Option<Answer> {
-        server.answer(request, client, &Knowledge { now, station })
+    /// What is known at a time when these have been heard.
+    fn at(now: Nanos, heard: &[(Ipv4Addr, Mac)]) -> Knowledge {
+        Knowledge { now, heard: heard.iter().copied().collect(), forwarded: true }
     }
 
     /// An address that is wanted.
@@ -411,42 +424,57 @@ mod tests {
             let wish = wish(offer.address);
             assert!(is(&ask(&mut server, kind::REQUEST, client(n + 1), [0; 4], &wish).unwrap(), kind::ACK));
         }
-        // What nobody took is another's a little later, the rest a day later.
+        // What nobody took is another's a little later; then that of who has been silent for longest, while he is.
         let late = request(kind::DISCOVER, CLIENT, [0; 4], &[]);
-        let nobody = |_| None;
-        assert_eq!(ask_at(&mut server, OFFERED - 1, &nobody, &late, CLIENT), None);
-        let offer = ask_at(&mut server, OFFERED, &nobody, &late, CLIENT).unwrap();
+        let all: Vec<_> = (0..).zip(&offers).map(|(n, offer)| (offer.address, client(n))).collect();
+        assert_eq!(server.answer(&late, CLIENT, &at(OFFERED - 1, &all)), None);
+        let offer = server.answer(&late, CLIENT, &at(OFFERED, &all[1..])).unwrap();
         assert_eq!(offer.address, offers[0].address);
         let other = request(kind::DISCOVER, Mac([2; 6]), [0; 4], &[]);
-        assert_eq!(ask_at(&mut server, OFFERED, &nobody, &other, Mac([2; 6])), None);
+        assert_eq!(server.answer(&other, Mac([2; 6]), &at(OFFERED, &all)), None);
+        let offer = server.answer(&other, Mac([2; 6]), &at(OFFERED, &all[..20])).unwrap();
+        assert!(all[20..].iter().any(|(address, _)| *address == offer.address));
+        assert_eq!(offer.probe, Some(offer.address), "he may be there all the same");
         let day = u64::from(LEASE) * SECOND;
-        assert!(ask_at(&mut server, day, &nobody, &other, Mac([2; 6])).is_some());
+        assert!(
+            server
+                .answer(&request(kind::DISCOVER, Mac([4; 6]), [0; 4], &[]), Mac([4; 6]), &at(day, &[]))
+                .is_some()
+        );
     }
 
     #[test]
     fn who_uses_an_address_keeps_it_when_the_server_begins_anew() {
         let (mut server, other) = (server(), Mac([2; 6]));
         let first = server.network.guest;
+        let heard = [(first, CLIENT)];
         // It was heard: nobody else gets it, and a wish for it is refused.
-        let heard = |a| (a == first).then_some(CLIENT);
-        let offer =
-            ask_at(&mut server, 0, &heard, &request(kind::DISCOVER, other, [0; 4], &[]), other).unwrap();
-        assert_ne!(offer.address, first);
+        let discover = request(kind::DISCOVER, other, [0; 4], &[]);
+        assert_ne!(server.answer(&discover, other, &at(0, &heard)).unwrap().address, first);
         // It was not heard: who was offered it is refused once it has answered for itself.
         server.forget();
-        let offer = ask(&mut server, kind::DISCOVER, other, [0; 4], &[]).unwrap();
+        let offer = server.answer(&discover, other, &at(0, &[])).unwrap();
         assert_eq!((offer.address, offer.probe), (first, Some(first)));
         let taking = request(kind::REQUEST, other, [0; 4], &wish(first));
-        assert!(is(&ask_at(&mut server, 0, &heard, &taking, other).unwrap(), kind::NAK));
-        // It renews: so it goes on, also if it is not the first and the first is free; and then whoever claims it.
-        for address in [first, [10, 0, 2, 77].into()] {
+        assert!(is(&server.answer(&taking, other, &at(0, &heard)).unwrap(), kind::NAK));
+        // It renews: so it goes on, also if it is not the first and the first is free; and then whoever claims it. So does who begins anew
+        // himself, where nothing is forwarded to the first.
+        let far = Ipv4Addr::new(10, 0, 2, 77);
+        for (address, request, forwarded) in [
+            (first, request(kind::REQUEST, CLIENT, first.octets(), &[]), true),
+            (far, request(kind::REQUEST, CLIENT, far.octets(), &[]), true),
+            (far, request(kind::REQUEST, CLIENT, [0; 4], &wish(far)), false),
+        ] {
             server.forget();
-            let renewal = request(kind::REQUEST, CLIENT, address.octets(), &[]);
-            assert!(is(&ask_at(&mut server, 0, &heard, &renewal, CLIENT).unwrap(), kind::ACK));
-            let claimed = |_| Some(other);
-            assert!(is(&ask_at(&mut server, 1, &claimed, &renewal, CLIENT).unwrap(), kind::ACK));
+            let know = Knowledge { forwarded, ..at(0, &heard) };
+            assert!(is(&server.answer(&request, CLIENT, &know).unwrap(), kind::ACK));
+            let know = Knowledge { forwarded, ..at(1, &[(address, other)]) };
+            assert!(is(&server.answer(&request, CLIENT, &know).unwrap(), kind::ACK));
             assert_eq!(server.leases(), [(CLIENT, address)]);
         }
+        server.forget();
+        let again = request(kind::REQUEST, CLIENT, [0; 4], &wish(far));
+        assert!(is(&server.answer(&again, CLIENT, &at(0, &[])).unwrap(), kind::NAK), "of another network");
     }
 
     #[test]
@@ -467,14 +495,14 @@ mod tests {
         ask(&mut server, kind::DISCOVER, CLIENT, [0; 4], &[]).unwrap();
         for kind in [kind::RELEASE, kind::DECLINE] {
             let request = request(kind, CLIENT, [10, 0, 2, 15], &[]);
-            assert_eq!(ask_at(&mut server, 0, &|_| None, &request, other), None);
+            assert_eq!(server.answer(&request, other, &Knowledge::default()), None);
             assert_eq!(server.leases(), leases);
         }
         // A station has one lease, however many clients it makes up.
         for n in 0..=255 {
             let made_up = Mac([2, 0, 0, 0, 0, n]);
             let request = request(kind::DISCOVER, made_up, [0; 4], &[]);
-            assert_eq!(ask_at(&mut server, 0, &|_| None, &request, other), None);
+            assert_eq!(server.answer(&request, other, &Knowledge::default()), None);
         }
         assert_eq!(server.leases(), leases);
     }
@@ -485,7 +513,7 @@ mod tests {
             let mut server = server();
             let mut bytes = request(kind, CLIENT, [0; 4], &options);
             bytes.truncate(cut.max(1));
-            if let Some(answer) = ask_at(&mut server, 0, &|_| None, &bytes, CLIENT) {
+            if let Some(answer) = server.answer(&bytes, CLIENT, &Knowledge::default()) {
                 prop_assert!(answer.bytes.len() < 576);
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use ahash::{AHashMap as HashMap, RandomState};
+use ahash::RandomState;
 use vireo_frame::headers::protocol;
 use vireo_frame::{Frame, Full, Mac};
 
@@ -13,17 +13,14 @@ use crate::forward::Forward;
 use crate::fragments::Fragments;
 use crate::host::{Datagrams, Host, Listening, Ready, Token};
 use crate::icmp::{self, Unreachable};
-use crate::outbox::{Outbox, Output};
-use crate::slots::{Nanos, SECOND, Slots, Table, Timers};
+use crate::outbox::Output;
+use crate::shared::{Shared, Target};
+use crate::slots::{Nanos, SECOND, Slots, Table};
 use crate::stats::Stats;
 use crate::talk::Talks;
 use crate::tcp::Connections;
 use crate::wire::{Arp, Content, Packet, UDP, Way, be16};
 
-/// Stations that are remembered.
-const NEIGHBOURS: usize = 256;
-/// Connections that wait for a station at a time.
-const WAITING: usize = 256;
 /// Turns in a moment, and what is taken from a forwarded port in one.
 const TURNS: usize = 8;
 const CALLS: usize = 32;
@@ -31,156 +28,6 @@ const CALLS: usize = 32;
 const FORWARDS: usize = 256;
 /// How often all guests are told of the router.
 const ADVERTISED: Nanos = 600 * SECOND;
-
-/// What flows share.
-#[derive(Debug)]
-pub struct Shared {
-    pub network: Network,
-    pub mtu: u32,
-    pub host_loopback: bool,
-    pub outbox: Outbox,
-    pub timers: Timers,
-    pub stats: Stats,
-    neighbours: HashMap<IpAddr, Mac>,
-    /// Connections that wait for a guest's station to be known.
-    waiting: Vec<(IpAddr, Token)>,
-    known: Vec<Token>,
-}
-
-/// Where a guest's packet goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// To an address of the host's world.
-    Host(SocketAddr),
-    /// To whoever answers DNS for the host.
-    Dns(u16),
-}
-
-impl Shared {
-    /// The station of a guest. Where nobody knows, it is asked for.
-    pub fn station(&mut self, guest: IpAddr) -> Option<Mac> {
-        let known = self.known_station(guest);
-        if known.is_none() {
-            self.ask_for(guest);
-        }
-        known
-    }
-
-    /// Asks who has an address.
-    fn ask_for(&mut self, guest: IpAddr) {
-        let net = &self.network;
-        let question = match guest {
-            IpAddr::V4(target) => {
-                Arp { request: true, sender: net.mac(), source: net.gateway, target }.frame(Mac::BROADCAST)
-            }
-            IpAddr::V6(target) => icmp::solicitation(net, target),
-        };
-        self.outbox.add(question, None);
-    }
-
-    /// The station of a guest, if it is known.
-    pub fn known_station(&self, guest: IpAddr) -> Option<Mac> {
-        self.neighbours.get(&guest).copied()
-    }
-
-    /// A connection goes on when a guest's station is known, or it is looked at again.
-    pub fn wait_for_station(&mut self, guest: IpAddr, token: Token) {
-        if self.waiting.len() < WAITING && !self.waiting.contains(&(guest, token)) {
-            self.waiting.push((guest, token));
-        }
-    }
-
-    /// A guest has been heard.
-    pub fn learn(&mut self, guest: IpAddr, mac: Mac) {
-        if !mac.is_station() || self.neighbours.get(&guest) == Some(&mac) {
-            return;
-        }
-        // So many guests there are not: somebody makes addresses up. The real ones are asked for again.
-        if self.neighbours.len() >= NEIGHBOURS {
-            self.neighbours.clear();
-        }
-        self.neighbours.insert(guest, mac);
-        let known = self.waiting.extract_if(.., |(waits_for, _)| *waits_for == guest);
-        self.known.extend(known.map(|(_, token)| token));
-    }
-
-    /// The router's address, as a guest knows it.
-    pub fn gateway_for(&self, guest: IpAddr) -> Option<IpAddr> {
-        match guest {
-            IpAddr::V4(_) => Some(self.network.gateway.into()),
-            IpAddr::V6(_) => self.network.gateway6().map(IpAddr::from),
-        }
-    }
-
-    /// Where a guest's packet goes, if anywhere.
-    pub fn target(&self, destination: IpAddr, port: u16) -> Option<Target> {
-        let net = &self.network;
-        let (gateway, dns, loopback) = match destination {
-            IpAddr::V4(a) => (a == net.gateway, a == net.dns, IpAddr::from(Ipv4Addr::LOCALHOST)),
-            IpAddr::V6(a) => {
-                (Some(a) == net.gateway6(), Some(a) == net.dns6(), std::net::Ipv6Addr::LOCALHOST.into())
-            }
-        };
-        match () {
-            () if dns => (port == crate::dns::PORT).then_some(Target::Dns(port)),
-            () if gateway => self.host_loopback.then(|| Target::Host(SocketAddr::new(loopback, port))),
-            () if is_outside(net, destination) => Some(Target::Host(SocketAddr::new(destination, port))),
-            () => None,
-        }
-    }
-
-    /// From where a guest sees what comes from an address of the host's world.
-    pub fn seen_from(&self, peer: IpAddr, guest: IpAddr) -> IpAddr {
-        let gateway = self.gateway_for(guest);
-        let as_it_is = is_outside(&self.network, peer) && peer.is_ipv4() == guest.is_ipv4();
-        if as_it_is { peer } else { gateway.unwrap_or(peer) }
-    }
-
-    /// The way back of a guest's packet.
-    pub fn way_back(&self, packet: &Packet) -> Way {
-        Way {
-            to: packet.from,
-            from: self.network.mac(),
-            source: packet.destination,
-            destination: packet.source,
-        }
-    }
-
-    /// Sends a guest a message of ICMP, in fragments if it is too long; these have a number.
-    pub fn message(&mut self, way: &Way, body: &[u8], number: u16) {
-        let protocol = if way.destination.is_ipv6() { protocol::ICMP6 } else { protocol::ICMP };
-        crate::wire::fragments(way, protocol, icmp::message(way, body), self.mtu, number, &mut self.outbox);
-    }
-
-    /// Tells a guest that a packet of its does not arrive.
-    pub fn refuse(&mut self, way: &Way, why: Unreachable, protocol: u8, first: [u8; 8], length: usize) {
-        if let Some(router) = self.gateway_for(way.destination) {
-            self.outbox.add(icmp::unreachable(way, router, why, protocol, first, length), None);
-        }
-    }
-}
-
-/// Whether an address is one that packets go to as they are: not the host's own loopback in any spelling, nor what means several,
-/// nobody, or somebody here.
-fn is_outside(network: &Network, address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    !network.has(address)
-        && match address {
-            IpAddr::V4(a) => {
-                let first = a.octets()[0];
-                // 0.0.0.0 is the host's loopback too; 240.0.0.0/4 has all stations of the host's link in it.
-                first != 0 && first < 224 && !a.is_loopback() && !a.is_link_local()
-            }
-            IpAddr::V6(a) => {
-                !a.is_loopback()
-                    && !a.is_unspecified()
-                    && !a.is_multicast()
-                    && !a.is_unicast_link_local()
-                    // ::/96, in which addresses of IPv4 used to be written.
-                    && a.to_bits() >> 32 != 0
-            }
-        }
-}
 
 /// What a message of ICMPv6 between neighbours or to routers says (RFC 4861), if a packet is a whole one.
 fn neighbours_message<'a>(frame: &'a Frame<'_>, packet: &Packet) -> Option<&'a [u8]> {
@@ -223,17 +70,7 @@ impl<H: Host> Engine<H> {
         config.check()?;
         let NatConfig { network, mtu, forwards, host_loopback, host_name, flows } = config;
         let mut engine = Self {
-            shared: Shared {
-                network,
-                mtu,
-                host_loopback,
-                outbox: Outbox::default(),
-                timers: Timers::default(),
-                stats: Stats::default(),
-                neighbours: HashMap::new(),
-                waiting: Vec::new(),
-                known: Vec::new(),
-            },
+            shared: Shared::new(network, mtu, host_loopback, now),
             host,
             dhcp: dhcp::Server::new(network, mtu, host_name),
             connections: Connections::new(flows, secret),
@@ -301,7 +138,7 @@ impl<H: Host> Engine<H> {
 
     /// Another adapter is plugged in: what is known of stations is of the one before.
     pub fn replugged(&mut self) {
-        self.shared.neighbours.clear();
+        self.shared.forget_stations();
         self.shared.outbox.clear();
         self.dhcp.forget();
     }
@@ -309,6 +146,7 @@ impl<H: Host> Engine<H> {
     /// A frame from a guest.
     pub fn input(&mut self, now: Nanos, frame: &Frame<'_>) {
         self.shared.stats.sent.add(frame.len());
+        self.shared.now = now;
         match Content::read(frame) {
             Some(Content::Ip(packet)) => self.packet(now, frame, &packet),
             Some(Content::Arp(arp)) => self.arp(&arp),
@@ -417,8 +255,9 @@ impl<H: Host> Engine<H> {
         if frame.read(packet.at + UDP, &mut request).is_err() {
             return;
         }
-        let shared = &self.shared;
-        let know = dhcp::Knowledge { now, station: &|address| shared.known_station(address.into()) };
+        let forwarded =
+            self.forwards.iter().any(|(_, l)| self.guest_of(&l.forward) == self.shared.network.guest);
+        let know = dhcp::Knowledge { now, heard: self.shared.heard(), forwarded };
         let Some(answer) = self.dhcp.answer(&request, packet.from, &know) else { return };
         let net = &self.shared.network;
         let way = Way {

@@ -38,6 +38,7 @@ mod host;
 mod icmp;
 mod link;
 mod outbox;
+mod shared;
 pub mod simulation;
 mod slots;
 mod sockets;

@@ -8,10 +8,10 @@ use ahash::AHashMap as HashMap;
 use vireo_frame::headers::protocol;
 use vireo_frame::{Frame, Full, Mac};
 
-use crate::engine::{Shared, Target};
 use crate::host::{Datagrams, Host, Kind, Ready, Token};
 use crate::icmp::{self, Unreachable};
 use crate::outbox::Output;
+use crate::shared::{Shared, Target};
 use crate::slots::{CALLERS, Nanos, SECOND, Shares, Slots, Table, Timer};
 use crate::wire::{self, Packet, UDP, Way, be16};
 

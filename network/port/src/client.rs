@@ -75,7 +75,7 @@ struct Shared {
     wants: Mutex<Wants>,
     /// One asks for an address at a time, and waits here.
     asking: Mutex<()>,
-    answer: Mutex<Option<Sender<bool>>>,
+    answer: Mutex<Option<(Mac, Sender<bool>)>>,
     /// Why the switch did not take us back, when it was asked last.
     refusal: Mutex<Option<String>>,
     mtu: AtomicU32,
@@ -327,7 +327,7 @@ impl Link for SwitchPort {
             return Ok(());
         }
         let (told, answer) = channel();
-        *lock(&shared.answer) = Some(told);
+        *lock(&shared.answer) = Some((mac, told));
         let allowed =
             shared.tell(&Word::Address { mac }) && answer.recv_timeout(ADDRESS_PATIENCE) == Ok(true);
         *lock(&shared.answer) = None;
@@ -345,9 +345,13 @@ impl Link for SwitchPort {
 
 /// What a switch answers.
 fn answered(shared: &Shared, message: &[u8]) {
-    if let Ok(Answer { allowed }) = wire::parse(message)
-        && let Some(told) = lock(&shared.answer).take()
-    {
-        _ = told.send(allowed);
+    let Ok(Answer { mac, allowed }) = wire::parse(message) else { return };
+    match lock(&shared.answer).take_if(|(asked, _)| *asked == mac) {
+        Some((_, told)) => _ = told.send(allowed),
+        // The guest chose it before the switch was started again.
+        None if !allowed => {
+            tracing::warn!(port = shared.request.name, "the switch lets the guest have {mac} no more");
+        }
+        None => {}
     }
 }

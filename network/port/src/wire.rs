@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use vireo_frame::{Filter, Mac};
 
 /// Version of the protocol and of the rings: both sides say theirs, and understand none but their own.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest message, in bytes.
 pub const MESSAGE_MAX: usize = 16 * 1024;
 /// Groups that are named in a message; who wants more of them gets all.
@@ -53,6 +53,25 @@ pub struct Hello {
     pub version: u32,
     /// What it wants.
     pub port: PortRequest,
+}
+
+/// What of a first message any version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl Hello {
+    /// Reads it; what another version means is not for us to say.
+    ///
+    /// # Errors
+    /// It is of another version, or none.
+    pub fn read(message: &[u8]) -> Result<Self, String> {
+        match parse::<Versioned>(message)?.version {
+            VERSION => parse(message),
+            version => Err(format!("it is of version {version}, the switch speaks {VERSION}")),
+        }
+    }
 }
 
 /// What it gets.
@@ -102,6 +121,9 @@ pub enum Word {
 /// Whether the adapter may have the address that it wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
+    /// That address: an answer may come when it is not waited for any more, and the next one is.
+    #[serde(with = "text")]
+    pub mac: Mac,
     /// It may.
     pub allowed: bool,
 }

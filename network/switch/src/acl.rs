@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::flows::{Flow, Flows};
 use crate::rate::Nanos;
 use vireo_frame::Mac;
-use vireo_frame::headers::{Headers, Ip, Network, Transport, protocol};
+use vireo_frame::headers::{Headers, Ip, Network, Transport};
 
 /// Which way a frame goes, as the guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,9 +68,9 @@ impl Who {
     }
 }
 
-/// A rule. What it does not name may be anything; but how stations find each other's addresses (ARP, neighbour discovery) is a matter of
+/// A rule. What it does not name may be anything; but how stations find each other and routers (ARP, neighbour discovery) is a matter of
 /// rules alone that name a station: a list that denies by default would leave its guest nobody to speak with. The port's guards see to it
-/// that such messages are true.
+/// that what its guest says is true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Those of more weight are looked at first.
@@ -103,18 +103,21 @@ struct View {
     resolves: bool,
 }
 
-/// Messages of ICMPv6 from routers and between neighbours, of RFC 4861 all but redirects.
-const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=136;
+/// Questions for routers and what these advertise (RFC 4861).
+const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
 
-/// Whether a frame is of those that tell stations each other's addresses.
-fn resolves(headers: &Headers) -> bool {
+/// Whether a frame is of those that tell stations each other's addresses. A guest asks for routers, and is none.
+fn resolves(headers: &Headers, direction: Direction) -> bool {
     match headers.network {
         Network::Arp { .. } => true,
-        Network::Ip(Ip {
-            protocol: protocol::ICMP6,
-            transport: Some(Transport::Message { kind, .. }),
-            ..
-        }) => DISCOVERY.contains(&kind),
+        Network::Ip(Ip { discovers: true, transport: Some(Transport::Message { kind, .. }), .. }) => {
+            match kind {
+                ROUTER_SOLICITATION => direction == Direction::Out,
+                ROUTER_ADVERTISEMENT => direction == Direction::In,
+                _ => true,
+            }
+        }
         _ => false,
     }
 }
@@ -131,7 +134,7 @@ impl View {
         };
         let (from, to) =
             ((headers.source, ip.map(|ip| ip.source)), (headers.destination, ip.map(|ip| ip.destination)));
-        let (protocol, resolves) = (ip.map(|ip| ip.protocol), resolves(headers));
+        let (protocol, resolves) = (ip.map(|ip| ip.protocol), resolves(headers, direction));
         match direction {
             Direction::Out => Self { local: from, remote: to, protocol, ports, resolves },
             Direction::In => {

@@ -58,7 +58,7 @@ impl Guards {
         }
         match headers.network {
             Network::Other | Network::Malformed => None,
-            Network::Arp { address, .. } => (!self.owns_ipv4(address)).then_some(Refusal::Address),
+            Network::Arp { address } => (!self.owns_ipv4(address)).then_some(Refusal::Address),
             Network::Ip(ip) => self.of_message(&ip).or_else(|| self.of_addresses(frame, &ip)),
         }
     }

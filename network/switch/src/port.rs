@@ -208,7 +208,7 @@ impl Port {
         if !settings.spoofing || settings.kind != self.settings.kind {
             self.address = settings.kind.address();
         }
-        if settings.acl.rules() == self.settings.acl.rules() {
+        if !settings.is_elsewhere(&self.settings) && settings.acl.rules() == self.settings.acl.rules() {
             settings.acl = std::mem::take(&mut self.settings.acl);
         }
         self.settings = settings;

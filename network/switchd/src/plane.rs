@@ -535,8 +535,8 @@ impl Plane {
         if let Some(filter) = word.filter() {
             _ = self.switch.set_filter(member.id, filter);
         }
-        if let Word::Address { mac } = word {
-            let set = self.switch.set_address(member.id, *mac);
+        if let Word::Address { mac } = *word {
+            let set = self.switch.set_address(member.id, mac);
             // A guest asks as often as it likes.
             if let Err(why) = &set
                 && let Some(unsaid) = member.complaints.may(now)
@@ -544,7 +544,7 @@ impl Plane {
                 tracing::warn!(port = member.name, %mac, unsaid, "another address is not allowed: {why}");
             }
             // Who does not read is not waited for.
-            let answer = Answer { allowed: set.is_ok() };
+            let answer = Answer { mac, allowed: set.is_ok() };
             member.is_gone |= wire::send(&member.socket, &answer, None, false).is_err();
         }
     }

@@ -78,6 +78,7 @@ pub enum MirrorText {
 
 /// A setting that is to have another value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Change {
     /// Which.
     pub key: String,

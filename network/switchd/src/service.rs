@@ -297,13 +297,10 @@ impl Shared {
         _ = wire::set_patience(&socket, PATIENCE);
         let mut buffer = vec![0; wire::MESSAGE_MAX];
         let hello = match wire::receive(&socket, true, &mut buffer) {
-            Heard::Message(message, _) => wire::parse::<Hello>(message),
+            Heard::Message(message, _) => Hello::read(message),
             _ => return,
         };
-        let admitted = hello.and_then(|hello| match hello.version {
-            wire::VERSION => self.admit(&hello.port, &socket),
-            version => Err(format!("it is of version {version}, the switch speaks {}", wire::VERSION)),
-        });
+        let admitted = hello.and_then(|hello| self.admit(&hello.port, &socket));
         let (welcome, file) = match admitted {
             Ok((welcome, file)) => (welcome, Some(file)),
             Err(why) => (Welcome::Refused { why }, None),

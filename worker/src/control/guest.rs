@@ -1,6 +1,7 @@
 //! What is asked of the guest, by the machine's integration services.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -71,7 +72,12 @@ fn refused(e: &ServiceError) -> Answer {
 
 fn copy(services: &Services, file: &Path, to: &CopyTo, tell: Tell) -> Answer {
     let named = |e: &dyn std::fmt::Display| Answer::refused(format_args!("{}: {e}", file.display()));
-    let opened = File::open(file).and_then(|f| f.metadata().map(|m| (f, m)));
+    // One that is a FIFO keeps nobody waiting.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+        .open(file)
+        .and_then(|f| f.metadata().map(|m| (f, m)));
     let (mut source, total) = match opened {
         Ok((source, about)) if about.is_file() => (source, about.len()),
         Ok(_) => return named(&"it is not a file"),

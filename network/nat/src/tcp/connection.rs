@@ -11,8 +11,8 @@ use vireo_frame::headers::protocol;
 
 use super::buffer::{Buffer, Pool};
 use super::pace::{Clock, Pace};
-use crate::engine::Shared;
 use crate::host::{Ready, Stream};
+use crate::shared::Shared;
 use crate::slots::{CALLERS, Nanos, SECOND, Timer};
 use crate::wire::{Segment, TCP, Way, flag};
 

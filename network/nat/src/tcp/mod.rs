@@ -16,9 +16,9 @@ use vireo_frame::{Frame, Full, Mac};
 use self::buffer::Pool;
 use self::connection::{Connection, State, refuse, reset};
 use self::send::Turn;
-use crate::engine::Shared;
 use crate::host::{Host, Ready, Stream, Token};
 use crate::outbox::Output;
+use crate::shared::Shared;
 use crate::slots::{CALLERS, Nanos, SECOND, Shares, Slots, Table};
 use crate::wire::{Packet, Segment, Way, flag};
 

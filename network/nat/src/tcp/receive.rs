@@ -6,8 +6,8 @@ use vireo_frame::Frame;
 
 use super::buffer::{PAYLOAD_MAX, Pool};
 use super::connection::{Connection, State, reset};
-use crate::engine::Shared;
 use crate::host::Stream;
+use crate::shared::Shared;
 use crate::slots::Nanos;
 use crate::wire::{Segment, flag};
 

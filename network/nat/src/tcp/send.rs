@@ -5,9 +5,9 @@ use vireo_frame::{Full, SegmentKind, Segmentation};
 
 use super::buffer::{PAYLOAD_MAX, Pool};
 use super::connection::{BASE, Connection, MOST, SHIFT, State};
-use crate::engine::Shared;
 use crate::host::Stream;
 use crate::outbox::{self, Output};
+use crate::shared::Shared;
 use crate::slots::Nanos;
 use crate::wire::{TCP, Way, flag};
 

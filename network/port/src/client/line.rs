@@ -55,6 +55,12 @@ pub(super) fn run(shared: &Shared, given: Given) {
                 {
                     tracing::warn!("no carrier: {e}");
                 }
+                // One that was plugged in meanwhile.
+                if shared.is_new.swap(false, Ordering::SeqCst)
+                    && let Some(adapter) = &*lock(&shared.adapter)
+                {
+                    adapter.set_carrier(false, 0);
+                }
                 sleep(shared, None, Some(RETRY));
             }
         }
