@@ -59,7 +59,7 @@ fuzz_target!(|bytes: &[u8]| {
     let screen = Screen::new(Size { width: 80, height: 50 });
     let station =
         Station { screen: Arc::clone(&screen), keyboard: Arc::new(Hands), pointer: Arc::new(Hands) };
-    let mut session = Session::new(&Arc::new(Security::default()), &station, [1; 16], Box::new(|| ()));
+    let mut session = Session::new(&Arc::new(Security::default()), &station, [1; 16], None, Box::new(|| ()));
     if input.u8() % 4 > 0 {
         session.receive(b"RFB 003.008\n\x01\x01").expect("a handshake");
     }

@@ -81,10 +81,23 @@ fn a_switch_is_made_set_and_deleted() {
     switches.done(&["stop", "lab"]);
     assert!(switches.refused(&["show", "lab"]).contains("is not running"));
     assert!(switches.refused(&["stop", "lab"]).contains("is not running"));
+    // One that does not run is changed, too; and what cannot be changes nothing.
+    switches.done(&["set", "lab", "db", "--weight", "7"]);
+    switches.done(&["set", "lab", "--mtu", "9000"]);
+    assert!(switches.refused(&["set", "lab", "db", "--vlan", "4095"]).contains("'4095'"));
+    assert!(switches.refused(&["show", "lab"]).contains("is not running"));
     switches.done(&["start", "lab"]);
+    let shown = switches.show("lab");
+    assert_eq!((shown["mtu"].as_u64(), shown["absent"]["db"]["weight"].as_u64()), (Some(9000), Some(7)));
+    switches.done(&["set", "lab", "db", "--forget"]);
     assert_eq!(&switches.show("lab")["absent"]["web"], web, "it was kept");
     switches.done(&["set", "lab", "web", "--forget"]);
     assert!(switches.show("lab")["absent"].as_object().is_some_and(|ports| ports.is_empty()));
+    // A file that is none keeps no other from being listed.
+    std::fs::write(switches.0.join("switch/broken.json"), "{").expect("a file");
+    let listed = switches.run(&["list"]);
+    assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("lab "));
+    assert!(String::from_utf8_lossy(&listed.stderr).contains("broken.json"));
     switches.done(&["delete", "lab"]);
     assert!(switches.refused(&["show", "lab"]).contains("there is no switch lab"));
 }
@@ -96,6 +109,8 @@ fn what_cannot_be_leaves_nothing() {
     assert!(switches.refused(&["create", "lab", "--uplink", "nat"]).contains("no uplink"));
     assert!(switches.refused(&["create", "lab", "--kind", "external"]).contains("needs --uplink"));
     assert!(switches.refused(&["create", "lab", "--mtu", "12"]).contains("mtu 12"));
+    let nat = ["create", "lab", "--kind", "external", "--uplink", "nat", "--mtu", "600"];
+    assert!(switches.refused(&nat).contains("it is from 1280 to 65521 with the uplink nat"));
     assert!(switches.refused(&["capture", "lab", "/dev/null"]).contains("there is no switch lab"));
     assert_eq!(switches.run(&["create", "lab", "--uplink", "x"]).status.code(), Some(2));
     assert!(!switches.0.join("switch/lab.json").exists());

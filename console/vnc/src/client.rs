@@ -1,6 +1,7 @@
 //! A client's thread.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,6 +69,7 @@ impl Place {
 /// Of the socket, or of TLS.
 pub fn serve(
     socket: Socket,
+    from: Option<IpAddr>,
     security: &Arc<Security>,
     station: &Station,
     place: &Arc<Place>,
@@ -79,7 +81,7 @@ pub fn serve(
     rustix::rand::getrandom(&mut challenge, rustix::rand::GetRandomFlags::empty())?;
     Client {
         transport: Transport::new(socket)?,
-        session: Session::new(security, station, challenge, wake),
+        session: Session::new(security, station, challenge, from, wake),
         security,
         securing: false,
         deadline: Instant::now() + HANDSHAKE,

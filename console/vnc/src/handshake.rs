@@ -1,5 +1,7 @@
 //! The handshake (RFC 6143 §7.1 to 7.3): version, security, and what the screen is.
 
+use std::net::IpAddr;
+
 use crate::auth::CHALLENGE;
 use crate::message::Input;
 use crate::security::Security;
@@ -66,15 +68,16 @@ pub struct Handshake {
     version: Version,
     in_tls: bool,
     challenge: [u8; CHALLENGE],
+    from: Option<IpAddr>,
 }
 
 /// What the server begins with.
 pub const GREETING: &[u8] = b"RFB 003.008\n";
 
 impl Handshake {
-    /// One that has not begun; `challenge` is random.
-    pub fn new(challenge: [u8; CHALLENGE]) -> Self {
-        Self { state: State::Version, version: Version::V8, in_tls: false, challenge }
+    /// One that has not begun, of a client at an address; `challenge` is random.
+    pub fn new(challenge: [u8; CHALLENGE], from: Option<IpAddr>) -> Self {
+        Self { state: State::Version, version: Version::V8, in_tls: false, challenge, from }
     }
 
     /// Goes on with what has come.
@@ -121,7 +124,7 @@ impl Handshake {
                 }
                 State::Password(challenge) => {
                     let Some(answer) = input.take() else { return Ok(Step::More) };
-                    if let Err(why) = security.check(&challenge, &answer) {
+                    if let Err(why) = security.check(self.from, &challenge, &answer) {
                         self.fail(why, output);
                         return Err(HandshakeError::Refused(why));
                     }

@@ -1,5 +1,7 @@
 //! Who may connect, and by what.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,18 +33,20 @@ pub enum SecurityError {
 pub struct Security {
     password: Option<Vec<u8>>,
     tls: Option<Arc<ServerConfig>>,
-    failures: Mutex<Failures>,
+    /// By the client's address; `None`: of this host's sockets.
+    failures: Mutex<HashMap<Option<IpAddr>, Failures>>,
 }
 
 /// Wrong passwords of late.
-#[derive(Default)]
 struct Failures {
     count: u32,
-    last: Option<Instant>,
+    last: Instant,
 }
 
-/// Wrong passwords, of all clients together, that are let pass before all have to wait.
+/// Wrong passwords from one address that are let pass before it has to wait. Not of all together: who guesses would keep the owner out.
 const FAILURES_MOST: u32 = 5;
+/// Addresses that have given wrong ones of late, before all others have to wait.
+const GUESSERS_MOST: usize = 256;
 /// How long.
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -127,25 +131,36 @@ impl Security {
         self.tls.as_ref()
     }
 
-    /// Checks an answer to a challenge; the error is for the client.
+    /// Checks an answer to a challenge of a client at an address; the error is for the client.
     pub(crate) fn check(
         &self,
+        from: Option<IpAddr>,
         challenge: &[u8; CHALLENGE],
         answer: &[u8; CHALLENGE],
     ) -> Result<(), &'static str> {
         let Some(password) = &self.password else { return Ok(()) };
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.last.is_some_and(|last| last.elapsed() >= WAIT) {
-            *failures = Failures::default();
-        }
-        if failures.count >= FAILURES_MOST {
+        failures.retain(|_, f| f.last.elapsed() < WAIT);
+        // A host has a network of IPv6 to itself.
+        let from = from.map(|from| match from.to_canonical() {
+            IpAddr::V6(a) => IpAddr::V6((a.to_bits() >> 64 << 64).into()),
+            v4 => v4,
+        });
+        let waits = match failures.get(&from) {
+            Some(f) => f.count >= FAILURES_MOST,
+            None => failures.len() >= GUESSERS_MOST,
+        };
+        if waits {
             return Err(WAITS);
         }
         if same(&response(password, challenge), answer) {
             return Ok(());
         }
-        failures.count += 1;
-        failures.last = Some(Instant::now());
+        let last = Instant::now();
+        failures
+            .entry(from)
+            .and_modify(|f| (f.count, f.last) = (f.count + 1, last))
+            .or_insert(Failures { count: 1, last });
         Err(WRONG)
     }
 }
@@ -175,12 +190,25 @@ mod tests {
         let security = with("secret").unwrap();
         let challenge = [7; CHALLENGE];
         let right = response(b"secret", &challenge);
+        let [one, other, neighbour] =
+            ["2001:db8::1", "2001:db8:0:1::1", "2001:db8::2"].map(|a| a.parse().ok());
         for _ in 0..FAILURES_MOST {
-            assert_eq!(security.check(&challenge, &[0; CHALLENGE]), Err(WRONG));
+            assert_eq!(security.check(one, &challenge, &[0; CHALLENGE]), Err(WRONG));
         }
-        assert_eq!(security.check(&challenge, &right), Err(WAITS));
-        security.failures.lock().unwrap().last = Instant::now().checked_sub(WAIT);
-        assert_eq!(security.check(&challenge, &right), Ok(()));
+        for from in [one, neighbour] {
+            assert_eq!(security.check(from, &challenge, &right), Err(WAITS));
+        }
+        for from in [other, None] {
+            assert_eq!(security.check(from, &challenge, &right), Ok(()));
+        }
+        let past = Instant::now().checked_sub(WAIT).unwrap();
+        security.failures.lock().unwrap().values_mut().for_each(|f| f.last = past);
+        assert_eq!(security.check(one, &challenge, &right), Ok(()));
+        // Many who guess do not take memory without end.
+        for n in 0..1000 {
+            _ = security.check(Some(std::net::Ipv4Addr::from_bits(n).into()), &challenge, &[0; CHALLENGE]);
+        }
+        assert_eq!(security.failures.lock().unwrap().len(), GUESSERS_MOST);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Server {
             (Arc::clone(&self.security), self.station.clone(), Arc::clone(&self.stop));
         let its = Arc::clone(&place);
         let thread = Builder::new().name("vnc-client".into()).spawn(move || {
-            if let Err(e) = client::serve(socket, &security, &station, &its, &stop) {
+            if let Err(e) = client::serve(socket, from, &security, &station, &its, &stop) {
                 tracing::debug!("a VNC client has gone: {e}");
             }
         });

@@ -1,6 +1,7 @@
 //! What is said to one client: bytes in, bytes out, and no socket.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use vireo_screen::{
@@ -94,17 +95,18 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that has not begun. `wake` is called when there may be something to send, from any thread; `challenge` is random.
+    /// A session that has not begun, of a client at an address (`None`: of a socket of this host). `wake` is called when there may be something to send, from any thread; `challenge` is random.
     pub fn new(
         security: &Arc<Security>,
         station: &Station,
         challenge: [u8; CHALLENGE],
+        from: Option<IpAddr>,
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         Self {
             security: Arc::clone(security),
             station: station.clone(),
-            handshake: Some(Handshake::new(challenge)),
+            handshake: Some(Handshake::new(challenge, from)),
             input: Input::default(),
             output: GREETING.to_vec(),
             viewer: station.screen.view(wake),

@@ -60,7 +60,7 @@ impl Rig {
     }
 
     fn session(&self) -> Session {
-        Session::new(&self.security, &self.station, [3; 16], Box::new(|| ()))
+        Session::new(&self.security, &self.station, [3; 16], None, Box::new(|| ()))
     }
 
     /// A session whose client has said hello, and these encodings.

@@ -81,7 +81,7 @@ pub enum SwitchCommand {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
         output: Output,
     },
-    /// Changes settings of a port; or, without one, of the switch and of all ports that have none of their own.
+    /// Changes settings of a port, of a switch that runs or not; or, without one, of the switch and of all ports that have none of their own.
     Set(Box<set::SetArgs>),
     /// Writes frames that pass a switch to a file, as pcapng, until it is interrupted.
     Capture {
@@ -155,7 +155,7 @@ fn attempt(place: &Place, command: &SwitchCommand) -> Result<ExitCode, String> {
         }
         SwitchCommand::Set(args) => {
             known(&folders, &args.name)?;
-            ask(&folders, &args.name, &args.request()?)?;
+            set(&here, &args.name, args.request()?)?;
         }
         SwitchCommand::Capture { name, file, port, seconds } => {
             known(&folders, name)?;
@@ -229,6 +229,22 @@ fn start(here: &process::Here<'_>, name: &str) -> Result<(), String> {
         return remove(name, &lock).and(Err(why));
     }
     process::start(here, name, &lock)
+}
+
+/// Changes settings: of a switch that runs by asking it, else in its file.
+fn set(here: &process::Here<'_>, name: &str, request: Request) -> Result<(), String> {
+    let Some(lock) = process::lock(here, name)? else { return ask(here.folders, name, &request).map(drop) };
+    let path = here.folders.config(name);
+    let change = || {
+        let mut config = Config::load(&path)?;
+        match request {
+            Request::Set { port, changes } => config.change(port.as_deref(), &changes)?,
+            Request::Forget { port } => config.forget(&port)?,
+            _ => {}
+        }
+        config.save(&path)
+    };
+    remove(name, &lock).and(change().map_err(|e| e.to_string()))
 }
 
 fn delete(here: &process::Here<'_>, name: &str) -> Result<(), String> {

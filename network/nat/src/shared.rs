@@ -1,6 +1,6 @@
 //! What all flows of a network know: addresses, who is where, what waits to be sent.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ahash::AHashMap as HashMap;
 use vireo_frame::Mac;
@@ -154,9 +154,7 @@ impl Shared {
         let net = &self.network;
         let (gateway, dns, loopback) = match destination {
             IpAddr::V4(a) => (a == net.gateway, a == net.dns, IpAddr::from(Ipv4Addr::LOCALHOST)),
-            IpAddr::V6(a) => {
-                (Some(a) == net.gateway6(), Some(a) == net.dns6(), std::net::Ipv6Addr::LOCALHOST.into())
-            }
+            IpAddr::V6(a) => (Some(a) == net.gateway6(), Some(a) == net.dns6(), Ipv6Addr::LOCALHOST.into()),
         };
         match () {
             () if dns => (port == crate::dns::PORT).then_some(Target::Dns(port)),
@@ -197,11 +195,20 @@ impl Shared {
     }
 }
 
+/// Where clouds tell their machines what others must not know, besides 169.254.0.0/16: Amazon's, Azure's, Alibaba's, Oracle's.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+];
+
 /// Whether an address is one that packets go to as they are: not the host's own loopback in any spelling, nor what means several,
 /// nobody, or somebody here.
 fn is_outside(network: &Network, address: IpAddr) -> bool {
     let address = address.to_canonical();
     !network.has(address)
+        && !METADATA.contains(&address)
         && match address {
             IpAddr::V4(a) => {
                 let first = a.octets()[0];

@@ -29,6 +29,6 @@ pub mod vlan;
 
 pub use guard::Guards;
 pub use port::{Counters, Kind, Limit, Mirror, Reason, Settings};
-pub use rate::Nanos;
+pub use rate::{Bucket, Nanos};
 pub use switch::{Delivery, PORTS_MAX, PortId, REPORT_MAX, Switch, SwitchError, Verdict};
 pub use text::NotUnderstood;

@@ -6,7 +6,7 @@ use vireo_frame::{Mac, Sum, Tag, pseudo_header};
 
 use crate::rate::Nanos;
 use crate::vlan::{Vlan, VlanMode};
-use crate::{Delivery, Switch};
+use crate::{Delivery, Kind, Switch};
 
 /// Time between questions (RFC 3376, 8.2).
 const INTERVAL: Nanos = 125_000_000_000;
@@ -40,7 +40,9 @@ impl Switch {
         let questions = [igmp(), mld()];
         for vlan in vlans.into_iter().filter(|vlan| !self.has_routers(*vlan, now)) {
             for id in self.ports() {
-                let tag = self.settings(id).and_then(|s| s.vlan.of_outgoing(vlan, Tag(0)));
+                // Not the network behind an uplink: its router might give way to us (RFC 3810, 7.6.2).
+                let of_guest = self.settings(id).filter(|s| s.kind != Kind::Uplink);
+                let tag = of_guest.and_then(|s| s.vlan.of_outgoing(vlan, Tag(0)));
                 if let Some(tag) = tag {
                     questions.iter().for_each(|question| put(question, Delivery { port: id, tag }));
                 }

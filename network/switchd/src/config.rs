@@ -15,6 +15,8 @@ use crate::policy::{Change, Policy, PolicyError};
 
 /// The version that this program writes, and the only one so far.
 const VERSION: u32 = 1;
+/// The smallest MTU, which any host of IPv4 has to do with (RFC 791).
+const MTU_LEAST: u32 = 68;
 /// The uplink's port, and the host's: no worker's.
 pub const UPLINK: &str = "uplink";
 /// Longest packet behind an Ethernet header that may be set.
@@ -194,8 +196,8 @@ impl Config {
         if !is_name(&self.name) || !self.ports.keys().all(|name| is_name(name)) {
             return Err("a name in it is none".into());
         }
-        if !(68..=MTU_MAX).contains(&self.mtu) {
-            return Err(format!("its MTU is not from 68 to {MTU_MAX}"));
+        if !self.mtus().contains(&self.mtu) {
+            return Err(format!("its MTU is not from {} to {MTU_MAX}", self.mtus().start()));
         }
         if self.ports.len() > vireo_switch::PORTS_MAX {
             return Err(ConfigError::TooMany.to_string());
@@ -219,6 +221,12 @@ impl Config {
             File::open(folder)?.sync_all()
         };
         write().map_err(|source| ConfigError::File { path: path.display().to_string(), source })
+    }
+
+    /// MTUs that it may have.
+    fn mtus(&self) -> std::ops::RangeInclusive<u32> {
+        let least = if matches!(self.uplink, Some(Uplink::Nat(_))) { vireo_nat::MTU_MIN } else { MTU_LEAST };
+        least..=MTU_MAX
     }
 
     /// The settings of a port.
@@ -277,11 +285,14 @@ impl Config {
             "querier" => self.querier = change.switch()?,
             "strangers" => self.strangers = change.switch()?,
             _ => {
-                let mtu: u32 = change.number()?;
-                if !(68..=MTU_MAX).contains(&mtu) {
-                    return Err(change.refuse(format!("it is from 68 to {MTU_MAX}")));
+                self.mtu = change.number()?;
+                if !self.mtus().contains(&self.mtu) {
+                    let (least, by) = (*self.mtus().start(), self.uplink.as_ref());
+                    let by = by
+                        .filter(|_| least > MTU_LEAST)
+                        .map_or(String::new(), |by| format!(" with the uplink {by}"));
+                    return Err(change.refuse(format!("it is from {least} to {MTU_MAX}{by}")));
                 }
-                self.mtu = mtu;
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vireo_frame::headers::ether_type;
 use vireo_frame::{Frame, HEAD_MAX, Intent, Tag};
 use vireo_port::{PortMemory, PortRequest, Record, Refused, RingBroken, RingReader, RingWriter, Way, wire};
-use vireo_switch::{Delivery, Nanos, PortId};
+use vireo_switch::{Bucket, Delivery, Nanos, PortId};
 
 use crate::complaints::Complaints;
 
@@ -16,6 +16,8 @@ const QUANTUM: u64 = 128 << 10;
 const OVERHEAD: u64 = 512;
 /// Lines about what its guest asks for and may not have, at once.
 const COMPLAINTS: u32 = 3;
+/// Other addresses that its guest may choose in a second.
+const ADDRESSES: u64 = 20;
 
 /// A port of the data plane.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct Member {
     /// Until then it has sent all that it may.
     pub waits_until: Nanos,
     pub complaints: Complaints,
+    /// Addresses that its guest may choose: all that is derived from ports is derived anew for each.
+    pub addresses: Bucket,
     /// What it may have moved in this round, by weights (deficit round robin, Shreedhar and Varghese 1995).
     credit: u64,
     weight: u64,
@@ -56,6 +60,7 @@ impl Member {
             is_gone: false,
             waits_until: 0,
             complaints: Complaints::new(COMPLAINTS),
+            addresses: Bucket::new(ADDRESSES, ADDRESSES),
             credit: 0,
             weight: u64::from(weight.max(1)),
         }

@@ -536,7 +536,10 @@ impl Plane {
             _ = self.switch.set_filter(member.id, filter);
         }
         if let Word::Address { mac } = *word {
-            let set = self.switch.set_address(member.id, mac);
+            let set = match member.addresses.take(1, now) {
+                Ok(()) => self.switch.set_address(member.id, mac).map_err(|e| e.to_string()),
+                Err(_) => Err("it asks for another one too often".into()),
+            };
             // A guest asks as often as it likes.
             if let Err(why) = &set
                 && let Some(unsaid) = member.complaints.may(now)

@@ -93,7 +93,7 @@ mod oid {
     ];
 }
 
-/// Groups that a driver may name; more are all.
+/// Groups that a driver may name; more are refused, as it is told by MAXIMUM_LIST_SIZE.
 const GROUPS_MAX: usize = 64;
 /// What data messages start at multiples of: 8 bytes.
 const ALIGNMENT: u32 = 3;

@@ -23,7 +23,16 @@ struct Entry {
 pub fn list(folders: &Folders, output: Format) -> Result<ExitCode, String> {
     let mut entries = Vec::new();
     for name in folders.names().map_err(|e| format!("the folder of switches: {e}"))? {
-        let config = Config::load(&folders.config(&name)).map_err(|e| e.to_string())?;
+        let config = match Config::load(&folders.config(&name)) {
+            Ok(config) => config,
+            // The others are there all the same; and one may have been deleted just now.
+            Err(e) => {
+                if folders.has(&name) {
+                    crate::complain(&e.to_string());
+                }
+                continue;
+            }
+        };
         let sockets = folders.sockets(&name);
         entries.push(Entry {
             kind: config.kind.to_string(),

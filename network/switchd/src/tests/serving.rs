@@ -55,6 +55,12 @@ impl Home {
         self.ask(&Request::Set { port: port.map(Into::into), changes })
     }
 
+    /// What is told of a port that is connected.
+    fn port(&self, name: &str) -> crate::report::PortReport {
+        let ports = self.status().ports;
+        ports.into_iter().map(|p| p.report).find(|r| r.name == name).expect("it is connected")
+    }
+
     pub(super) fn status(&self) -> crate::control::Status {
         match self.ask(&Request::Show) {
             Ok(Answer::Status(status)) => *status,
@@ -210,13 +216,11 @@ fn settings_hold_at_once_or_not_at_all() {
     assert!(home.ask(&Request::Forget { port: "z".into() }).is_err());
     assert_eq!(std::fs::read(home.1.config("lab")).unwrap(), before);
     home.ask(&Request::Forget { port: "a".into() }).unwrap();
+    let sent = home.port("a").sent.0;
     put(&a, 9, 1);
-    let status = home.status();
-    let port = |name: &str| status.ports.iter().find(|p| p.report.name == name).unwrap().clone();
-    assert_eq!(
-        (port("b").report.vlan.as_str(), port("b").report.mac.as_deref()),
-        ("5", Some("00:15:5d:00:00:09"))
-    );
+    soon(|| home.port("a").sent.0 == sent + 1);
+    let b = home.port("b");
+    assert_eq!((b.vlan.as_str(), b.mac.as_deref()), ("5", Some("00:15:5d:00:00:09")));
     assert_eq!(
         nic.count(),
         2,
