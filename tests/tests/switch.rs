@@ -214,11 +214,22 @@ fn a_capture_is_a_file_and_a_killed_switch_starts_again() {
     switches.done(&["capture", "lab", file.to_str().expect("text"), "--seconds", "1"]);
     let bytes = std::fs::read(&file).expect("the file");
     assert_eq!((bytes.len(), &bytes[..4]), (60, &[0x0a, 0x0d, 0x0d, 0x0a][..]));
+    std::fs::remove_file(&file).expect("the file");
+    let mut capture = Command::new(vireo());
+    capture.args(["switch", "--folder"]).arg(&switches.0).args(["capture", "lab"]).arg(&file);
+    let capture = capture.stderr(std::process::Stdio::piped()).spawn().expect("vireo runs");
+    // It has made the file anew, and written its head.
+    while std::fs::metadata(&file).map_or(0, |f| f.len()) != 60 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     let pid = switches.process("lab");
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
     while switches.done(&["list"]).contains("running") {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    let captured = capture.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&captured.stderr);
+    assert!(captured.status.code() == Some(1) && said.contains("the switch ended: "), "{said}");
     switches.done(&["start", "lab"]);
     assert_eq!(switches.show("lab")["name"], "lab");
 }

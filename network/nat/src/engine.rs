@@ -136,7 +136,7 @@ impl<H: Host> Engine<H> {
         self.dhcp.leases()
     }
 
-    /// Another adapter is plugged in: what is known of stations is of the one before.
+    /// Another adapter is plugged in, or it has another address: what is known of stations is of the one before.
     pub fn replugged(&mut self) {
         self.shared.forget_stations();
         self.shared.outbox.clear();

@@ -193,6 +193,8 @@ impl Link for Nat {
     fn set_filter(&self, _: &Filter) {}
 
     fn set_address(&self, _: Mac) -> Result<(), NotAllowed> {
+        // The guest is the same, and is to have the address that it had, to which ports are forwarded.
+        lock(&self.inner.engine).replugged();
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use vireo_control::{Lines, Version};
 
@@ -77,6 +78,8 @@ pub struct Status {
     pub kind: SwitchKind,
     /// What is behind its uplink.
     pub uplink: Option<String>,
+    /// Whether that is there, and up.
+    pub carrier: Option<bool>,
     /// Longest packet, in bytes.
     pub mtu: u32,
     /// Multicast goes only to who has asked for it.
@@ -141,7 +144,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// It went, or said nothing that is understood.
-    #[error("{}: no answer of the switch's that is understood: {why}", path.display())]
+    #[error("{}: no answer of the switch's that is understood: {why}; `vireo switch show` tells what it has done", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,
@@ -219,6 +222,14 @@ fn converse(
 pub(crate) fn hear(stream: &UnixStream) -> Result<Request, String> {
     stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
     Lines::new(stream, VERSION, REQUEST_MAX).receive(PATIENCE)
+}
+
+/// Whether somebody still waits for the answer.
+pub(crate) fn is_there(stream: &UnixStream) -> bool {
+    let mut socket = [PollFd::new(stream, PollFlags::empty())];
+    // Who says no more may listen still: of that there is no word here.
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !poll(&mut socket, Some(&now)).is_ok_and(|_| socket[0].revents().contains(PollFlags::HUP))
 }
 
 /// Says something, on a line.

@@ -1,6 +1,7 @@
 //! Two links, joined: what one gives, the other one takes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vireo_frame::{Adapter, End, Frame, Full, Link};
 
@@ -11,14 +12,16 @@ pub struct Joined(Arc<dyn Link>, Arc<dyn Link>);
 struct Patch {
     /// The other one.
     to: Arc<dyn Link>,
+    /// Who wants to know of its carrier.
+    carrier: Option<Arc<AtomicBool>>,
 }
 
-/// Joins two links. Each does to frames what the other one does not take.
-pub fn join(a: Arc<dyn Link>, b: Arc<dyn Link>) -> Joined {
+/// Joins two links. Each does to frames what the other one does not take. `carrier` says from now on whether `b` has one.
+pub fn join(a: Arc<dyn Link>, b: Arc<dyn Link>, carrier: &Arc<AtomicBool>) -> Joined {
     a.set_adapter_ability(b.ability());
     b.set_adapter_ability(a.ability());
-    a.plug(Some(Arc::new(Patch { to: Arc::clone(&b) })));
-    b.plug(Some(Arc::new(Patch { to: Arc::clone(&a) })));
+    a.plug(Some(Arc::new(Patch { to: Arc::clone(&b), carrier: None })));
+    b.plug(Some(Arc::new(Patch { to: Arc::clone(&a), carrier: Some(Arc::clone(carrier)) })));
     Joined(a, b)
 }
 
@@ -44,5 +47,9 @@ impl End for Patch {
 }
 
 impl Adapter for Patch {
-    fn set_carrier(&self, _up: bool, _speed: u64) {}
+    fn set_carrier(&self, up: bool, _speed: u64) {
+        if let Some(carrier) = &self.carrier {
+            carrier.store(up, Ordering::Relaxed);
+        }
+    }
 }

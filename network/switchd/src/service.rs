@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -81,6 +82,8 @@ struct Shared {
     path: PathBuf,
     plane: Handle,
     end: Sender<Ending>,
+    /// The uplink has one.
+    carrier: Arc<AtomicBool>,
 }
 
 /// Why a switch ends.
@@ -140,7 +143,13 @@ impl Service {
             plane.run();
         };
         let thread = Builder::new().name("switch".into()).spawn(run)?;
-        let shared = Arc::new(Shared { config: Mutex::new(config), path, plane: handle, end });
+        let shared = Arc::new(Shared {
+            config: Mutex::new(config),
+            path,
+            plane: handle,
+            end,
+            carrier: Arc::default(),
+        });
         let mut service = Self {
             shared: Arc::clone(&shared),
             sockets: sockets.clone(),
@@ -289,7 +298,7 @@ impl Shared {
         let request = PortRequest { name: UPLINK.into(), mac: Mac::default(), vlan: None };
         let port = SwitchPort::within(request, theirs, socket, config.mtu, config.speed);
         let port = port.map_err(|e: ConnectError| refuse(e.to_string()))?;
-        Ok(Some(join(port, link)))
+        Ok(Some(join(port, link, &self.carrier)))
     }
 
     /// Serves a worker that has connected: until it has its port, which is the data plane's then.
@@ -342,7 +351,13 @@ impl Shared {
 
     /// Serves a user.
     fn serve_user(&self, stream: &UnixStream) {
-        let answered = match control::hear(stream) {
+        let heard = control::hear(stream);
+        if !control::is_there(stream) {
+            // It has said that nothing came of it, perhaps long ago.
+            tracing::warn!("a request is not served: who made it has gone");
+            return;
+        }
+        let answered = match heard {
             Ok(Request::Show) => self.status().map(|status| Answer::Status(Box::new(status))),
             Ok(Request::Set { port, changes }) => {
                 self.change(|config| config.change(port.as_deref(), &changes)).map(|()| Answer::Done)
@@ -448,6 +463,7 @@ impl Shared {
             name: config.name.clone(),
             kind: config.kind,
             uplink: config.uplink.as_ref().map(ToString::to_string),
+            carrier: config.uplink.as_ref().map(|_| self.carrier.load(Ordering::Relaxed)),
             mtu: config.mtu,
             snooping: config.snooping,
             querier: config.querier,

@@ -64,6 +64,11 @@ impl Interface {
         }
     }
 
+    /// Whether there is one in this network.
+    pub(crate) fn is_there(&self) -> bool {
+        sys::interface_flags(self.socket.as_fd(), &self.name).is_ok()
+    }
+
     /// Whether it is up; where it cannot be seen, it is taken to be.
     pub(crate) fn is_up(&self) -> bool {
         let flags: io::Result<_> = sys::interface_flags(self.socket.as_fd(), &self.name);

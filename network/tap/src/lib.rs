@@ -29,9 +29,7 @@ pub enum TapError {
     #[error("'{0}' cannot be the name of a network interface: it has 1 to 15 bytes, and no '/' or space")]
     Name(String),
     /// There is none of that name, and this process may not make one.
-    #[error(
-        "cannot use the TAP device {name}: {source}; `ip tuntap add {name} mode tap user NAME` makes one for a user"
-    )]
+    #[error("cannot use the TAP device {name}: {source}{}", advice(name, source))]
     Refused {
         /// Of the interface.
         name: String,
@@ -51,4 +49,12 @@ pub enum TapError {
     /// No thread, or no file for it.
     #[error("the host refuses what a TAP device's thread needs: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+/// What to do where a device cannot be used.
+fn advice(name: &str, why: &std::io::Error) -> String {
+    match why.kind() {
+        std::io::ErrorKind::ResourceBusy => "; another process has it, perhaps another machine".into(),
+        _ => format!("; `ip tuntap add {name} mode tap user NAME` makes one for a user"),
+    }
 }

@@ -70,6 +70,7 @@ impl Tap {
         let open = || File::options().read(true).write(true).open("/dev/net/tun");
         let file = OwnedFd::from(open().map_err(TapError::NoTun)?);
         let flags = sys::TAP | sys::NO_PACKET_INFO | sys::OFFLOAD_HEADERS;
+        let is_new = !Interface::new(fixed)?.is_there();
         let attach = |flags| sys::attach(file.as_fd(), &fixed, flags);
         // A device of several queues takes nobody who does not know of them (EINVAL).
         let attached = attach(flags).or_else(|e| match e.kind() {
@@ -77,6 +78,9 @@ impl Tap {
             _ => Err(e),
         });
         attached.map_err(|source| TapError::Refused { name: name.into(), source })?;
+        if is_new {
+            tracing::warn!("there was no TAP device {name}: it is made, and is down (ip link set {name} up)");
+        }
         Self::from_fd(file)
     }
 

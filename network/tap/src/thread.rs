@@ -84,7 +84,9 @@ impl Reader {
             }
         }
         let [file, bell, news] = files.map(|f| f.revents());
-        self.gone |= file.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+        if file.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+            self.is_gone("poll");
+        }
         if !bell.is_empty() {
             self.hear(shared.take_signals())?;
         }
@@ -99,6 +101,14 @@ impl Reader {
             adapter.room();
         }
         Some(())
+    }
+
+    /// The interface was taken away: whoever wants frames again has to open another one.
+    fn is_gone(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.gone, true) {
+            let name = self.shared.interface.name();
+            tracing::warn!("the TAP device {name} is gone, and with it the network behind it ({why})");
+        }
     }
 
     fn hear(&mut self, signals: u32) -> Option<()> {
@@ -161,10 +171,7 @@ impl Reader {
             Ok(length) => (self.length, self.done) = (length, 0),
             Err(Errno::AGAIN | Errno::INTR) => {}
             // The interface is gone (EBADFD), or whatever else: poll tells.
-            Err(e) => {
-                tracing::debug!(tap = self.shared.interface.name(), "no more frames: {e}");
-                self.gone = true;
-            }
+            Err(e) => self.is_gone(&e.to_string()),
         }
         self.length > 0
     }

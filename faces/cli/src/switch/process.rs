@@ -77,6 +77,8 @@ pub fn start(here: &Here<'_>, name: &str, lock: &Lock) -> Result<(), String> {
     if let Some(folder) = here.folder {
         command.arg("--folder").arg(folder);
     }
+    // It keeps no file system from being unmounted.
+    command.current_dir("/");
     command.stdin(lock.share().map_err(failed)?).stdout(Stdio::null()).stderr(says);
     let mut child = command.spawn().map_err(failed)?;
     until_served(&mut child, &sockets.control(), &log, name).inspect_err(|_| {

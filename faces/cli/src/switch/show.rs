@@ -62,10 +62,11 @@ fn print_table(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     let on = |on: bool| if on { "on" } else { "off" };
     writeln!(
         out,
-        "{}: {}, uplink {}, MTU {}, snooping {}, querier {}, strangers {}\n",
+        "{}: {}, uplink {}{}, MTU {}, snooping {}, querier {}, strangers {}\n",
         status.name,
         status.kind,
         status.uplink.as_deref().unwrap_or("none"),
+        if status.carrier == Some(false) { " (no carrier)" } else { "" },
         status.mtu,
         on(status.snooping),
         on(status.querier),

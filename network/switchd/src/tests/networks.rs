@@ -34,7 +34,7 @@ fn station(home: &Home, n: u8) -> Option<Station> {
     network.ip("link set eth up");
     let request = PortRequest { name: format!("s{n}"), mac: mac(n), vlan: None };
     let port = SwitchPort::connect(&home.1.sockets("lab").ports(), request).expect("a port");
-    let joined = join(port.clone(), tap);
+    let joined = join(port.clone(), tap, &Arc::default());
     Some(Station { network, port, _joined: joined })
 }
 
@@ -49,6 +49,19 @@ fn bind(network: &Namespace, port: u16) -> UdpSocket {
     socket.set_read_timeout(Some(Duration::from_millis(30))).expect("a time");
     socket.set_broadcast(true).expect("a flag");
     socket
+}
+
+#[test]
+fn the_carrier_of_an_uplink_is_told_also_when_its_device_is_taken_away() {
+    let Some(network) = Namespace::new() else { return };
+    let home = Home::new(SwitchKind::External, Some("tap=wire"));
+    let _service = network.run(|| home.start());
+    let carrier = || home.status().carrier;
+    soon(|| carrier() == Some(false));
+    network.ip("link set wire up");
+    soon(|| carrier() == Some(true));
+    network.ip("link delete wire");
+    soon(|| carrier() == Some(false));
 }
 
 /// Whether datagrams arrive at all of these. None is waited for long, and one that is to arrive is sent often enough.

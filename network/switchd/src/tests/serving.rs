@@ -193,6 +193,31 @@ fn who_may_not_come_is_told_why() {
 }
 
 #[test]
+fn a_request_whose_maker_has_gone_is_not_served_and_one_who_only_listens_is_answered() {
+    use std::io::{Read, Write};
+    let home = Home::new(SwitchKind::Private, None);
+    let _service = home.start();
+    let request = |vlan: u8| {
+        format!(
+            r#"{{"version":1,"command":"set","port":"web","changes":[{{"key":"vlan","value":"{vlan}"}}]}}{}"#,
+            "\n"
+        )
+    };
+    let connect = || std::os::unix::net::UnixStream::connect(home.1.sockets("lab").control()).unwrap();
+    let mut listens = connect();
+    listens.write_all(request(5).as_bytes()).unwrap();
+    listens.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    listens.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("done"), "{answer}");
+    let ((ours, theirs), line) = (std::os::unix::net::UnixStream::pair().unwrap(), request(7));
+    (&ours).write_all(line.as_bytes()).unwrap();
+    assert!(crate::control::is_there(&theirs));
+    drop(ours);
+    assert!(crate::control::hear(&theirs).is_ok() && !crate::control::is_there(&theirs));
+}
+
+#[test]
 fn settings_hold_at_once_or_not_at_all() {
     let home = Home::new(SwitchKind::Private, None);
     let _service = home.start();
