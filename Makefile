@@ -4,6 +4,7 @@
 
 SHELL := /bin/bash
 GUEST := debian-6.1-cloud-amd64
+CACHE := $(or $(VIREO_GUEST_CACHE),guests/cache)
 VIREO := $(or $(CARGO_TARGET_DIR),target)/release/vireo
 
 build:
@@ -14,7 +15,7 @@ demo:
 	scripts/install-deps.sh demo
 	$(MAKE) --no-print-directory build
 	guests/build.sh $(GUEST)-disk
-	scripts/demo.sh $(VIREO) guests/cache/$(GUEST)-disk
+	scripts/demo.sh $(VIREO) $(CACHE)/$(GUEST)-disk
 
 # Everything that has to pass.
 test:
@@ -25,7 +26,7 @@ bench:
 	scripts/install-deps.sh bench
 	$(MAKE) --no-print-directory build
 	guests/build.sh $(GUEST)
-	cargo run --release --quiet -p vireo-bench -- --vireo $(VIREO) --guest guests/cache/$(GUEST)
+	cargo run --release --quiet -p vireo-bench -- --vireo $(VIREO) --guest $(CACHE)/$(GUEST)
 
 # The programs of bench/cpu natively, in ours and in QEMU TCG; real programs of Debian and a boot with systemd in ours and
 # in TCG; builds and pipes on 4 processors in ours and in TCG. ROUNDS of each, ONLY=name,name,… of them, ENGINE of ours.
@@ -35,14 +36,14 @@ ENGINE := soft
 bench-cpu: SET := bench
 bench-programs: SET := programs
 bench-programs: FURTHER := $(GUEST)-systemd
-bench-programs: OPTIONS := --systemd guests/cache/$(GUEST)-systemd
+bench-programs: OPTIONS := --systemd $(CACHE)/$(GUEST)-systemd
 bench-parallel: SET := parallel
 bench-parallel: OPTIONS := --repeats 1
 bench-cpu bench-programs bench-parallel:
 	scripts/install-deps.sh bench
 	$(MAKE) --no-print-directory build
 	guests/build.sh $(GUEST)-$(SET) $(FURTHER)
-	cargo run --release --quiet -p vireo-bench -- $(@:bench-%=%) --vireo $(VIREO) --guest guests/cache/$(GUEST)-$(SET) \
+	cargo run --release --quiet -p vireo-bench -- $(@:bench-%=%) --vireo $(VIREO) --guest $(CACHE)/$(GUEST)-$(SET) \
 		--engine $(ENGINE) --rounds $(ROUNDS) $(OPTIONS) $(if $(ONLY),--only $(ONLY))
 
 # Disks (bench/io): our path in this process, then fio in ours, in QEMU TCG and on the host. ONLY=null,file,vhdx,guest.
@@ -51,7 +52,7 @@ bench-io:
 	scripts/install-deps.sh bench io
 	$(MAKE) --no-print-directory build
 	guests/build.sh $(GUEST)-disk
-	cargo run --release --quiet -p vireo-bench -- io --vireo $(VIREO) --guest guests/cache/$(GUEST)-disk \
+	cargo run --release --quiet -p vireo-bench -- io --vireo $(VIREO) --guest $(CACHE)/$(GUEST)-disk \
 		--engine $(ENGINE) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
 # Networks (bench/net): the switch alone, with policy, from worker to worker beside the kernel's bridge; guests beside TCG.
@@ -61,7 +62,7 @@ bench-net:
 	scripts/install-deps.sh bench net
 	$(MAKE) --no-print-directory build
 	guests/build.sh $(GUEST)-net
-	cargo run --release --quiet -p vireo-bench-net -- --vireo $(VIREO) --guest guests/cache/$(GUEST)-net \
+	cargo run --release --quiet -p vireo-bench-net -- --vireo $(VIREO) --guest $(CACHE)/$(GUEST)-net \
 		--rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
 # Designs of the translator's TLB check on compiled code (bench/tlb-check).

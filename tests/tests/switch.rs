@@ -83,12 +83,14 @@ fn a_switch_is_made_set_and_deleted() {
     assert!(switches.refused(&["stop", "lab"]).contains("is not running"));
     // One that does not run is changed, too; and what cannot be changes nothing.
     switches.done(&["set", "lab", "db", "--weight", "7"]);
-    switches.done(&["set", "lab", "--mtu", "9000"]);
+    switches.done(&["set", "lab", "--mtu", "9000", "--dhcp-guard", "on"]);
     assert!(switches.refused(&["set", "lab", "db", "--vlan", "4095"]).contains("'4095'"));
     assert!(switches.refused(&["show", "lab"]).contains("is not running"));
     switches.done(&["start", "lab"]);
     let shown = switches.show("lab");
     assert_eq!((shown["mtu"].as_u64(), shown["absent"]["db"]["weight"].as_u64()), (Some(9000), Some(7)));
+    assert_eq!(shown["default"]["dhcp-guard"], true);
+    assert!(switches.done(&["show", "lab"]).contains("others           dhcp-guard on"));
     switches.done(&["set", "lab", "db", "--forget"]);
     assert_eq!(&switches.show("lab")["absent"]["web"], web, "it was kept");
     switches.done(&["set", "lab", "web", "--forget"]);

@@ -368,7 +368,6 @@ impl Machine<'_> {
     }
 
     fn reset(&self) -> Result<(), RunError> {
-        self.resets.fetch_add(1, Ordering::Relaxed);
         loop {
             match self.board.reset() {
                 // Disks that are slow, or limited, may have more to do than a pause waits for.
@@ -378,9 +377,11 @@ impl Machine<'_> {
                         return Ok(());
                     }
                 }
-                done => {
-                    return done
-                        .map_err(|e| RunError::Machine(format!("the machine could not be reset: {e}")));
+                Err(e) => return Err(RunError::Machine(format!("the machine could not be reset: {e}"))),
+                // Not before: whoever counts them takes the guest that answers for the one after it.
+                Ok(()) => {
+                    self.resets.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
                 }
             }
         }

@@ -92,6 +92,8 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
     /// Ports that have settings, and are not connected.
     pub absent: BTreeMap<String, Policy>,
+    /// Settings of all machines' ports that have none of their own.
+    pub default: Policy,
     /// Where stations were heard.
     pub stations: Vec<Station>,
     /// Who has asked for which groups.

@@ -49,7 +49,10 @@ impl Folders {
             (Some(state), Some(run)) => {
                 Ok(Self { state: state.join("vireo/switch"), run: run.join("vireo/switch") })
             }
-            _ => Err("neither HOME nor XDG_RUNTIME_DIR says where a switch's files go: use --folder".into()),
+            _ => {
+                Err("neither HOME nor XDG_RUNTIME_DIR says where a switch's files go: set VIREO_FOLDER"
+                    .into())
+            }
         }
     }
 

@@ -470,6 +470,7 @@ impl Shared {
             strangers: config.strangers,
             ports: reports.into_iter().map(port).collect(),
             absent,
+            default: config.default.clone(),
             stations,
             members,
         })

@@ -85,6 +85,8 @@ fn print_table(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     let connected = status.ports.iter().map(|p| (&p.report.name, &p.settings));
     let settings = connected.chain(&status.absent).map(|(name, settings)| (name, describe(settings)));
+    let default = ("others".to_string(), describe(&status.default));
+    let settings = settings.map(|(name, settings)| (name.clone(), settings)).chain([default]);
     let mut settings = settings.filter(|(_, settings)| !settings.is_empty()).peekable();
     if settings.peek().is_some() {
         writeln!(out, "\n{:<16} SETTINGS", "PORT")?;
