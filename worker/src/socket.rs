@@ -1,7 +1,7 @@
 //! Unix sockets that a machine is reached by.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -40,10 +40,14 @@ impl Socket {
         make: impl FnOnce() -> io::Result<UnixListener>,
     ) -> Result<(Self, UnixListener), String> {
         let listener = make().map_err(|e| match e.kind() {
-            io::ErrorKind::AddrInUse => format!(
-                "{}: something is there already: another machine's, or what a killed one left; then remove it",
-                path.display()
-            ),
+            io::ErrorKind::AddrInUse => {
+                let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+                let what = match is_socket {
+                    true => "a socket is there already: another machine's, or what a killed one left; then remove it",
+                    false => "something else is there already",
+                };
+                format!("{}: {what}", path.display())
+            }
             _ => format!("{}: {e}", path.display()),
         })?;
         Ok((Self { path: path.into(), identity: Self::identity(path) }, listener))
@@ -70,10 +74,11 @@ mod tests {
     fn only_the_socket_that_was_made_is_removed() {
         let path = std::env::temp_dir().join(format!("vireo-{}-socket", std::process::id()));
         let (made, _listener) = Socket::bind(&path).unwrap();
-        assert!(Socket::bind(&path).err().unwrap().contains("something is there already"));
-        assert!(Socket::bind_private(&path).err().unwrap().contains("something is there already"));
+        assert!(Socket::bind(&path).err().unwrap().contains("a socket is there already"));
+        assert!(Socket::bind_private(&path).err().unwrap().contains("a socket is there already"));
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "another's").unwrap();
+        assert!(Socket::bind(&path).err().unwrap().contains("something else is there already"));
         drop(made);
         assert!(path.exists());
         std::fs::remove_file(&path).unwrap();

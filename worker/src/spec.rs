@@ -222,7 +222,7 @@ impl RunSpec {
         }
         if limits.minimum > startup || startup > limits.maximum {
             return Err(format!(
-                "--memory-min ({} MiB) is not more than --memory ({} MiB), and that is not more than --memory-max ({} MiB)",
+                "--memory-min ({} MiB) must not be more than --memory ({} MiB), nor that more than --memory-max ({} MiB)",
                 mib(limits.minimum),
                 mib(startup),
                 mib(limits.maximum)

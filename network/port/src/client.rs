@@ -33,7 +33,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// It went, or said nothing that is understood.
-    #[error("{}: the switch's answer is not understood: {why}", path.display())]
+    #[error("{}: no answer of the switch's that is understood: {why}", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,
@@ -214,8 +214,8 @@ fn ask(path: &Path, request: &PortRequest) -> Result<Given, ConnectError> {
     let mut buffer = vec![0; wire::MESSAGE_MAX];
     let (welcome, file) = match wire::receive(&socket, true, &mut buffer) {
         Heard::Message(bytes, file) => (wire::parse(bytes).map_err(no_answer)?, file),
-        Heard::Nothing => return Err(no_answer("it says nothing".into())),
-        _ => return Err(no_answer("it closes".into())),
+        Heard::Nothing => return Err(no_answer("it says nothing (it hangs, or is stopped)".into())),
+        _ => return Err(no_answer("it closes (it has too much to do, or ends)".into())),
     };
     match (welcome, file) {
         (Welcome::Refused { why }, _) => Err(ConnectError::Refused { port: request.name.clone(), why }),

@@ -213,11 +213,15 @@ impl Config {
         let write = || {
             let folder = path.parent().unwrap_or(Path::new("."));
             let new = path.with_extension("new");
-            let mut file = File::create(&new)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            std::fs::rename(&new, path)?;
+            let fill = || {
+                let mut file = File::create(&new)?;
+                serde_json::to_writer_pretty(&mut file, self)?;
+                file.write_all(b"\n")?;
+                file.sync_all()?;
+                std::fs::rename(&new, path)
+            };
+            // A full disk is not to be left fuller.
+            fill().inspect_err(|_| _ = std::fs::remove_file(&new))?;
             File::open(folder)?.sync_all()
         };
         write().map_err(|source| ConfigError::File { path: path.display().to_string(), source })

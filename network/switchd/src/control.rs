@@ -138,7 +138,7 @@ pub struct Member {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody is there.
-    #[error("{}: {source}: the switch is not running, or is another user's", path.display())]
+    #[error("{}: {source}: the switch is not running (vireo switch start), or is another user's", path.display())]
     NotThere {
         /// The socket.
         path: PathBuf,

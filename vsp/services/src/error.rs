@@ -85,7 +85,7 @@ impl fmt::Display for Status {
         let words = match self.0 {
             status::FAIL => "it failed; the guest's log may say why, or its daemon does not run",
             status::NO_MORE_ITEMS => "there is no such thing",
-            status::EXISTS => "there is one already",
+            status::EXISTS => "there is one already, and it is not to be replaced",
             status::DISK_FULL => "its disk is full",
             status::INVALID => "it finds that invalid",
             status::NOT_SUPPORTED => "it cannot do that",

@@ -1,7 +1,7 @@
 //! Counts what passes between an adapter and its network.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vireo_frame::{Ability, Adapter, End, Filter, Frame, Full, Link, Mac, NotAllowed};
 
@@ -27,6 +27,8 @@ impl Meter {
 struct Meters {
     sent: Meter,
     received: Meter,
+    /// The network is there, as the adapter was told.
+    carrier: AtomicBool,
 }
 
 /// A network, with what passed it.
@@ -49,6 +51,11 @@ impl Metered {
     /// Frames and bytes that the adapter took for the guest; some it may not have wanted.
     pub fn received(&self) -> [u64; 2] {
         self.meters.received.read()
+    }
+
+    /// Whether the adapter was told that the network is there.
+    pub fn has_carrier(&self) -> bool {
+        self.meters.carrier.load(Ordering::Relaxed)
     }
 }
 
@@ -119,6 +126,7 @@ impl End for Counted {
 
 impl Adapter for Counted {
     fn set_carrier(&self, up: bool, speed: u64) {
+        self.meters.carrier.store(up, Ordering::Relaxed);
         self.adapter.set_carrier(up, speed);
     }
 }

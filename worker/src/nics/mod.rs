@@ -83,6 +83,8 @@ pub struct NicStatus {
     pub address: String,
     /// The longest packet behind an Ethernet header, in bytes.
     pub mtu: u32,
+    /// What it is plugged into is there, and up.
+    pub carrier: bool,
     /// Frames from the guest.
     pub sent: u64,
     /// Bytes of them.
@@ -216,7 +218,8 @@ impl Nics {
     pub fn remove(&self, name: &str) -> Result<(), NicsError> {
         let unknown = || NicsError::Unknown(name.into());
         let mut entries = self.entries();
-        let number = name.strip_prefix("nic").and_then(|n| n.parse::<u8>().ok()).ok_or_else(unknown)?;
+        let number = name.strip_prefix("nic").and_then(|n| n.parse::<u8>().ok());
+        let number = number.filter(|n| format!("nic{n}") == name).ok_or_else(unknown)?;
         let entry = entries.get(&number).ok_or_else(unknown)?;
         let Device::Netvsc(Some((provider, device))) = &entry.device else {
             return Err(NicsError::Fixed(name.into()));
@@ -297,6 +300,7 @@ impl Entry {
             model: self.device.model(),
             address: address.to_string(),
             mtu: vireo_frame::Link::mtu(&*self.link),
+            carrier: self.link.has_carrier(),
             sent,
             sent_bytes,
             received,

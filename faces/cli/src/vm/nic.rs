@@ -60,7 +60,7 @@ fn print_nics(nics: &[NicStatus], out: &mut dyn Write) -> io::Result<()> {
     for n in nics {
         writeln!(
             out,
-            "{:<6} {:<7} {:<17}  {:>6}  {:>10} {:>10}  {:>10} {:>10}  {:>8}  {}",
+            "{:<6} {:<7} {:<17}  {:>6}  {:>10} {:>10}  {:>10} {:>10}  {:>8}  {}{}",
             n.name,
             n.model.name(),
             n.address,
@@ -70,7 +70,8 @@ fn print_nics(nics: &[NicStatus], out: &mut dyn Write) -> io::Result<()> {
             n.received,
             Size(n.received_bytes).to_string(),
             n.lost,
-            printable(n.network.as_ref())
+            printable(n.network.as_ref()),
+            if n.carrier { "" } else { " (no carrier)" }
         )?;
     }
     Ok(())
