@@ -9,6 +9,9 @@ mod medium;
 mod rig;
 mod witness;
 
+use vireo_frame::Intent;
+use vireo_frame::trial::any_packet;
+
 pub use desk::{Bell, Desk, PATIENCE};
 pub use medium::{Patched, use_image};
 pub use rig::Rig;
@@ -56,5 +59,10 @@ impl<'a> Input<'a> {
     /// Eight bytes.
     pub fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.array())
+    }
+
+    /// A packet with so much payload at most, right, nearly or not at all; and what is said of it.
+    pub fn packet(&mut self, most: usize) -> (Vec<u8>, Intent) {
+        any_packet(most, &mut || self.u8())
     }
 }

@@ -9,10 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use vireo_frame::{
-    Ability, Adapter, Checksum, End, FRAME_MAX, Filter, Frame, Full, Intent, Link, Mac, NotAllowed,
-    SegmentKind, Segmentation, Tag,
-};
+use vireo_frame::{Ability, Adapter, Checksum, End, FRAME_MAX, Filter, Frame, Full, Link, Mac, NotAllowed};
 use vireo_fuzz::{Input, PATIENCE, Rig, Witness, guest};
 use vireo_memory::GuestMemory;
 use vireo_netvsp::{Bus, Provider, Settings};
@@ -240,9 +237,37 @@ fn rndis(input: &mut Input<'_>, control: bool) -> Vec<u8> {
     [words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>(), bytes].concat()
 }
 
+/// A message with a packet, beside which is what is to be done to it.
+fn packet(input: &mut Input<'_>) -> Vec<u8> {
+    const CHECKSUM: u32 = 0;
+    const LARGE_SEND: u32 = 2;
+    const TAG: u32 = 6;
+    let (bytes, intent) = input.packet(20_000);
+    let mut infos: Vec<[u32; 2]> = intent.tag.map(|tag| [TAG, tag.0.into()]).into_iter().collect();
+    if let Checksum::Wanted { start, offset } = intent.checksum {
+        let start = u32::from(start) & 0x3ff;
+        infos.push(match intent.segmentation {
+            Some(cut) => [LARGE_SEND, u32::from(cut.size) | start << 20],
+            // Of IPv4, which has a sum as well; of TCP or UDP.
+            None => [CHECKSUM, if offset == 16 { 4 } else { 8 } | u32::from(input.u8() & 0x13) | start << 16],
+        });
+    }
+    let info_bytes = infos.len() as u32 * 16;
+    let data = 36 + info_bytes;
+    let length = 8 + data + bytes.len() as u32;
+    let fields = [1, length, data, bytes.len() as u32, 0, 0, 0, 36, info_bytes, 0, 0];
+    let infos = infos.iter().flat_map(|[kind, value]| [16, *kind, 12, *value]);
+    let mut message: Vec<u8> = fields.into_iter().chain(infos).flat_map(u32::to_le_bytes).collect();
+    message.extend(bytes);
+    message
+}
+
 fn send_rndis(machine: &mut Machine, number: usize, input: &mut Input<'_>) {
-    let control = input.u8() % 2 == 0;
-    let mut message = rndis(input, control);
+    let (mut message, control) = match input.u8() % 3 {
+        0 => (packet(input), false),
+        1 => (rndis(input, true), true),
+        _ => (rndis(input, false), false),
+    };
     if input.u8() % 4 == 0 {
         message.extend(rndis(input, control));
     }
@@ -264,28 +289,13 @@ fn send_rndis(machine: &mut Machine, number: usize, input: &mut Input<'_>) {
 
 /// A frame of the network's, with any intent that it can have.
 fn put(machine: &Machine, input: &mut Input<'_>) {
-    let length = 14 + usize::from(input.u16()) % if input.u8() % 8 == 0 { 60_000 } else { 1600 };
-    let mut bytes = input.bytes(length.min(200)).to_vec();
-    bytes.resize(length, 0x5a);
-    if input.u8() % 4 > 0 {
-        bytes[..6].copy_from_slice(&ADDRESS.0);
-        bytes[12..14].copy_from_slice(&[8, 0]);
+    let most = if input.u8() % 8 == 0 { 60_000 } else { 1600 };
+    let (mut bytes, intent) = input.packet(most);
+    if let (Some(to), true) = (bytes.get_mut(..6), input.u8() % 4 > 0) {
+        to.copy_from_slice(&ADDRESS.0);
     }
-    let checksum = match input.u8() % 4 {
-        0 => Checksum::Unknown,
-        1 => Checksum::Good,
-        _ => Checksum::Wanted { start: 34 + u16::from(input.u8() % 8), offset: u16::from(input.u8() % 20) },
-    };
-    let kinds = [SegmentKind::Tcp4, SegmentKind::Tcp6, SegmentKind::Udp];
-    let kind = kinds[usize::from(input.u8()) % 3];
-    // Not too many: they are looked at one by one.
-    let size = input.u16().max(100);
-    let segmentation = (input.u8() % 2 == 0).then_some(Segmentation { kind, size });
-    let tag = (input.u8() % 4 == 0).then(|| Tag(input.u16()));
     let adapter = machine.wire.adapter.lock().unwrap().clone();
-    if let (Ok(frame), Some(adapter)) =
-        (Frame::new(&bytes, &[], Intent { checksum, segmentation, tag }), adapter)
-    {
+    if let (Ok(frame), Some(adapter)) = (Frame::new(&bytes, &[], intent), adapter) {
         _ = adapter.put(&frame);
         adapter.flush();
     }

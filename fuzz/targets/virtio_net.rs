@@ -22,12 +22,7 @@ const BUFFERS: u64 = 0x2_0000;
 
 /// A frame for the guest, of any kind.
 fn gives(wire: &Wire, input: &mut Input<'_>) {
-    let length = [14, 60, 300, 1514, 9000, 65_000][usize::from(input.u8() % 6)];
-    let mut bytes = vec![input.u8(); length];
-    let start = input.bytes(40);
-    bytes[..start.len().min(length)].copy_from_slice(&start[..start.len().min(length)]);
-    let header = input.array::<OFFLOAD_HEADER>();
-    let intent = Intent::from_offload_header(&header).unwrap_or_default();
+    let (bytes, intent) = input.packet(65_000);
     let Some(adapter) = wire.adapter() else { return };
     for intent in [intent, Intent::default()] {
         if let Ok(frame) = Frame::new(&bytes, &[], intent) {
@@ -35,6 +30,14 @@ fn gives(wire: &Wire, input: &mut Input<'_>) {
         }
     }
     adapter.flush();
+}
+
+/// A frame of the guest's with its header, or with any.
+fn sent(input: &mut Input<'_>) -> Vec<u8> {
+    let (bytes, intent) = input.packet(30_000);
+    let header = Frame::new(&bytes, &[], intent).map(|frame| frame.offload_header());
+    let header = header.unwrap_or_else(|_| input.array::<OFFLOAD_HEADER>());
+    [&header[..], &[0, 0], &bytes].concat()
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -79,7 +82,7 @@ fuzz_target!(|bytes: &[u8]| {
     while !input.is_empty() {
         let queue = usize::from(input.u8() % 3);
         let base = QUEUES + queue as u64 * STEP;
-        match input.u8() % 9 {
+        match input.u8() % 10 {
             0 => {
                 let at = bar + u64::from(input.u16() % 0x3100);
                 put(at, &input.u32().to_le_bytes()[..1 << (bytes.len() % 3)]);
@@ -115,6 +118,14 @@ fuzz_target!(|bytes: &[u8]| {
                 gives(&wire, &mut input);
                 wire.adapter().inspect(|adapter| adapter.room());
                 wire.take();
+            }
+            // A chain of one buffer to send, with a frame.
+            8 => {
+                let (frame, at) = (sent(&mut input), BUFFERS + u64::from(input.u16()));
+                rig.memory.write(at, &frame).expect("RAM");
+                let chain = [&at.to_le_bytes()[..], &(frame.len() as u32).to_le_bytes(), &[0; 4]].concat();
+                let place = QUEUES + STEP + u64::from(input.u8()) % SIZE * 16;
+                rig.memory.write(place, &chain).expect("RAM");
             }
             _ => {
                 start(input.u64());

@@ -30,12 +30,14 @@ impl Ability {
         segments && sums && (self.tag || intent.tag.is_none())
     }
 
+    /// Whoever can cut makes sums as well, whatever is said.
     fn segments(&self, kind: SegmentKind) -> bool {
-        match kind {
-            SegmentKind::Tcp4 => self.tcp4,
-            SegmentKind::Tcp6 => self.tcp6,
-            SegmentKind::Udp => self.udp,
-        }
+        self.checksum
+            && match kind {
+                SegmentKind::Tcp4 => self.tcp4,
+                SegmentKind::Tcp6 => self.tcp6,
+                SegmentKind::Udp => self.udp,
+            }
     }
 }
 

@@ -1,8 +1,13 @@
 //! Frames in pieces, and what is done to them, held against a second way of counting.
 
-use proptest::prelude::*;
+use std::cell::Cell;
 
-use crate::{Ability, Checksum, Frame, Full, Intent, SegmentKind, Segmentation, Tag, fit};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use crate::headers::{Segment, ether_type};
+use crate::trial::{any_packet, packet};
+use crate::{Ability, Checksum, Frame, Full, HEAD_MAX, Intent, SegmentKind, Segmentation, Tag, fit};
 
 /// The sum of RFC 1071, word by word.
 fn slow_sum(bytes: &[u8]) -> u16 {
@@ -11,52 +16,6 @@ fn slow_sum(bytes: &[u8]) -> u16 {
         .chunks(2)
         .map(word)
         .fold(0, |a, w| (a + w) % 0xffff + u32::from(a + w > 0 && (a + w) % 0xffff == 0) * 0xffff) as u16
-}
-
-/// A TCP or UDP frame, with a field for its checksum that holds anything.
-fn packet(v6: bool, udp: bool, options: usize, payload: &[u8]) -> (Vec<u8>, Intent) {
-    let transport = if udp { 8 } else { 20 + options * 4 };
-    let length = transport + payload.len();
-    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-    if v6 {
-        bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-        bytes.extend((length as u16).to_be_bytes());
-        bytes.extend([if udp { 17 } else { 6 }, 64]);
-        bytes.extend((1..=32).collect::<Vec<u8>>());
-    } else {
-        bytes.extend([8, 0, 0x45, 0]);
-        bytes.extend((20 + length as u16).to_be_bytes());
-        bytes.extend([0xff, 0xfe, 0x40, 0, 64, if udp { 17 } else { 6 }, 0, 0]);
-        bytes.extend([10, 0, 0, 1, 10, 0, 0, 2]);
-    }
-    let start = bytes.len();
-    bytes.extend([0x12, 0x34, 0, 80]);
-    if udp {
-        bytes.extend([0, 0, 0xaa, 0xbb]);
-    } else {
-        bytes.extend([
-            0xff,
-            0xff,
-            0xff,
-            0xf0,
-            0,
-            0,
-            0,
-            1,
-            (5 + options as u8) << 4,
-            0x99,
-            1,
-            0,
-            0xaa,
-            0xbb,
-            0,
-            0,
-        ]);
-        bytes.extend(vec![1; options * 4]);
-    }
-    bytes.extend(payload);
-    let offset = if udp { 6 } else { 16 };
-    (bytes, Intent { checksum: Checksum::Wanted { start: start as u16, offset }, ..Intent::default() })
 }
 
 /// Whether a frame's checksums are right.
@@ -158,25 +117,75 @@ proptest! {
         }
         prop_assert!(is_right(&made, 14));
     }
+}
 
-    #[test]
-    fn what_is_said_of_any_bytes_harms_nobody(
-        bytes in proptest::collection::vec(any::<u8>(), 0..400), plain: bool, start: u16, offset in 0u16..80, size: u16,
-        kind in prop_oneof![Just(SegmentKind::Tcp4), Just(SegmentKind::Tcp6), Just(SegmentKind::Udp)], near: bool,
-    ) {
-        let mut bytes = bytes;
-        if plain && bytes.len() > 14 {
-            bytes[12..14].copy_from_slice(if near { &[8, 0] } else { &[0x86, 0xdd] });
+/// What a switch has decided by, of a frame that is TCP or UDP: stations, addresses, ports.
+fn judged(frame: &[u8]) -> Option<Vec<u8>> {
+    let place = Segment::of(frame)?;
+    let addresses = if place.ether_type == ether_type::IPV6 { 8..40 } else { 12..20 };
+    let (addresses, ports) = (&frame[place.ip..][addresses], frame.get(place.at..place.at + 4)?);
+    Some([&frame[..12], addresses, &[place.protocol], ports].concat())
+}
+
+/// Whether the sum of a segment is right, whatever is before it.
+fn is_summed(segment: &[u8]) -> bool {
+    let place = Segment::of(segment).expect("TCP or UDP");
+    let addresses = if place.ether_type == ether_type::IPV6 { 8..40 } else { 12..20 };
+    let rest = &segment[place.at..];
+    let length = (rest.len() as u16).to_be_bytes();
+    slow_sum(&[&segment[place.ip..][addresses], &length, &[0, place.protocol], rest].concat()) == 0xffff
+}
+
+/// What is made of a frame for somebody, whatever it is: nothing that they cannot take, or that others would have decided otherwise on.
+/// Whether it was cut.
+fn what_is_made_is_as_it_should(
+    bytes: &[u8],
+    frame: &Frame<'_>,
+    ability: &Ability,
+) -> Result<bool, TestCaseError> {
+    let (said, got) = (frame.intent(), pieces(frame, ability));
+    let is_cut = said.segmentation.is_some() && !ability.takes(&Intent { tag: None, ..said });
+    let is_tagged = said.tag.is_some() && !ability.tag;
+    // A tag may leave no room for headers.
+    let is_full = is_tagged && Segment::of(bytes).is_some_and(|place| place.at + 60 > HEAD_MAX - 8);
+    prop_assert!(!got.is_empty() || is_full);
+    for (piece, intent) in &got {
+        prop_assert!(ability.takes(intent), "{:?}", intent);
+        if matches!(said.checksum, Checksum::Wanted { .. }) {
+            prop_assert_eq!(judged(piece), judged(bytes));
         }
-        let start = if near { start % 80 } else { start };
-        let intent = Intent {
-            checksum: Checksum::Wanted { start, offset }, segmentation: Some(Segmentation { kind, size }), tag: Some(Tag(7)),
-        };
-        if let Ok(frame) = Frame::new(&bytes, &[], intent) {
-            let got = pieces(&frame, &Ability::default());
-            prop_assert!(!got.is_empty());
+        if is_cut && !ability.checksum {
+            prop_assert!(is_summed(piece));
+        } else if !is_cut && !is_full {
+            prop_assert_eq!(piece.len(), bytes.len() + if is_tagged { 4 } else { 0 });
         }
     }
+    Ok(is_cut)
+}
+
+/// Also that enough of it is a frame whose sum is to be made, and of that is cut: else nothing was looked at.
+#[test]
+fn what_is_said_of_any_bytes_harms_nobody() {
+    let (all, taken, cut) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::default() };
+    let strategy = (proptest::collection::vec(any::<u8>(), 0..200), any::<[bool; 5]>());
+    let outcome = TestRunner::new(config).run(&strategy, |(chosen, [checksum, tcp4, tcp6, udp, tag])| {
+        let mut chosen = chosen.into_iter();
+        let (bytes, intent) = any_packet(9000, &mut || chosen.next().unwrap_or(0));
+        all.set(all.get() + 1);
+        let Ok(frame) = Frame::new(&bytes, &[], intent) else { return Ok(()) };
+        let is_wanted = matches!(frame.intent().checksum, Checksum::Wanted { .. });
+        taken.set(taken.get() + usize::from(is_wanted));
+        let some = Ability { checksum, tcp4, tcp6, udp, tag };
+        for ability in [some, Ability::default()] {
+            let is_cut = what_is_made_is_as_it_should(&bytes, &frame, &ability)?;
+            cut.set(cut.get() + usize::from(is_cut));
+        }
+        Ok(())
+    });
+    outcome.unwrap_or_else(|e| panic!("{e}"));
+    let (all, taken, cut) = (all.get(), taken.get(), cut.get());
+    assert!(taken > all / 3 && cut > all / 10, "of {all} frames {taken} were to be summed, and {cut} cut");
 }
 
 #[test]

@@ -1,9 +1,13 @@
-//! For tests of this room and of higher ones: a network that a test holds in its hands.
+//! For tests of this room and of higher ones: a network that a test holds in its hands, and packets.
+
+mod packets;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Ability, Adapter, End, Filter, Frame, Full, Intent, Link, Mac, NotAllowed};
+
+pub use packets::{any_packet, packet};
 
 /// The network of one adapter: it keeps what it gets, and gives what the test has.
 pub struct Wire {

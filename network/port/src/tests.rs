@@ -1,13 +1,18 @@
 //! Rings, between us and one who breaks every rule.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rustix::fs::SealFlags;
-use vireo_frame::{Checksum, Frame, Intent, SegmentKind, Segmentation, Tag};
+use vireo_frame::trial::any_packet;
+use vireo_frame::{Checksum, FRAME_MAX, Frame, Intent, SegmentKind, Segmentation, Tag};
 
 use crate::memory::Word;
+use crate::record;
 use crate::{PortMemory, RING_MIN, Refused, RingReader, RingWriter, Way};
 
 fn pair() -> (Arc<PortMemory>, RingWriter, RingReader) {
@@ -121,26 +126,71 @@ fn indices_that_are_none_break_the_ring() {
     }
 }
 
-proptest! {
-    #[test]
-    fn what_is_put_in_comes_out(
-        frames in proptest::collection::vec((14usize..70_000, any::<(u8, u16, u16, u8, u16, Option<u16>)>()), 1..60),
-    ) {
+/// A process of another day reads what one of today has written.
+#[test]
+fn descriptors_say_in_their_places_what_is_to_be_done() {
+    let cut = |kind| Some(Segmentation { kind, size: 0x0405 });
+    let wanted = Checksum::Wanted { start: 0x0809, offset: 0x0a0b };
+    let all = [
+        (Intent::default(), [0; 10]),
+        (Intent { checksum: Checksum::Good, ..Intent::default() }, [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (Intent { checksum: wanted, ..Intent::default() }, [2, 0, 9, 8, 0xb, 0xa, 0, 0, 0, 0]),
+        (
+            Intent { segmentation: cut(SegmentKind::Tcp4), ..Intent::default() },
+            [4, 0, 0, 0, 0, 0, 5, 4, 0, 0],
+        ),
+        (
+            Intent { segmentation: cut(SegmentKind::Tcp6), ..Intent::default() },
+            [8, 0, 0, 0, 0, 0, 5, 4, 0, 0],
+        ),
+        (
+            Intent { segmentation: cut(SegmentKind::Udp), ..Intent::default() },
+            [12, 0, 0, 0, 0, 0, 5, 4, 0, 0],
+        ),
+        (Intent { tag: Some(Tag(0x0607)), ..Intent::default() }, [16, 0, 0, 0, 0, 0, 0, 0, 7, 6]),
+    ];
+    for (intent, said) in all {
+        let bytes = record::describe(0x1234, &intent);
+        assert_eq!(bytes[..], [&[0x34, 0x12, 0, 0][..], &said, &[0, 0]].concat(), "{intent:?}");
+    }
+}
+
+/// What a run of [`what_is_put_in_comes_out`] has looked at: frames, checksums to be made, cuts, tags.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    frames: u32,
+    wanted: u32,
+    cut: [u32; 3],
+    tagged: u32,
+}
+
+impl Counts {
+    fn add(&mut self, intent: &Intent) {
+        self.frames += 1;
+        self.wanted += u32::from(matches!(intent.checksum, Checksum::Wanted { .. }));
+        self.tagged += u32::from(intent.tag.is_some());
+        if let Some(segmentation) = intent.segmentation {
+            self.cut[segmentation.kind as usize] += 1;
+        }
+    }
+}
+
+/// Also that enough of what is put in says that something is to be done.
+#[test]
+fn what_is_put_in_comes_out() {
+    let counts = Cell::new(Counts::default());
+    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::default() };
+    let chosen = proptest::collection::vec(any::<u8>(), 0..100);
+    let frames = proptest::collection::vec((chosen, 0..16), 1..60);
+    let outcome = TestRunner::new(config).run(&frames, |frames| {
         let (_memory, mut writer, mut reader) = pair();
-        let mut waiting = std::collections::VecDeque::new();
-        for (length, (sum, start, offset, kind, size, tag)) in frames {
-            let bytes: Vec<u8> = (0..length.min(65_557)).map(|n| (n as u8).wrapping_mul(kind | 1)).collect();
-            let kinds = [SegmentKind::Tcp4, SegmentKind::Tcp6, SegmentKind::Udp];
-            let intent = Intent {
-                checksum: match sum % 3 {
-                    0 => Checksum::Unknown,
-                    1 => Checksum::Good,
-                    _ => Checksum::Wanted { start: 14 + start % 100, offset: offset % 30 },
-                },
-                segmentation: kinds.get(usize::from(kind % 6)).map(|kind| Segmentation { kind: *kind, size }),
-                tag: tag.map(Tag),
-            };
+        let (mut waiting, mut sum) = (VecDeque::new(), counts.get());
+        for (chosen, length) in frames {
+            let mut chosen = chosen.into_iter();
+            let (mut bytes, intent) = any_packet(65_000, &mut || chosen.next().unwrap_or(0));
+            bytes.resize(if length == 15 { FRAME_MAX } else { bytes.len().max(14) }, 7);
             let frame = Frame::new(&bytes, &[], intent).or_else(|_| Frame::whole(&bytes)).unwrap();
+            sum.add(&frame.intent());
             while writer.put(&frame) == Err(Refused::Full) {
                 writer.publish();
                 prop_assert_eq!(take(&mut reader), waiting.pop_front());
@@ -153,8 +203,16 @@ proptest! {
             prop_assert_eq!(Some(got), waiting.pop_front());
         }
         prop_assert!(waiting.is_empty());
-    }
+        counts.set(sum);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|e| panic!("{e}"));
+    let seen = counts.get();
+    let enough = seen.wanted > seen.frames / 3 && seen.tagged > seen.frames / 20;
+    assert!(enough && seen.cut.iter().all(|n| *n > seen.frames / 50), "{seen:?}");
+}
 
+proptest! {
     #[test]
     fn a_ring_full_of_anything_is_read_or_broken_and_ends(
         seed in any::<[u8; 64]>(), head in any::<u32>(), good in any::<[u16; 8]>(),
