@@ -351,7 +351,7 @@ impl Switch {
         if !headers.source.is_station() {
             return drop(Reason::Malformed);
         }
-        let (from, port) = &mut self.ports[at];
+        let port = &self.ports[at].1;
         let tag = outer.or(headers.tag);
         let came = port.settings.vlan.of_incoming(tag);
         let Some(came) = came.filter(|_| port.settings.mirror != Mirror::Destination) else {
@@ -360,7 +360,7 @@ impl Switch {
         if is_reserved(headers.destination) {
             return drop(Reason::Reserved);
         }
-        let own = self.owners.get(&headers.source).is_some_and(|o| o.contains(from));
+        let own = port.address == Some(headers.source);
         let learns = port.learns();
         let place = self.learning.place(came);
         if !own && (!learns || self.owners_at(place, headers.source).next().is_some()) {
