@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -147,6 +148,26 @@ fn devices_are_not_accessed_twice() {
     assert_eq!(counts.once, 2, "{counts}");
 }
 
+/// Runs to HLT, while a device counts up the first word of the data, and tells of it.
+fn run_beside_a_device(g: &mut Guest, pause: Duration) -> Counts {
+    let word = g.cpu.mmu.ram.page(DATA).expect("RAM").host as usize;
+    let (partition, done) = (partition(g), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            // SAFETY: a u64 of the guest's RAM, which outlives the scope; the guest only reads it.
+            let word = unsafe { AtomicU64::from_ptr(word as *mut u64) };
+            while !done.load(Relaxed) {
+                word.fetch_add(1, Relaxed);
+                partition.host_wrote(DATA, 8);
+                std::thread::sleep(pause);
+            }
+        });
+        let counts = run(g);
+        done.store(true, Relaxed);
+        counts
+    })
+}
+
 #[test]
 fn a_device_that_writes_meanwhile_is_no_difference() {
     for chains in [false, true] {
@@ -160,22 +181,7 @@ fn a_device_that_writes_meanwhile_is_no_difference() {
             a.jne(head)?;
             a.hlt()
         });
-        let word = g.cpu.mmu.ram.page(DATA).expect("RAM").host as usize;
-        let (partition, done) = (partition(&g), AtomicBool::new(false));
-        let counts = std::thread::scope(|s| {
-            s.spawn(|| {
-                // SAFETY: a u64 of the guest's RAM, which outlives the scope; the guest only reads it.
-                let word = unsafe { AtomicU64::from_ptr(word as *mut u64) };
-                while !done.load(Relaxed) {
-                    word.fetch_add(1, Relaxed);
-                    partition.host_wrote(DATA, 8);
-                    std::thread::sleep(std::time::Duration::from_micros(100));
-                }
-            });
-            let counts = run(&mut g);
-            done.store(true, Relaxed);
-            counts
-        });
+        let counts = run_beside_a_device(&mut g, Duration::from_micros(100));
         assert_eq!(counts.unstable, 0, "{counts}");
     }
 }
@@ -195,25 +201,9 @@ fn where_a_device_wrote_to_what_the_guest_writes_it_goes_on_from_there() {
             a.jne(head)?;
             a.hlt()
         });
-        let word = g.cpu.mmu.ram.page(DATA).expect("RAM").host as usize;
-        let (partition, done) = (partition(&g), AtomicBool::new(false));
-        let counts = std::thread::scope(|s| {
-            s.spawn(|| {
-                // SAFETY: a u64 of the guest's RAM, which outlives the scope; the guest only reads it.
-                let word = unsafe { AtomicU64::from_ptr(word as *mut u64) };
-                while !done.load(Relaxed) {
-                    word.fetch_add(1, Relaxed);
-                    partition.host_wrote(DATA, 8);
-                    std::thread::sleep(std::time::Duration::from_micros(10));
-                }
-            });
-            let counts = run(&mut g);
-            done.store(true, Relaxed);
-            counts
-        });
+        let counts = run_beside_a_device(&mut g, Duration::from_micros(10));
         assert_eq!(counts.unstable, 0, "{counts}");
         assert_eq!(g.cpu.regs.architectural()[3], 30_000, "rounds of the loop, {counts}");
-        println!("{counts}");
     }
 }
 
