@@ -192,29 +192,24 @@ impl Server {
 
     /// Gives a client what it asks for; `None`: it cannot be its.
     fn take(&mut self, message: &Message, know: &Knowledge) -> Option<Ipv4Addr> {
-        let client = message.client;
-        let known = self.leases.iter().any(|lease| lease.client == client);
-        let asked = message.wanted.unwrap_or(message.address);
-        // A server that has begun anew: who has been using an address goes on. Who says that he once had it may mean another network.
-        let uses =
-            !known && (message.wanted.is_none() || !know.forwarded) && self.is_free(client, asked, know);
-        if uses {
-            self.leases.push(Lease { client, address: asked, until: 0, taken: false });
-        } else {
-            self.offer(client, Some(asked), know)?;
+        let (client, asked) = (message.client, message.wanted.unwrap_or(message.address));
+        let given = match self.lease_of(client) {
+            // What is its already it keeps, whoever says that he has it.
+            Some(lease) => lease.address == asked && (lease.taken || !know.others(client, asked)),
+            // A server that has begun anew: who uses an address goes on. Who says that he once had it may mean another network.
+            None => self.can_have(client, asked, know.forwarded && message.wanted.is_some(), know),
+        };
+        // What it was offered, and cannot have or does not want, is free again.
+        self.leases.retain(|lease| lease.client != client || lease.taken && !given);
+        if given {
+            let until = know.now + u64::from(LEASE) * SECOND;
+            self.leases.push(Lease { client, address: asked, until, taken: true });
         }
-        let at = self.leases.iter().position(|lease| lease.client == client)?;
-        let lease = &mut self.leases[at];
-        // What is its already it keeps, whoever says that he has it.
-        let refused = lease.address != asked || (!lease.taken && know.others(client, asked));
-        if refused {
-            if !lease.taken {
-                self.leases.swap_remove(at);
-            }
-            return None;
-        }
-        (lease.until, lease.taken) = (know.now + u64::from(LEASE) * SECOND, true);
-        Some(asked)
+        given.then_some(asked)
+    }
+
+    fn lease_of(&self, client: Mac) -> Option<Lease> {
+        self.leases.iter().find(|lease| lease.client == client).copied()
     }
 
     /// Whether an address can become a client's.
@@ -225,22 +220,27 @@ impl Server {
             && !self.leases.iter().any(|lease| lease.address == address)
     }
 
+    /// Whether a client can have the address that it wants. `first`: the first guest's goes before, as that is the one that is forwarded
+    /// to, whatever the client had in another network.
+    fn can_have(&self, client: Mac, wanted: Ipv4Addr, first: bool, know: &Knowledge) -> bool {
+        let goes_before = |guest| first && wanted != guest && self.is_free(client, guest, know);
+        self.is_free(client, wanted, know) && !goes_before(self.network.guest)
+    }
+
     /// The lease of a client: that which it has, or one of what it wants if nobody has it, or of the next address; where none is free, of
     /// that which somebody took, longest ago, who has not been heard of late.
     fn offer(&mut self, client: Mac, wanted: Option<Ipv4Addr>, know: &Knowledge) -> Option<Lease> {
-        if let Some(lease) = self.leases.iter().find(|lease| lease.client == client) {
-            return Some(*lease);
+        if let Some(lease) = self.lease_of(client) {
+            return Some(lease);
         }
         let free = |a: &Ipv4Addr| self.is_free(client, *a, know);
-        // The first guest is the one that is forwarded to, whatever it had in another network.
         let first = Some(self.network.guest).filter(free);
         let from = self.network.guest.to_bits();
         let next = || (1..=2 * CLIENTS as u32).map(|n| Ipv4Addr::from_bits(from.wrapping_add(n))).find(free);
         let before =
             || (1..=2 * CLIENTS as u32).map(|n| Ipv4Addr::from_bits(from.wrapping_sub(n))).find(free);
         let address = wanted
-            .filter(free)
-            .filter(|_| first.is_none() || !know.forwarded)
+            .filter(|wanted| self.can_have(client, *wanted, know.forwarded, know))
             .or(first)
             .or_else(next)
             .or_else(before)

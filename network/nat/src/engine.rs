@@ -53,8 +53,10 @@ pub struct Engine<H: Host> {
     forwards: Slots<Listener<H>>,
     /// Those that somebody has come to.
     called: VecDeque<Token>,
-    /// Those for whose callers the host had no descriptors, and when it is tried again: nobody tells when it has.
-    put_off: (Vec<Token>, Nanos),
+    /// Those for whose callers the host had no descriptors.
+    put_off: Vec<Token>,
+    /// When these are tried again: nobody tells when the host has some.
+    again: Nanos,
     fragments: Fragments,
     buffer: Vec<u8>,
     /// When all guests are told of the router next.
@@ -77,7 +79,8 @@ impl<H: Host> Engine<H> {
             talks: Talks::new(flows),
             forwards: Slots::new(Table::Forward, FORWARDS),
             called: VecDeque::new(),
-            put_off: (Vec::new(), Nanos::MAX),
+            put_off: Vec::new(),
+            again: Nanos::MAX,
             fragments: Fragments::default(),
             buffer: vec![0; 65_536],
             advertise: now + ADVERTISED,
@@ -376,9 +379,9 @@ impl<H: Host> Engine<H> {
                 _ => {}
             }
         }
-        if now >= self.put_off.1 {
-            self.called.extend(self.put_off.0.drain(..));
-            self.put_off.1 = Nanos::MAX;
+        if now >= self.again {
+            self.called.extend(self.put_off.drain(..));
+            self.again = Nanos::MAX;
         }
         if now >= self.advertise {
             self.advertise = now + ADVERTISED;
@@ -391,7 +394,7 @@ impl<H: Host> Engine<H> {
 
     /// Takes from a forwarded port what has come to it, for a moment.
     fn take_calls(&mut self, now: Nanos) {
-        let Self { connections, talks, host, shared, forwards, called, put_off, buffer, .. } = self;
+        let Self { connections, talks, host, shared, forwards, called, put_off, again, buffer, .. } = self;
         let Some(token) = called.pop_front() else { return };
         let Some(listener) = forwards.get_mut(token) else { return };
         let forward = listener.forward;
@@ -413,8 +416,8 @@ impl<H: Host> Engine<H> {
                     return;
                 }
                 Err(error) if crate::tcp::is_exhausted(&error) => {
-                    put_off.0.push(token);
-                    put_off.1 = put_off.1.min(now + SECOND);
+                    put_off.push(token);
+                    *again = (*again).min(now + SECOND);
                     return;
                 }
                 // Of one that has gone again, or of a datagram that was sent before.
@@ -426,7 +429,7 @@ impl<H: Host> Engine<H> {
 
     /// When it is to be run again, even if nothing happens.
     pub fn deadline(&self) -> Nanos {
-        self.shared.timers.first().unwrap_or(Nanos::MAX).min(self.advertise).min(self.put_off.1)
+        self.shared.timers.first().unwrap_or(Nanos::MAX).min(self.advertise).min(self.again)
     }
 
     /// Flows that wait for a time.

@@ -21,7 +21,7 @@
 //! what was sent (RFC 9293, 5961). A guest that is slow, or lets a connection wait, has its own bytes kept, within bounds, and
 //! nobody else's. What guests can make the host hold: so many flows each of connections and datagrams as [`NatConfig::flows`] says, a
 //! quarter of the connections not yet made, of which each waits for 30 s at most. Where all are taken, a station that has fewer takes
-//! one of that which has most, until all have the same: none keeps others out. What they hold besides: for each connection 64 KiB each way, and 64 MiB more for all together; 16 packets in
+//! one of that which has most, until all have the same: none keeps others out. Who call forwarded ports count as one station. What they hold besides: for each connection 64 KiB each way, and 64 MiB more for all together; 16 packets in
 //! fragments; 512 frames that wait for room.
 //!
 //! All but `sockets` and `link` is pure: it is told the time, and sees the host behind a trait ([`simulation`] is another one).

@@ -178,15 +178,24 @@ impl Reader {
 
     /// Puts the frame in the buffer.
     fn put(&mut self, adapter: &dyn Adapter) -> Result<(), Full> {
-        let Some((header, bytes)) = self.buffer[..self.length].split_first_chunk_mut() else { return Ok(()) };
-        make_other_sum(header, bytes);
-        let frame = Intent::from_offload_header(header).ok().and_then(|i| Frame::new(bytes, &[], i).ok());
-        let Some(frame) = frame else {
+        if let Some(put) = self.put_as_it_is(adapter) {
+            return put;
+        }
+        if let Some((header, bytes)) = self.buffer[..self.length].split_first_chunk_mut() {
+            make_other_sum(header, bytes);
+        }
+        self.put_as_it_is(adapter).unwrap_or_else(|| {
             self.shared.lost_read.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        };
+            Ok(())
+        })
+    }
+
+    /// The same; `None`: it is none.
+    fn put_as_it_is(&mut self, adapter: &dyn Adapter) -> Option<Result<(), Full>> {
+        let (header, bytes) = self.buffer[..self.length].split_first_chunk()?;
+        let frame = Intent::from_offload_header(header).ok().and_then(|i| Frame::new(bytes, &[], i).ok())?;
         let ability = self.shared.adapter_ability();
-        fit(&frame, &ability, &mut self.done, &mut self.scratch, &mut |f| adapter.put(f))
+        Some(fit(&frame, &ability, &mut self.done, &mut self.scratch, &mut |f| adapter.put(f)))
     }
 }
 
